@@ -1,0 +1,3 @@
+"""memserve: context caching and disaggregated serving at once, on stock vLLM."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Membership: who is in the cluster, decided from facts. No I/O."""

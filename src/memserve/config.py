@@ -1,0 +1,128 @@
+"""Settings, parsed once at the edge and handed down; no other module reads files or environment.
+
+Owns the shape and the checks of `memserve serve --config FILE.toml` and of the connector's
+kv_connector_extra_config. Unknown keys, wrong types and impossible numbers raise ConfigError.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from memserve.core.enums import CachingMode, Role, TransferMode
+from memserve.core.errors import ConfigError
+
+T = TypeVar("T")
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every section."""
+
+
+class ClusterSettings(Settings):
+    """How many instances of which role; colocated ones exclude prefill and decode ones."""
+
+    prefill: int = 0
+    decode: int = 0
+    colocated: int = 0
+    caching: CachingMode = CachingMode.RETURN
+    transfer: TransferMode = TransferMode.BY_REQUEST
+    policy: str = "prompt-tree"
+
+    def check(self) -> None:
+        """Raise ConfigError unless the numbers make a cluster."""
+        for name in ("prefill", "decode", "colocated"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"--{name} {getattr(self, name)}: the number of instances cannot be negative")
+        if self.colocated and (self.prefill or self.decode):
+            raise ConfigError(
+                f"--colocated {self.colocated} together with --prefill {self.prefill} --decode {self.decode}: "
+                "give either --colocated N or both --prefill N and --decode M"
+            )
+        if not self.colocated and (self.prefill < 1 or self.decode < 1):
+            raise ConfigError(
+                f"--prefill {self.prefill} --decode {self.decode}: a disaggregated cluster needs at least one of each; "
+                "use --colocated N for instances that do both"
+            )
+
+
+class GatewaySettings(Settings):
+    host: str = "127.0.0.1"
+    port: int = 8000
+    request_deadline_s: float = 600.0
+    """Longest life of one request, streaming included."""
+
+
+class PoolSettings(Settings):
+    """The MemPool of each instance."""
+
+    dram: str = "1GiB"
+    """Shared memory for KV on the DRAM tier, e.g. "512MiB", "4GiB"."""
+
+
+class EngineSettings(Settings):
+    args: tuple[str, ...] = ()
+    """Handed to vLLM's server as they are, before those after `--` on the command line."""
+
+
+class ServeConfig(Settings):
+    """All of `memserve serve`: a TOML file gives the sections, options on the command line win."""
+
+    model: str = ""
+    """Folder or name that vLLM takes; "" is the bundled model."""
+    cluster: ClusterSettings = ClusterSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    pool: PoolSettings = PoolSettings()
+    engine: EngineSettings = EngineSettings()
+
+
+class ConnectorConfig(Settings):
+    """kv_connector_extra_config of MemServeConnector. Every field has a default that works alone."""
+
+    instance: str = ""
+    """Unique in the cluster; "" makes one from the process id."""
+    role: Role = Role.COLOCATED
+    caching: CachingMode = CachingMode.RETURN
+    transfer: TransferMode = TransferMode.BY_REQUEST
+    dram: str = "1GiB"
+    bind: str = "127.0.0.1"
+    """Address on which the pool's agent listens."""
+    cluster: str = "default"
+    join: str = ""
+    """Endpoint of the cluster manager; "" runs alone."""
+    url: str = ""
+    """Base URL of this instance's own OpenAI server, told to the manager."""
+
+
+def parse_size(text: str, what: str) -> int:
+    """Bytes of "512MiB", "4 GiB", "1e3" not allowed. Raises ConfigError that names `what`."""
+    found = _SIZE.fullmatch(text)
+    unit = _UNITS.get(found[2].upper()) if found else None
+    if found is None or unit is None:
+        raise ConfigError(f'{what} = "{text}" is not a size: write for example "512MiB" or "4GiB"')
+    return int(float(found[1]) * unit)
+
+
+def load_serve_config(path: Path) -> ServeConfig:
+    """Read a TOML file. Raises ConfigError with the file, the place and what would be right."""
+    try:
+        with path.open("rb") as file:
+            raw = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    return convert(raw, ServeConfig, str(path))
+
+
+def convert(raw: Any, shape: type[T], where: str) -> T:  # noqa: ANN401
+    """Typed and checked from plain data; raises ConfigError that says where and what is allowed."""
+    try:
+        return msgspec.convert(raw, shape)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}") from error

@@ -1,0 +1,1 @@
+"""Names shared by every room: ids, enums, errors, the clock. Imports nothing of memserve."""

@@ -1,0 +1,52 @@
+"""Errors by who can act on them. Each message says what is wrong, the numbers, and what to do.
+
+Trouble with cached KV is not among what a request can see: it becomes a miss and is recomputed.
+"""
+
+
+class MemserveError(Exception):
+    """Base of everything that memserve raises on purpose."""
+
+
+class ConfigError(MemserveError):
+    """The operator changes a setting, a path or a machine; the message names which and to what."""
+
+
+class PoolExhausted(MemserveError):
+    """The caller goes on without (a miss), frees something, or asks for less."""
+
+
+class InvalidBlocks(MemserveError):
+    """The caller handed over blocks that are not its to use: freed, stale, foreign or twice the same."""
+
+
+class InvalidTokens(MemserveError):
+    """The caller handed over tokens that do not fit the call: empty, not aligned to blocks, wrong type."""
+
+
+class InstanceUnavailable(MemserveError):
+    """The caller tries another instance or goes on without; the cluster manager already looks into it."""
+
+
+class DeadlineExceeded(InstanceUnavailable):
+    """No answer in time. The outcome of the call is unknown; ids make a repeat harmless."""
+
+
+class ProtocolError(MemserveError):
+    """The peer sent what cannot be understood. The connection is closed; the pool is unharmed."""
+
+
+class IdentityMismatch(MemserveError):
+    """Two instances cannot share KV; the message names the fields that differ and both values."""
+
+
+class TransferFailed(MemserveError):
+    """Blocks did not arrive whole. Nothing became visible; the caller recomputes or tries again."""
+
+
+class IllegalTransition(MemserveError):
+    """A bug in memserve: a state machine was asked for a move that its table lacks."""
+
+
+class InvariantError(MemserveError):
+    """A bug in memserve: please report it with the text of the message."""

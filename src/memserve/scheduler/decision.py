@@ -1,0 +1,30 @@
+"""The outcome of routing one request, with what it was weighed against."""
+
+import msgspec
+
+from memserve.core.enums import Role
+from memserve.core.ids import Epoch, InstanceId, RequestId
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """One instance as the policy saw it."""
+
+    instance: InstanceId
+    role: Role
+    matched_tokens: int
+    """Leading prompt tokens that the prompt tree says it holds."""
+    queued_tokens: int
+    """Prompt tokens that it still has to compute for others."""
+    score: float
+    """Lower is better; the policy gives the unit."""
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """Serve on `decode` alone when `prefill` is None, else prefill there and hand the KV over."""
+
+    request: RequestId
+    epoch: Epoch
+    policy: str
+    prefill: InstanceId | None
+    decode: InstanceId
+    candidates: tuple[Candidate, ...]

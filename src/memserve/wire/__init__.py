@@ -1,0 +1,1 @@
+"""What goes between processes: messages, their encoding, and what must agree before KV is shared."""

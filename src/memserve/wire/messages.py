@@ -1,0 +1,296 @@
+"""Every message between processes, as tagged frozen structs. A Request has one Reply.
+
+Tokens travel as little-endian int32 bytes: `tokens: bytes` holds 4 bytes a token. A transfer is
+named by its sender; repeating any message with the same transfer id changes nothing.
+"""
+
+import msgspec
+
+from memserve.core.enums import Phase, Role, Tier
+from memserve.core.ids import BlockId, Epoch, Incarnation, InstanceId, RequestId, TransferId
+from memserve.wire.identity import KvIdentity, Namespace
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Base of all: the tag is the class name."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A part of a message."""
+
+
+class ArenaRef(Record):
+    """Shared memory that another process of the same host can map: block i lies at i * block_bytes."""
+
+    host: str
+    """Boot id of the host: only processes with the same one can map it."""
+    path: str
+    block_bytes: int
+    num_blocks: int
+
+
+class PeerInfo(Record):
+    """Who an instance is and how its pool is reached."""
+
+    instance: InstanceId
+    incarnation: Incarnation
+    endpoint: str
+    """ZMQ endpoint of its agent, e.g. tcp://127.0.0.1:5555."""
+    identity: KvIdentity
+    arena: ArenaRef | None = None
+
+
+class BlockList(Record):
+    """The paper's addrList: blocks of one instance's pool; each id also tells its tier."""
+
+    instance: InstanceId
+    incarnation: Incarnation
+    blocks: tuple[BlockId, ...]
+
+
+# ---------------------------------------------------------------- instance <-> instance
+
+
+class HelloRequest(Message):
+    """Handshake, once per connection; refused with an ErrorReply on another identity or protocol."""
+
+    peer: PeerInfo
+
+
+class HelloReply(Message):
+    peer: PeerInfo
+
+
+class AllocRequest(Message):
+    num_blocks: int
+    tier: Tier
+    owner: InstanceId
+    incarnation: Incarnation
+    ttl_s: float
+
+
+class AllocReply(Message):
+    blocks: tuple[BlockId, ...]
+
+
+class FreeRequest(Message):
+    blocks: tuple[BlockId, ...]
+
+
+class TransferRequest(Message):
+    """Move `source` to the receiver; on one host the receiver copies from the sender's arena itself.
+
+    Without `destination` the receiver allocates in `tier`. With `tokens` the blocks are indexed at
+    the receiver once they are complete and verified. One request and one reply in all.
+    """
+
+    transfer: TransferId
+    source: BlockList
+    tier: Tier
+    checksums: tuple[int, ...]
+    """xxh3-64 of each source block."""
+    destination: tuple[BlockId, ...] | None = None
+    tokens: bytes | None = None
+    namespace: Namespace = b""
+    private: bytes = b""
+    ttl_s: float = 60.0
+
+
+class TransferReply(Message):
+    blocks: tuple[BlockId, ...]
+    """Where the blocks are now; with tokens, what the index names (an earlier copy wins)."""
+
+
+class ReserveRequest(Message):
+    """Engine path, first half: make room for the KV of `tokens` before or while it is computed.
+
+    The sender then writes straight into the reserved blocks and sends CommitRequest. `reuse` lets
+    the receiver count blocks that its index already holds; `tail` also reserves a block for the
+    tokens after the last whole block. `request` names the request that will ask for the blocks.
+    """
+
+    transfer: TransferId
+    request: RequestId
+    sender: InstanceId
+    incarnation: Incarnation
+    tokens: bytes
+    namespace: Namespace
+    reuse: bool
+    tail: bool
+    handoff: bool
+    """Keep the blocks under a lease for `request`; otherwise only the index will name them."""
+    ttl_s: float
+
+
+class ReserveReply(Message):
+    num_held_blocks: int
+    """Leading blocks that the receiver has already and keeps under a lease for this transfer."""
+    blocks: tuple[BlockId, ...]
+    """Room for the following ones, the tail last."""
+
+
+class CommitRequest(Message):
+    """Engine path, second half: all reserved blocks are written. Publishes them in one step."""
+
+    transfer: TransferId
+    num_blocks: int
+    """How many blocks were written whole; anything but the reserved number is refused."""
+    insert: bool
+    """Index the whole blocks (context caching at the receiver)."""
+
+
+class AbortRequest(Message):
+    """The sender gives a reservation up; freed at once."""
+
+    transfer: TransferId
+
+
+class ReleaseRequest(Message):
+    """Nobody will ask for what is held for this request; freed at once."""
+
+    request: RequestId
+
+
+class StatsRequest(Message):
+    pass
+
+
+class TierStats(Record):
+    tier: Tier
+    num_blocks: int
+    num_free: int
+    num_reserved: int
+    num_cached: int
+    """Historical blocks, named by the index."""
+    num_leased: int
+    """Cached blocks that at least one lease protects."""
+
+
+class StatsReply(Message):
+    tiers: tuple[TierStats, ...]
+    num_leases: int
+    num_transfers_open: int
+    num_handoffs: int
+
+
+class AckReply(Message):
+    pass
+
+
+class ErrorReply(Message):
+    """The request changed nothing. `kind` is the name of a class in memserve.core.errors."""
+
+    kind: str
+    text: str
+
+
+PeerMessage = (
+    HelloRequest | HelloReply | AllocRequest | AllocReply | FreeRequest | TransferRequest | TransferReply
+    | ReserveRequest | ReserveReply | CommitRequest | AbortRequest | ReleaseRequest | StatsRequest | StatsReply
+    | AckReply | ErrorReply
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------- instance -> cluster manager
+
+
+class Load(Record):
+    """What an instance has to do, told with each heartbeat."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    pool: tuple[TierStats, ...] = ()
+
+
+class JoinRequest(Message):
+    cluster: str
+    peer: PeerInfo
+    role: Role
+    url: str
+    """Base URL of the instance's OpenAI-compatible server; "" for a memory instance."""
+    pid: int
+
+
+class JoinReply(Message):
+    epoch: Epoch
+    heartbeat_s: float
+
+
+class HeartbeatRequest(Message):
+    instance: InstanceId
+    incarnation: Incarnation
+    load: Load
+
+
+class DeadInstance(Record):
+    instance: InstanceId
+    incarnation: Incarnation
+
+
+class HeartbeatReply(Message):
+    epoch: Epoch
+    known: bool
+    """False: the manager does not know this incarnation; join again."""
+    dead: tuple[DeadInstance, ...] = ()
+    """Instances that left since this one joined: free what they hold here."""
+
+
+class LeaveRequest(Message):
+    instance: InstanceId
+    incarnation: Incarnation
+
+
+class MovedBlocks(Record):
+    """Blocks that went from one instance to another for one request."""
+
+    source: InstanceId
+    target: InstanceId
+    path: str
+    """Transport that carried the bytes: shm, tcp, nixl."""
+    num_blocks: int
+    num_tokens: int
+    num_bytes: int
+    num_calls: int
+    """Data operations: 1 when aggregated by request, one per layer and step otherwise."""
+    seconds: float
+
+
+class RequestReport(Record):
+    """What one instance did for one request. Tokens add up: hbm + dram + computed = prompt."""
+
+    request: RequestId
+    instance: InstanceId
+    phase: Phase
+    prompt_tokens: int
+    hbm_tokens: int
+    """Prompt tokens found in the engine's own prefix cache."""
+    dram_tokens: int
+    """Prompt tokens loaded from the pool, those handed over by another instance not among them."""
+    received_tokens: int
+    """Prompt tokens loaded from what another instance handed over for this request."""
+    computed_tokens: int
+    output_tokens: int
+    moved: tuple[MovedBlocks, ...] = ()
+
+
+class ReportRequest(Message):
+    """The request is finished on this instance, its saves and sends included."""
+
+    report: RequestReport
+
+
+ClusterMessage = (
+    JoinRequest | JoinReply | HeartbeatRequest | HeartbeatReply | LeaveRequest | ReportRequest | AckReply | ErrorReply
+)
+
+
+# ---------------------------------------------------------------- gateway -> connector, inside kv_transfer_params
+
+
+class RequestParams(Record):
+    """Value of kv_transfer_params["memserve"]: what the gateway wants the instance to do."""
+
+    request: RequestId
+    phase: Phase
+    peer: PeerInfo | None = None
+    """For PREFILL, the decode instance that takes the KV; for DECODE, the prefill instance to return it to."""
