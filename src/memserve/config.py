@@ -24,7 +24,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Base of every section."""
 
 
-class ClusterSettings(Settings):
+class ClusterSettings(Settings, frozen=True):
     """How many instances of which role; colocated ones exclude prefill and decode ones."""
 
     prefill: int = 0
@@ -51,26 +51,26 @@ class ClusterSettings(Settings):
             )
 
 
-class GatewaySettings(Settings):
+class GatewaySettings(Settings, frozen=True):
     host: str = "127.0.0.1"
     port: int = 8000
     request_deadline_s: float = 600.0
     """Longest life of one request, streaming included."""
 
 
-class PoolSettings(Settings):
+class PoolSettings(Settings, frozen=True):
     """The MemPool of each instance."""
 
     dram: str = "1GiB"
     """Shared memory for KV on the DRAM tier, e.g. "512MiB", "4GiB"."""
 
 
-class EngineSettings(Settings):
+class EngineSettings(Settings, frozen=True):
     args: tuple[str, ...] = ()
     """Handed to vLLM's server as they are, before those after `--` on the command line."""
 
 
-class ServeConfig(Settings):
+class ServeConfig(Settings, frozen=True):
     """All of `memserve serve`: a TOML file gives the sections, options on the command line win."""
 
     model: str = ""
@@ -81,7 +81,7 @@ class ServeConfig(Settings):
     engine: EngineSettings = EngineSettings()
 
 
-class ConnectorConfig(Settings):
+class ConnectorConfig(Settings, frozen=True):
     """kv_connector_extra_config of MemServeConnector. Every field has a default that works alone."""
 
     instance: str = ""
@@ -120,7 +120,7 @@ def load_serve_config(path: Path) -> ServeConfig:
     return convert(raw, ServeConfig, str(path))
 
 
-def convert(raw: Any, shape: type[T], where: str) -> T:  # noqa: ANN401
+def convert(raw: Any, shape: type[T], where: str) -> T:
     """Typed and checked from plain data; raises ConfigError that says where and what is allowed."""
     try:
         return msgspec.convert(raw, shape)

@@ -45,9 +45,7 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
 
     def active(self, *roles: Role) -> tuple[InstanceView, ...]:
         """Those that may get requests, of these roles; of any role when none is given."""
-        return tuple(
-            i for i in self.instances if i.state is InstanceState.ACTIVE and (not roles or i.role in roles)
-        )
+        return tuple(i for i in self.instances if i.state is InstanceState.ACTIVE and (not roles or i.role in roles))
 
     def find(self, instance: InstanceId) -> InstanceView | None:
         return next((i for i in self.instances if i.instance == instance), None)

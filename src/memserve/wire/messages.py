@@ -19,7 +19,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
     """A part of a message."""
 
 
-class ArenaRef(Record):
+class ArenaRef(Record, frozen=True):
     """Shared memory that another process of the same host can map: block i lies at i * block_bytes."""
 
     host: str
@@ -29,7 +29,7 @@ class ArenaRef(Record):
     num_blocks: int
 
 
-class PeerInfo(Record):
+class PeerInfo(Record, frozen=True):
     """Who an instance is and how its pool is reached."""
 
     instance: InstanceId
@@ -40,7 +40,7 @@ class PeerInfo(Record):
     arena: ArenaRef | None = None
 
 
-class BlockList(Record):
+class BlockList(Record, frozen=True):
     """The paper's addrList: blocks of one instance's pool; each id also tells its tier."""
 
     instance: InstanceId
@@ -51,17 +51,17 @@ class BlockList(Record):
 # ---------------------------------------------------------------- instance <-> instance
 
 
-class HelloRequest(Message):
+class HelloRequest(Message, frozen=True):
     """Handshake, once per connection; refused with an ErrorReply on another identity or protocol."""
 
     peer: PeerInfo
 
 
-class HelloReply(Message):
+class HelloReply(Message, frozen=True):
     peer: PeerInfo
 
 
-class AllocRequest(Message):
+class AllocRequest(Message, frozen=True):
     num_blocks: int
     tier: Tier
     owner: InstanceId
@@ -69,15 +69,15 @@ class AllocRequest(Message):
     ttl_s: float
 
 
-class AllocReply(Message):
+class AllocReply(Message, frozen=True):
     blocks: tuple[BlockId, ...]
 
 
-class FreeRequest(Message):
+class FreeRequest(Message, frozen=True):
     blocks: tuple[BlockId, ...]
 
 
-class TransferRequest(Message):
+class TransferRequest(Message, frozen=True):
     """Move `source` to the receiver; on one host the receiver copies from the sender's arena itself.
 
     Without `destination` the receiver allocates in `tier`. With `tokens` the blocks are indexed at
@@ -96,12 +96,12 @@ class TransferRequest(Message):
     ttl_s: float = 60.0
 
 
-class TransferReply(Message):
+class TransferReply(Message, frozen=True):
     blocks: tuple[BlockId, ...]
     """Where the blocks are now; with tokens, what the index names (an earlier copy wins)."""
 
 
-class ReserveRequest(Message):
+class ReserveRequest(Message, frozen=True):
     """Engine path, first half: make room for the KV of `tokens` before or while it is computed.
 
     The sender then writes straight into the reserved blocks and sends CommitRequest. `reuse` lets
@@ -122,14 +122,14 @@ class ReserveRequest(Message):
     ttl_s: float
 
 
-class ReserveReply(Message):
+class ReserveReply(Message, frozen=True):
     num_held_blocks: int
     """Leading blocks that the receiver has already and keeps under a lease for this transfer."""
     blocks: tuple[BlockId, ...]
     """Room for the following ones, the tail last."""
 
 
-class CommitRequest(Message):
+class CommitRequest(Message, frozen=True):
     """Engine path, second half: all reserved blocks are written. Publishes them in one step."""
 
     transfer: TransferId
@@ -139,23 +139,23 @@ class CommitRequest(Message):
     """Index the whole blocks (context caching at the receiver)."""
 
 
-class AbortRequest(Message):
+class AbortRequest(Message, frozen=True):
     """The sender gives a reservation up; freed at once."""
 
     transfer: TransferId
 
 
-class ReleaseRequest(Message):
+class ReleaseRequest(Message, frozen=True):
     """Nobody will ask for what is held for this request; freed at once."""
 
     request: RequestId
 
 
-class StatsRequest(Message):
+class StatsRequest(Message, frozen=True):
     pass
 
 
-class TierStats(Record):
+class TierStats(Record, frozen=True):
     tier: Tier
     num_blocks: int
     num_free: int
@@ -166,18 +166,18 @@ class TierStats(Record):
     """Cached blocks that at least one lease protects."""
 
 
-class StatsReply(Message):
+class StatsReply(Message, frozen=True):
     tiers: tuple[TierStats, ...]
     num_leases: int
     num_transfers_open: int
     num_handoffs: int
 
 
-class AckReply(Message):
+class AckReply(Message, frozen=True):
     pass
 
 
-class ErrorReply(Message):
+class ErrorReply(Message, frozen=True):
     """The request changed nothing. `kind` is the name of a class in memserve.core.errors."""
 
     kind: str
@@ -194,7 +194,7 @@ PeerMessage = (
 # ---------------------------------------------------------------- instance -> cluster manager
 
 
-class Load(Record):
+class Load(Record, frozen=True):
     """What an instance has to do, told with each heartbeat."""
 
     num_running: int = 0
@@ -202,7 +202,7 @@ class Load(Record):
     pool: tuple[TierStats, ...] = ()
 
 
-class JoinRequest(Message):
+class JoinRequest(Message, frozen=True):
     cluster: str
     peer: PeerInfo
     role: Role
@@ -211,23 +211,23 @@ class JoinRequest(Message):
     pid: int
 
 
-class JoinReply(Message):
+class JoinReply(Message, frozen=True):
     epoch: Epoch
     heartbeat_s: float
 
 
-class HeartbeatRequest(Message):
+class HeartbeatRequest(Message, frozen=True):
     instance: InstanceId
     incarnation: Incarnation
     load: Load
 
 
-class DeadInstance(Record):
+class DeadInstance(Record, frozen=True):
     instance: InstanceId
     incarnation: Incarnation
 
 
-class HeartbeatReply(Message):
+class HeartbeatReply(Message, frozen=True):
     epoch: Epoch
     known: bool
     """False: the manager does not know this incarnation; join again."""
@@ -235,12 +235,12 @@ class HeartbeatReply(Message):
     """Instances that left since this one joined: free what they hold here."""
 
 
-class LeaveRequest(Message):
+class LeaveRequest(Message, frozen=True):
     instance: InstanceId
     incarnation: Incarnation
 
 
-class MovedBlocks(Record):
+class MovedBlocks(Record, frozen=True):
     """Blocks that went from one instance to another for one request."""
 
     source: InstanceId
@@ -255,7 +255,7 @@ class MovedBlocks(Record):
     seconds: float
 
 
-class RequestReport(Record):
+class RequestReport(Record, frozen=True):
     """What one instance did for one request. Tokens add up: hbm + dram + computed = prompt."""
 
     request: RequestId
@@ -273,7 +273,7 @@ class RequestReport(Record):
     moved: tuple[MovedBlocks, ...] = ()
 
 
-class ReportRequest(Message):
+class ReportRequest(Message, frozen=True):
     """The request is finished on this instance, its saves and sends included."""
 
     report: RequestReport
@@ -287,7 +287,7 @@ ClusterMessage = (
 # ---------------------------------------------------------------- gateway -> connector, inside kv_transfer_params
 
 
-class RequestParams(Record):
+class RequestParams(Record, frozen=True):
     """Value of kv_transfer_params["memserve"]: what the gateway wants the instance to do."""
 
     request: RequestId
