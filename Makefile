@@ -1,0 +1,29 @@
+# Two commands from a bare clone: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/setup.stamp
+
+.PHONY: demo test test-quick check setup clean
+
+demo: $(STAMP)
+	$(BIN)/memserve demo $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/pytest $(ARGS)
+
+test-quick: $(STAMP)
+	$(BIN)/pytest -m "not engine" $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml scripts/setup.py
+	$(PYTHON) scripts/setup.py
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
