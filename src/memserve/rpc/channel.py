@@ -1,0 +1,250 @@
+"""Typed request and reply over ZMQ: one ROUTER server, any number of DEALER clients, on asyncio.
+
+Owns the sockets, the correlation of replies with calls, deadlines and bounds; knows no message by name
+but ErrorReply. Frames are [call id, message]; a server also sees who sent them. A handler's exception
+becomes an ErrorReply and is raised again, typed, at the client.
+
+    server: start -> serving -> close        client: first call connects -> calls -> close
+
+Bounds: a message of at most MAX_CONTROL_BYTES (ZMQ drops the connection beyond), `max_in_flight` handlers
+or calls at once (more wait; a client's wait counts against its deadline). What cannot be read is counted,
+answered with a ProtocolError where its call id is known, and dropped otherwise.
+"""
+
+import asyncio
+import itertools
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from zmq.asyncio import Context
+from zmq.constants import SocketOption, SocketType
+from zmq.error import ZMQError
+
+from memserve.core.errors import ConfigError, DeadlineExceeded, InstanceUnavailable, ProtocolError
+from memserve.rpc.faults import to_error, to_reply
+from memserve.wire.codec import MAX_CONTROL_BYTES, Codec
+from memserve.wire.messages import ErrorReply
+
+M = TypeVar("M")
+
+Sender = bytes
+"""Names one client for as long as it lives; a reconnect keeps it."""
+
+_CALL_ID_BYTES = 8
+_HIGH_WATER = 1024
+_log = logging.getLogger(__name__)
+
+
+class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
+    num_requests: int
+    num_malformed: int
+    num_in_flight: int
+
+
+class RpcServer(Generic[M]):
+    """Answers each request of `union` with what `handler` returns."""
+
+    def __init__(
+        self,
+        bind: str,
+        handler: Callable[[M, Sender], Awaitable[M]],
+        union: Any,
+        *,
+        port: int = 0,
+        max_in_flight: int = 256,
+    ) -> None:
+        """`bind` is an address of this host; port 0 takes a free one. Nothing listens before `start`."""
+        self._bind = bind
+        self._port = port
+        self._handler = handler
+        self._codec: Codec[Any] = Codec(union)
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._context = Context()
+        self._socket: Any = None
+        self._receiver: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._num_requests = 0
+        self._num_malformed = 0
+        self._endpoint = ""
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients connect, e.g. tcp://127.0.0.1:49152; "" before `start`."""
+        return self._endpoint
+
+    def stats(self) -> ServerStats:
+        return ServerStats(
+            num_requests=self._num_requests, num_malformed=self._num_malformed, num_in_flight=len(self._tasks)
+        )
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigError when the address cannot be bound."""
+        self._socket = _open_socket(self._context, SocketType.ROUTER)
+        self._socket.setsockopt(SocketOption.ROUTER_HANDOVER, 1)
+        try:
+            self._socket.bind(f"tcp://{self._bind}:{self._port or '*'}")
+        except ZMQError as error:
+            await self.close()
+            raise ConfigError(f"cannot listen on {self._bind}:{self._port}: {error}; choose another address") from error
+        self._endpoint = self._socket.getsockopt_string(SocketOption.LAST_ENDPOINT)
+        self._receiver = asyncio.create_task(self._receive(), name=f"rpc server {self._endpoint}")
+
+    async def close(self) -> None:
+        """Stop listening and cancel what is being handled; idempotent."""
+        tasks = [*self._tasks, *([self._receiver] if self._receiver else [])]
+        self._receiver = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._socket is not None:
+            self._socket.close(linger=0)
+            self._socket = None
+        self._context.term()
+
+    async def _receive(self) -> None:
+        while True:
+            await self._slots.acquire()
+            try:
+                frames = await self._socket.recv_multipart()
+            except BaseException:
+                self._slots.release()
+                raise
+            task = asyncio.create_task(self._answer(frames))
+            self._tasks.add(task)
+            task.add_done_callback(self._finished)
+
+    def _finished(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        self._slots.release()
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("a request could not be answered", exc_info=task.exception())
+
+    async def _answer(self, frames: list[bytes]) -> None:
+        if len(frames) != 3 or len(frames[1]) != _CALL_ID_BYTES:
+            self._num_malformed += 1
+            return
+        sender, call, payload = frames
+        reply = await self._reply_to(payload, sender)
+        await self._socket.send_multipart([sender, call, self._codec.encode(reply)])
+
+    async def _reply_to(self, payload: bytes, sender: Sender) -> M | ErrorReply:
+        try:
+            request = self._codec.decode(payload)
+        except ProtocolError as error:
+            self._num_malformed += 1
+            return to_reply(error)
+        self._num_requests += 1
+        try:
+            return await self._handler(request, sender)
+        except Exception as error:
+            reply = to_reply(error)
+            if reply.kind != type(error).__name__:
+                _log.exception("handling %s failed", type(request).__name__)
+            return reply
+
+    def __repr__(self) -> str:
+        return f"RpcServer({self._endpoint or 'not started'}, {self.stats()})"
+
+
+class RpcClient(Generic[M]):
+    """Calls one server; any number of calls at once, each with its own deadline."""
+
+    def __init__(self, endpoint: str, union: Any, *, max_in_flight: int = 256) -> None:
+        self._endpoint = endpoint
+        self._codec: Codec[Any] = Codec(union)
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._ids = itertools.count(1)
+        self._pending: dict[bytes, asyncio.Future[Any]] = {}
+        self._context: Any = None
+        self._socket: Any = None
+        self._receiver: asyncio.Task[None] | None = None
+        self._num_dropped = 0
+
+    @property
+    def num_dropped(self) -> int:
+        """Replies that nobody waits for any more, or that could not be read."""
+        return self._num_dropped
+
+    async def call(self, message: M, *, deadline_s: float) -> M:
+        """The server's reply. Raises what the server raised, DeadlineExceeded, InstanceUnavailable when
+        the endpoint is none or the client closes, ProtocolError when the reply cannot be read."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                async with self._slots:
+                    return await self._call(message)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"no answer to {type(message).__name__} from {self._endpoint} within {deadline_s:g} s"
+            ) from error
+
+    async def close(self) -> None:
+        """Fail what still waits, close the connection; idempotent."""
+        if self._receiver is not None:
+            self._receiver.cancel()
+            await asyncio.gather(self._receiver, return_exceptions=True)
+            self._receiver = None
+        for waiting in self._pending.values():
+            if not waiting.done():
+                waiting.set_exception(InstanceUnavailable(f"the connection to {self._endpoint} was closed"))
+        if self._socket is not None:
+            self._socket.close(linger=0)
+            self._context.term()
+            self._socket = None
+
+    async def _call(self, message: M) -> M:
+        payload = self._codec.encode(message)
+        if len(payload) > MAX_CONTROL_BYTES:
+            raise ProtocolError(
+                f"{type(message).__name__} of {len(payload)} bytes exceeds the limit of {MAX_CONTROL_BYTES} bytes"
+            )
+        self._connect()
+        call = next(self._ids).to_bytes(_CALL_ID_BYTES, "big")
+        waiting: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._pending[call] = waiting
+        try:
+            await self._socket.send_multipart([call, payload])
+            reply = self._codec.decode(await waiting)
+        finally:
+            del self._pending[call]
+        if isinstance(reply, ErrorReply):
+            raise to_error(reply)
+        return reply  # type: ignore[no-any-return]
+
+    def _connect(self) -> None:
+        if self._socket is not None:
+            return
+        self._context = Context()
+        self._socket = _open_socket(self._context, SocketType.DEALER)
+        self._socket.setsockopt(SocketOption.ROUTING_ID, uuid.uuid4().bytes)
+        try:
+            self._socket.connect(self._endpoint)
+        except ZMQError as error:
+            self._socket.close(linger=0)
+            self._context.term()
+            self._socket = None
+            raise InstanceUnavailable(f'"{self._endpoint}" is no endpoint: write tcp://HOST:PORT ({error})') from error
+        self._receiver = asyncio.create_task(self._receive(), name=f"rpc client {self._endpoint}")
+
+    async def _receive(self) -> None:
+        while True:
+            frames = await self._socket.recv_multipart()
+            waiting = self._pending.get(frames[0]) if len(frames) == 2 else None
+            if waiting is None or waiting.done():
+                self._num_dropped += 1
+            else:
+                waiting.set_result(frames[1])
+
+    def __repr__(self) -> str:
+        return f"RpcClient({self._endpoint}, {len(self._pending)} waiting)"
+
+
+def _open_socket(context: Any, kind: int) -> Any:
+    socket = context.socket(kind)
+    socket.setsockopt(SocketOption.MAXMSGSIZE, MAX_CONTROL_BYTES)
+    socket.setsockopt(SocketOption.SNDHWM, _HIGH_WATER)
+    socket.setsockopt(SocketOption.RCVHWM, _HIGH_WATER)
+    socket.setsockopt(SocketOption.LINGER, 0)
+    return socket

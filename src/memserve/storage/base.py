@@ -1,0 +1,46 @@
+"""What a tier's bytes look like from above: equally sized blocks, addressed by index.
+
+A Storage owns memory and nothing else: it does not know which blocks are in use, checks no lease and
+takes no lock. Lifecycle: made ready by its constructor, `view` until `close`, never reopened. A view that
+outlives `close` stays readable; the memory goes when the last view goes.
+"""
+
+from typing import Protocol
+
+from memserve.core.errors import ConfigError, InvalidBlocks
+
+
+class Storage(Protocol):
+    """Bytes of one tier of one pool."""
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    @property
+    def block_bytes(self) -> int: ...
+
+    def view(self, block_index: int) -> memoryview:
+        """Writable bytes of one block, `block_bytes` long. Raises InvalidBlocks beyond the last block."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back; idempotent."""
+        ...
+
+
+def block_view(memory: memoryview, block_index: int, *, num_blocks: int, block_bytes: int) -> memoryview:
+    """Slice of one block out of a tier's memory. Raises InvalidBlocks when the index is not a block's."""
+    if not 0 <= block_index < num_blocks:
+        raise InvalidBlocks(f"block {block_index} does not exist: this tier has blocks 0 to {num_blocks - 1}")
+    if len(memory) != num_blocks * block_bytes:
+        raise InvalidBlocks(f"block {block_index} cannot be reached: the pool is closed")
+    return memory[block_index * block_bytes : (block_index + 1) * block_bytes]
+
+
+def check_shape(num_blocks: int, block_bytes: int) -> None:
+    """Raise ConfigError unless the numbers describe at least one block."""
+    if num_blocks < 1 or block_bytes < 1:
+        raise ConfigError(
+            f"a tier of {num_blocks} blocks of {block_bytes} bytes holds nothing: "
+            "give the pool room for at least one block"
+        )
