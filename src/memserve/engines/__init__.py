@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Adapters between MemPool and serving engines; only here is an engine imported."""

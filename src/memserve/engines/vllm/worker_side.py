@@ -1,0 +1,170 @@
+"""Beside one vLLM worker: copies KV between the engine's paged tensors and shared-memory arenas.
+
+Does what the StepPlan says and decides nothing. All copies run on one background thread; the
+forward waits for them only when a preemption is about to overwrite blocks that a copy still reads.
+A copy that fails is reported, never raised into the engine: the request recomputes.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+import torch
+
+from memserve.core.clock import Clock
+from memserve.engines.vllm.copier import BlockCopier
+from memserve.engines.vllm.jobs import Commit, CopyJob, JobKind, JobResult, Pace, StepPlan
+from memserve.engines.vllm.layout import EngineMemory
+from memserve.storage.base import Storage
+from memserve.wire.messages import ArenaRef
+
+logger = logging.getLogger(__name__)
+
+_PRIORITY = {JobKind.LOAD: 0, JobKind.SEND: 1, JobKind.SAVE: 2}
+
+Attach = Callable[[ArenaRef], Storage]
+"""Maps an arena; raises InstanceUnavailable when it is gone."""
+
+
+class _OpenJob:
+    """Progress of one job: how many pieces are still to be copied."""
+
+    def __init__(self, job: CopyJob, pieces: int, started: float) -> None:
+        self.job = job
+        self.pieces_left = pieces
+        self.failed = False
+        self.started = started
+        self.num_calls = 0
+
+
+class WorkerSide:
+    """Copies for one rank. Thread-safe: vLLM's thread submits, the copier's thread ends jobs."""
+
+    def __init__(
+        self,
+        *,
+        memory: EngineMemory,
+        attach: Attach,
+        commit: Callable[[Commit], Future[None]],
+        rank: int,
+        clock: Clock,
+    ) -> None:
+        self._memory = memory
+        self._attach = attach
+        self._arenas: dict[str, Storage] = {}
+        self._commit = commit
+        self._offset = rank * memory.block_bytes
+        self._clock = clock
+        self._copier = BlockCopier(f"memserve-copier-{rank}")
+        self._lock = threading.Lock()
+        self._results: dict[int, JobResult] = {}
+        self._loaded: set[str] = set()
+        self._bad_blocks: set[int] = set()
+        self._by_layer: list[_OpenJob] = []
+        self._layers_left: set[str] = set()
+        self._released: set[str] = set()
+
+    def begin_step(self, plan: StepPlan) -> None:
+        """Before the forward of this step."""
+        if plan.settle_first:
+            self._copier.settle()
+        self._released.update(plan.released)
+        self._by_layer = []
+        for job in plan.jobs:
+            if job.pace is Pace.BY_LAYER:
+                self._by_layer.append(_OpenJob(job, len(self._memory.layers), self._clock.now()))
+            else:
+                self._submit(_OpenJob(job, 1, self._clock.now()), lambda job=job: self._copy_whole(job))
+        self._layers_left = set(self._memory.layers) if self._by_layer else set()
+
+    def layer_computed(self, layer: str) -> None:
+        """The attention of `layer` has written this step's KV."""
+        if layer in self._layers_left:
+            self._layers_left.discard(layer)
+            for opened in self._by_layer:
+                self._submit(opened, lambda job=opened.job, layer=layer: self._copy_layer(job, layer))
+
+    def end_step(self) -> None:
+        """After the forward: layers that no hook announced are complete too."""
+        for layer in self._memory.layers:
+            self.layer_computed(layer)
+
+    def take_finished(self) -> tuple[set[str], set[str]]:
+        """Requests whose blocks may be freed, and requests whose loads have ended."""
+        with self._lock:
+            released, self._released = self._released, set()
+            loaded, self._loaded = self._loaded, set()
+        return released, loaded
+
+    def take_bad_blocks(self) -> set[int]:
+        """Engine blocks whose load failed; vLLM recomputes them."""
+        with self._lock:
+            bad, self._bad_blocks = self._bad_blocks, set()
+        return bad
+
+    def take_results(self) -> dict[int, JobResult]:
+        with self._lock:
+            results, self._results = self._results, {}
+        return results
+
+    def close(self) -> None:
+        self._copier.close()
+
+    def _submit(self, opened: _OpenJob, task: Callable[[], None]) -> None:
+        self._copier.submit(
+            task, priority=_PRIORITY[opened.job.kind], on_end=lambda error: self._piece_ended(opened, error)
+        )
+
+    def _copy_whole(self, job: CopyJob) -> None:
+        copy = self._memory.read_in if job.kind is JobKind.LOAD else self._memory.write_out
+        for engine_block, part in self._parts(job):
+            copy(engine_block, part)
+
+    def _copy_layer(self, job: CopyJob, layer: str) -> None:
+        for engine_block, part in self._parts(job):
+            self._memory.write_out_layer(layer, engine_block, part)
+
+    def _parts(self, job: CopyJob) -> Iterator[tuple[int, torch.Tensor]]:
+        """Each engine block with this rank's part of its arena block, uint8 of shape [block_bytes of one rank]."""
+        if job.arena.path not in self._arenas:
+            self._arenas[job.arena.path] = self._attach(job.arena)
+        arena = self._arenas[job.arena.path]
+        end = self._offset + self._memory.block_bytes
+        for engine_block, arena_block in zip(job.engine_blocks, job.arena_blocks, strict=True):
+            yield engine_block, torch.frombuffer(arena.view(arena_block)[self._offset : end], dtype=torch.uint8)
+
+    def _piece_ended(self, opened: _OpenJob, error: BaseException | None) -> None:
+        opened.pieces_left -= 1
+        opened.num_calls += 1
+        opened.failed = opened.failed or error is not None
+        if opened.pieces_left == 0:
+            self._job_ended(opened)
+
+    def _job_ended(self, opened: _OpenJob) -> None:
+        commit = opened.job.commit
+        if commit is None or opened.failed:
+            self._record(opened)
+            return
+        self._commit(commit).add_done_callback(lambda reply: self._committed(opened, commit, reply.exception()))
+
+    def _committed(self, opened: _OpenJob, commit: Commit, error: BaseException | None) -> None:
+        if error is not None:
+            logger.warning("%s did not take transfer %s: %s", commit.peer.instance, commit.request.transfer, error)
+            opened.failed = True
+        self._record(opened)
+
+    def _record(self, opened: _OpenJob) -> None:
+        job = opened.job
+        result = JobResult(
+            num_ranks=1,
+            failed=opened.failed,
+            seconds=self._clock.now() - opened.started,
+            num_calls=opened.num_calls,
+        )
+        with self._lock:
+            self._results[job.job] = result
+            if job.kind is JobKind.LOAD:
+                self._loaded.add(job.request)
+                if opened.failed:
+                    self._bad_blocks.update(job.engine_blocks)
