@@ -1,5 +1,7 @@
 """The outcome of routing one request, with what it was weighed against."""
 
+from enum import StrEnum
+
 import msgspec
 
 from memserve.core.enums import Role
@@ -28,3 +30,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     prefill: InstanceId | None
     decode: InstanceId
     candidates: tuple[Candidate, ...]
+
+
+class Outcome(StrEnum):
+    """What became of a request, for the scheduler."""
+
+    SERVED = "served"
+    FAILED = "failed"
+    """Broken off, refused or abandoned: nothing may be concluded about what its instances hold."""

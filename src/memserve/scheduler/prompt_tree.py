@@ -1,0 +1,253 @@
+"""Prompt tree: which instances hold which prefix, for all instances of a role at once.
+
+A path-compressed radix tree over whole blocks of tokens. A node stands for a run of blocks and
+names its holders as bits of one integer, so a single walk answers for every instance:
+
+    root ── run "b0 b1 b2", holders {A, B} ──┬── run "b3", holders {A}
+                                             └── run "b4 b5", holders {B}
+
+A holds b0..b3 and B holds b0 b1 b2 b4 b5. Whoever holds a node holds its ancestors: an insert
+confirms the whole path, so a child is never fresher than its parent.
+
+Owns the entries and their age. Never knows whether the bytes are still there: an entry that nobody
+confirmed for `ttl_s` is gone (the TTL of arXiv 2406.17565, which bounds what no event told), and
+beyond `max_blocks` the least recently used leaves go. An entry too many costs a recomputation,
+never a wrong answer.
+"""
+
+from collections import OrderedDict
+
+import msgspec
+
+from memserve.core.clock import Clock
+from memserve.core.ids import InstanceId
+from memserve.scheduler.tokens import TOKEN_BYTES
+from memserve.wire.identity import Namespace
+
+
+class PromptTreeStats(msgspec.Struct, frozen=True, kw_only=True):
+    num_blocks: int
+    """Distinct blocks, however many instances hold each."""
+    num_nodes: int
+    num_instances: int
+
+
+class _Node:
+    __slots__ = ("check_at", "children", "holders", "mask", "parent", "run")
+
+    def __init__(self, run: bytes, parent: "_Node | None") -> None:
+        self.run = run  # whole blocks; a root keeps its namespace here
+        self.parent = parent
+        self.children: dict[bytes, _Node] = {}  # by first block
+        self.holders: dict[int, float] = {}  # bit -> when the entry expires
+        self.mask = 0  # the keys of holders, or'ed
+        self.check_at = float("inf")  # no holder expires before
+
+
+class PromptTree:
+    """One role's tree. Prompts are int32 bytes; whole blocks count, a partial one at the end does not."""
+
+    def __init__(self, *, block_size: int, clock: Clock, ttl_s: float, max_blocks: int) -> None:
+        """`block_size` in tokens; `max_blocks` bounds the distinct blocks over all namespaces."""
+        self._width = block_size * TOKEN_BYTES
+        self._clock = clock
+        self._ttl_s = ttl_s
+        self._max_blocks = max_blocks
+        self._num_blocks = 0
+        self._roots: dict[Namespace, _Node] = {}
+        # Least recently used first. A path is touched from its end to its start, so the first is always a leaf.
+        self._used: OrderedDict[_Node, None] = OrderedDict()
+        self._bits: dict[InstanceId, int] = {}
+        self._names: dict[int, InstanceId] = {}
+
+    def match(self, tokens: bytes, namespace: Namespace = b"") -> dict[InstanceId, int]:
+        """Leading tokens that each instance holds, whole blocks only; those that hold none are left out."""
+        root = self._roots.get(namespace)
+        if root is None:
+            return {}
+        now = self._clock.now()
+        width = self._width
+        end = len(tokens) - len(tokens) % width
+        found: dict[InstanceId, int] = {}
+        node, at, alive = root, 0, -1
+        while at < end and (child := node.children.get(tokens[at : at + width])) is not None:
+            if child.check_at <= now and not self._expire(child, now):
+                break
+            held = alive & child.mask
+            if held != alive and alive > 0:
+                self._note(found, alive & ~held, at)
+            alive = held
+            if not held:
+                break
+            node = child
+            run = child.run
+            if not tokens.startswith(run, at):
+                at += _common(run, tokens, at, end, width)
+                break
+            at += len(run)
+        if alive > 0:
+            self._note(found, alive, at)
+        self._touch(node)
+        return found
+
+    def insert(self, instance: InstanceId, tokens: bytes, namespace: Namespace = b"") -> None:
+        """Confirm that `instance` holds all whole blocks of the prompt, from now on for `ttl_s`."""
+        end = len(tokens) - len(tokens) % self._width
+        if not end:
+            return
+        bit = self._bit(instance)
+        expires = self._clock.now() + self._ttl_s
+        node = self._roots.setdefault(namespace, _Node(namespace, None))
+        at = 0
+        while at < end:
+            child = self._step(node, tokens, at, end)
+            at += len(child.run)
+            child.holders[bit] = expires
+            child.mask |= bit
+            child.check_at = min(child.check_at, expires)
+            node = child
+        self._touch(node)
+        while self._num_blocks > self._max_blocks:
+            self._drop(next(iter(self._used)))
+
+    def remove(self, instance: InstanceId, tokens: bytes, namespace: Namespace = b"") -> None:
+        """`instance` lost the last whole block of `tokens`, and so all that follows it; what is before stays."""
+        node = self._roots.get(namespace)
+        bit = self._bits.get(instance, 0)
+        end = len(tokens) - len(tokens) % self._width
+        last = end - self._width
+        at = 0
+        while node is not None and at <= last:
+            child = node.children.get(tokens[at : at + self._width])
+            if child is None or not child.mask & bit:
+                return
+            agreed = _common(child.run, tokens, at, end, self._width)
+            if at + agreed == end:
+                self._split(child, last - at)  # child keeps the part from `last` on
+                self._touch(child)
+                self._release(child, bit)
+                return
+            node = child if agreed == len(child.run) else None
+            at += agreed
+
+    def forget(self, instance: InstanceId) -> None:
+        """`instance` left or came back empty: all its entries vanish."""
+        bit = self._bits.pop(instance, 0)
+        if not bit:
+            return
+        del self._names[bit]
+        for node in list(self._used):
+            if node.mask & bit and node in self._used:
+                self._unhold(node, bit)
+
+    def stats(self) -> PromptTreeStats:
+        return PromptTreeStats(num_blocks=self._num_blocks, num_nodes=len(self._used), num_instances=len(self._bits))
+
+    def __repr__(self) -> str:
+        blocks = f"{self._num_blocks}/{self._max_blocks} blocks"
+        return f"PromptTree({blocks}, {len(self._used)} nodes, {len(self._bits)} instances)"
+
+    def _bit(self, instance: InstanceId) -> int:
+        bit = self._bits.get(instance)
+        if bit is None:
+            bit = 1
+            while bit in self._names:
+                bit <<= 1
+            self._bits[instance] = bit
+            self._names[bit] = instance
+        return bit
+
+    def _note(self, found: dict[InstanceId, int], mask: int, at: int) -> None:
+        num_tokens = at // TOKEN_BYTES
+        while mask:
+            bit = mask & -mask
+            found[self._names[bit]] = num_tokens
+            mask ^= bit
+
+    def _touch(self, node: _Node) -> None:
+        while node.parent is not None:
+            self._used.move_to_end(node)
+            node = node.parent
+
+    def _step(self, node: _Node, tokens: bytes, at: int, end: int) -> _Node:
+        """The child of `node` whose run lies within tokens[at:end] as a whole, split off or made."""
+        child = node.children.get(tokens[at : at + self._width])
+        if child is None:
+            return self._attach(node, tokens[at:end])
+        if end - at >= len(child.run) and tokens.startswith(child.run, at):
+            return child
+        return self._split(child, _common(child.run, tokens, at, end, self._width))
+
+    def _attach(self, parent: _Node, run: bytes) -> _Node:
+        node = _Node(run, parent)
+        parent.children[run[: self._width]] = node
+        self._used[node] = None
+        self._num_blocks += len(run) // self._width
+        return node
+
+    def _split(self, lower: _Node, size: int) -> _Node:
+        """Cut `size` leading bytes off into a new parent of `lower`, which keeps children and place in the order."""
+        parent = lower.parent
+        if parent is None or not 0 < size < len(lower.run):
+            return lower
+        upper = _Node(lower.run[:size], parent)
+        upper.holders = dict(lower.holders)
+        upper.mask = lower.mask
+        upper.check_at = lower.check_at
+        parent.children[upper.run[: self._width]] = upper
+        lower.run = lower.run[size:]
+        lower.parent = upper
+        upper.children[lower.run[: self._width]] = lower
+        self._used[upper] = None
+        return upper
+
+    def _expire(self, node: _Node, now: float) -> bool:
+        """Let go of holders that nobody confirmed in time; False when none is left and the node went."""
+        for bit in [bit for bit, expires in node.holders.items() if expires <= now]:
+            self._unhold(node, bit)
+        node.check_at = min(node.holders.values(), default=float("inf"))
+        return bool(node.mask)
+
+    def _release(self, top: _Node, bit: int) -> None:
+        waiting = [top]
+        while waiting:
+            node = waiting.pop()
+            waiting.extend(node.children.values())
+            if node.mask & bit:
+                self._unhold(node, bit)
+
+    def _unhold(self, node: _Node, bit: int) -> None:
+        del node.holders[bit]
+        node.mask &= ~bit
+        if not node.mask:
+            self._drop(node)
+
+    def _drop(self, top: _Node) -> None:
+        """Take the node and all below it out; without holders here there can be none below."""
+        if top not in self._used:
+            return
+        if top.parent is not None:
+            self._cut(top, top.parent)
+        waiting = [top]
+        while waiting:
+            node = waiting.pop()
+            waiting.extend(node.children.values())
+            del self._used[node]
+            self._num_blocks -= len(node.run) // self._width
+
+    def _cut(self, node: _Node, parent: _Node) -> None:
+        del parent.children[node.run[: self._width]]
+        if parent.parent is None and not parent.children:
+            del self._roots[parent.run]
+
+
+def _common(run: bytes, tokens: bytes, at: int, end: int, width: int) -> int:
+    """Bytes of whole blocks in which `run` and tokens[at:end] agree, by bisection over C comparisons."""
+    low, high = 0, min(len(run), end - at) // width
+    while low < high:
+        middle = (low + high + 1) // 2
+        if run[low * width : middle * width] == tokens[at + low * width : at + middle * width]:
+            low = middle
+        else:
+            high = middle - 1
+    return low * width

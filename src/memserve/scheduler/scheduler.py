@@ -1,0 +1,262 @@
+"""Global scheduler: picks the instances for each request, from what they hold and what they have queued.
+
+Owns the prompt trees (one per role), the load ledger and what is in flight. Does no I/O and asks
+nobody: it learns from the responses that pass through the gateway, as in arXiv 2406.17565.
+
+    decide ──> prefilled ──> finish       of one request; `finish` may come at any time and again
+    forget                                of one instance, when it left or came back empty
+
+A request served by one instance (no prefill instance, or a role has nobody left) goes the same way.
+"""
+
+from collections.abc import Iterable, Sequence
+from random import Random
+
+import msgspec
+
+from memserve.cluster.view import ClusterView
+from memserve.core.clock import Clock
+from memserve.core.enums import CachingMode, Phase, Role
+from memserve.core.errors import InstanceUnavailable
+from memserve.core.ids import InstanceId, RequestId
+from memserve.scheduler import policies
+from memserve.scheduler.decision import Candidate, Decision, Outcome
+from memserve.scheduler.load import LoadLedger
+from memserve.scheduler.policies import Choice, Policy
+from memserve.scheduler.prompt_tree import PromptTree, PromptTreeStats
+from memserve.scheduler.tokens import TOKEN_BYTES, Tokens, token_bytes
+from memserve.wire.identity import Namespace
+
+_SERVING = (Role.PREFILL, Role.DECODE, Role.COLOCATED)
+_FIRST_OUTPUT_GUESS = 128
+_OUTPUT_MEMORY = 0.05
+"""Weight of the newest answer in the running mean of answer lengths."""
+
+
+class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
+    policy: str
+    num_in_flight: int
+    trees: dict[Role, PromptTreeStats]
+    queued_tokens: dict[InstanceId, int]
+    """Instances with nothing queued are left out."""
+    expected_output_tokens: float
+    """Running mean of answer lengths; what a request is taken to produce."""
+
+
+class _Place(msgspec.Struct, frozen=True, kw_only=True):
+    instance: InstanceId
+    role: Role
+
+
+class _Flight(msgspec.Struct, frozen=True, kw_only=True):
+    """A request between decide and finish; a place becomes None when its instance is forgotten."""
+
+    tokens: bytes
+    namespace: Namespace
+    first: _Place | None
+    """Where the prompt is computed."""
+    decode: _Place | None
+    """Where the answer is produced, if elsewhere."""
+    alone: bool
+    """One instance does both."""
+    prefilled: bool = False
+
+
+class Scheduler:
+    """One per gateway; not shared between threads."""
+
+    def __init__(
+        self,
+        *,
+        block_size: int,
+        policy: str,
+        clock: Clock,
+        random: Random,
+        ttl_s: float = 600.0,
+        max_tree_blocks: int = 1_000_000,
+        caching: CachingMode = CachingMode.RETURN,
+    ) -> None:
+        """`block_size` in tokens, `max_tree_blocks` per role. Raises ConfigError on an unknown policy."""
+        self._policy = policy
+        self._random = random
+        self._caching = caching
+        self._first_policy, self._decode_policy = policies.policy(policy, random), policies.policy(policy, random)
+        self._trees = {
+            role: PromptTree(block_size=block_size, clock=clock, ttl_s=ttl_s, max_blocks=max_tree_blocks)
+            for role in _SERVING
+        }
+        self._load = LoadLedger()
+        self._flights: dict[RequestId, _Flight] = {}
+        self._expected_output = float(_FIRST_OUTPUT_GUESS)
+        self._view: ClusterView | None = None
+        self._places: dict[Role, tuple[_Place, ...]] = {}
+
+    def decide(
+        self,
+        *,
+        request: RequestId,
+        tokens: Tokens,
+        namespace: Namespace = b"",
+        view: ClusterView,
+        exclude: frozenset[InstanceId] = frozenset(),
+        session: str = "",
+    ) -> Decision:
+        """Where the request goes; its load counts from now on. Deciding again for it replaces the first decision.
+
+        Prefill and decode instances work as a pair; colocated ones compete with the pair's prefill half.
+        When a role has nobody left, any active instance may serve the whole request alone.
+        Raises InstanceUnavailable when no instance is active, InvalidTokens on tokens that are none.
+        """
+        data = token_bytes(tokens)
+        self._forget_request(request)
+        firsts, decodes = self._candidates(view, exclude)
+        first, weighed = self._choose(self._first_policy, firsts, data, namespace, session)
+        decode = None
+        if first.role is Role.PREFILL and decodes:
+            decode, more = self._choose(self._decode_policy, decodes, data, namespace, session)
+            weighed = weighed + more
+        flight = _Flight(tokens=data, namespace=namespace, first=first, decode=decode, alone=decode is None)
+        self._enter(request, flight, weighed)
+        return Decision(
+            request=request,
+            epoch=view.epoch,
+            policy=self._policy,
+            prefill=first.instance if decode else None,
+            decode=decode.instance if decode else first.instance,
+            candidates=weighed,
+        )
+
+    def prefilled(self, request: RequestId) -> None:
+        """The prompt is computed: its load goes, and the instance that computed it is known to hold it."""
+        flight = self._flights.get(request)
+        if flight is None or flight.prefilled:
+            return
+        self._flights[request] = msgspec.structs.replace(flight, prefilled=True)
+        self._load.drop(request, Phase.PREFILL)
+        if flight.first is not None and self._caching is not CachingMode.BASIC:
+            self._trees[flight.first.role].insert(flight.first.instance, flight.tokens, flight.namespace)
+
+    def finish(self, request: RequestId, *, outcome: Outcome, output_tokens: Sequence[int] = ()) -> None:
+        """The request is over: its load goes. SERVED also tells what its instances now hold. Idempotent."""
+        flight = self._flights.get(request)
+        if flight is not None and outcome is Outcome.SERVED:
+            if output_tokens:
+                self._expected_output += _OUTPUT_MEMORY * (len(output_tokens) - self._expected_output)
+            self._learn(flight, output_tokens)
+        self._forget_request(request)
+
+    def forget(self, instance: InstanceId) -> None:
+        """The instance left or came back as a new incarnation: its entries and its load vanish."""
+        for tree in self._trees.values():
+            tree.forget(instance)
+        self._load.forget(instance)
+        for request, flight in self._flights.items():
+            first = _unless(flight.first, instance)
+            decode = _unless(flight.decode, instance)
+            if (first, decode) != (flight.first, flight.decode):
+                self._flights[request] = msgspec.structs.replace(flight, first=first, decode=decode)
+
+    def stats(self) -> SchedulerStats:
+        return SchedulerStats(
+            policy=self._policy,
+            num_in_flight=len(self._flights),
+            trees={role: tree.stats() for role, tree in self._trees.items()},
+            queued_tokens=self._load.snapshot(),
+            expected_output_tokens=self._expected_output,
+        )
+
+    def __repr__(self) -> str:
+        return f"Scheduler({self._policy}, {len(self._flights)} in flight, {self._load}, {self._trees})"
+
+    def _candidates(
+        self, view: ClusterView, exclude: frozenset[InstanceId]
+    ) -> tuple[tuple[_Place, ...], tuple[_Place, ...]]:
+        """Those that may compute the prompt, and those that may then decode for a prefill instance."""
+        if view is not self._view:
+            self._view = view
+            self._places = {
+                role: tuple(_Place(instance=i.instance, role=role) for i in view.active(role)) for role in _SERVING
+            }
+        places = self._places
+        if exclude:
+            places = {role: tuple(p for p in group if p.instance not in exclude) for role, group in places.items()}
+        prefills, decodes, colocated = (places[role] for role in _SERVING)
+        paired = prefills and decodes
+        firsts = prefills + colocated if paired else prefills + decodes + colocated
+        if not firsts:
+            raise InstanceUnavailable(_nobody(view, exclude))
+        return firsts, decodes if paired else ()
+
+    def _choose(
+        self, by: Policy, places: tuple[_Place, ...], data: bytes, namespace: Namespace, session: str
+    ) -> tuple[_Place, tuple[Candidate, ...]]:
+        held: dict[InstanceId, int] = {}
+        for role in {place.role for place in places}:
+            held.update(self._trees[role].match(data, namespace))
+        instances = [place.instance for place in places]
+        matched = [held.get(instance, 0) for instance in instances]
+        queued = [self._load.queued(instance) for instance in instances]
+        scores = by.scores(
+            Choice(
+                prompt_tokens=len(data) // TOKEN_BYTES,
+                session=session,
+                instances=instances,
+                matched=matched,
+                queued=queued,
+            )
+        )
+        weighed = tuple(
+            Candidate(instance=place.instance, role=place.role, matched_tokens=m, queued_tokens=q, score=s)
+            for place, m, q, s in zip(places, matched, queued, scores, strict=True)
+        )
+        best = min(scores)
+        return places[self._random.choice([i for i, score in enumerate(scores) if score == best])], weighed
+
+    def _enter(self, request: RequestId, flight: _Flight, weighed: Iterable[Candidate]) -> None:
+        self._flights[request] = flight
+        num_tokens = len(flight.tokens) // TOKEN_BYTES
+        lacks = {candidate.instance: num_tokens - candidate.matched_tokens for candidate in weighed}
+        output = round(self._expected_output)
+        add = self._load.add
+        if flight.first is not None:
+            first = flight.first.instance
+            add(request=request, phase=Phase.PREFILL, instance=first, num_tokens=lacks[first])
+            if flight.decode is None:
+                add(request=request, phase=Phase.DECODE, instance=first, num_tokens=output)
+        if flight.decode is not None:
+            decode = flight.decode.instance
+            add(request=request, phase=Phase.DECODE, instance=decode, num_tokens=lacks[decode] + output)
+
+    def _learn(self, flight: _Flight, output_tokens: Sequence[int]) -> None:
+        """The last output token was never fed back, so no instance holds its KV."""
+        if self._caching is CachingMode.BASIC:
+            return
+        whole = flight.tokens + token_bytes(output_tokens[:-1])
+        if flight.first is not None:
+            grew = flight.alone or self._caching is CachingMode.RETURN
+            tokens = whole if grew else flight.tokens
+            self._trees[flight.first.role].insert(flight.first.instance, tokens, flight.namespace)
+        if flight.decode is not None and self._caching is not CachingMode.PREFILL:
+            self._trees[flight.decode.role].insert(flight.decode.instance, whole, flight.namespace)
+
+    def _forget_request(self, request: RequestId) -> None:
+        self._flights.pop(request, None)
+        self._load.drop_all(request)
+
+
+def _unless(place: _Place | None, instance: InstanceId) -> _Place | None:
+    return None if place is not None and place.instance == instance else place
+
+
+def _nobody(view: ClusterView, exclude: frozenset[InstanceId]) -> str:
+    serving = [i for i in view.instances if i.role in _SERVING]
+    left_out = [i for i in serving if i.instance in exclude]
+    states: dict[str, int] = {}
+    for instance in serving:
+        if instance.instance not in exclude:
+            states[instance.state] = states.get(instance.state, 0) + 1
+    counts = [f"{count} {state}" for state, count in states.items()]
+    if left_out:
+        counts.append(f"{len(left_out)} already tried for this request")
+    listed = ", ".join(counts) or "none joined yet"
+    return f"no instance can take the request: of {len(serving)} serving instances {listed}; try again shortly"

@@ -1,0 +1,215 @@
+"""The prompt tree against a plain list of who holds which prompt until when."""
+
+from array import array
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from memserve.core.clock import ManualClock
+from memserve.core.ids import InstanceId
+from memserve.scheduler.prompt_tree import PromptTree
+
+BLOCK = 2
+TTL_S = 10.0
+A, B = InstanceId("a"), InstanceId("b")
+
+
+def prompt(*tokens: int) -> bytes:
+    return array("i", tokens).tobytes()
+
+
+def new_tree(max_blocks: int = 1000, clock: ManualClock | None = None) -> PromptTree:
+    return PromptTree(block_size=BLOCK, clock=clock or ManualClock(), ttl_s=TTL_S, max_blocks=max_blocks)
+
+
+def test_one_walk_tells_how_much_each_instance_holds() -> None:
+    tree = new_tree()
+    tree.insert(A, prompt(1, 2, 3, 4, 5, 6, 7, 8))
+    tree.insert(B, prompt(1, 2, 3, 4, 9, 9))
+    assert tree.match(prompt(1, 2, 3, 4, 5, 6, 0, 0)) == {A: 6, B: 4}
+
+
+def test_a_partial_block_at_the_end_does_not_count() -> None:
+    tree = new_tree()
+    tree.insert(A, prompt(1, 2, 3))
+    assert tree.match(prompt(1, 2, 3)) == {A: 2}
+
+
+def test_instances_that_hold_nothing_are_left_out() -> None:
+    tree = new_tree()
+    tree.insert(A, prompt(1, 2))
+    assert tree.match(prompt(2, 2)) == {}
+
+
+def test_a_longer_prompt_of_one_instance_is_not_credited_to_another() -> None:
+    tree = new_tree()
+    tree.insert(A, prompt(1, 2, 3, 4))
+    tree.insert(B, prompt(1, 2))
+    assert tree.match(prompt(1, 2, 3, 4)) == {A: 4, B: 2}
+
+
+def test_namespaces_share_nothing() -> None:
+    tree = new_tree()
+    tree.insert(A, prompt(1, 2), b"tenant")
+    assert tree.match(prompt(1, 2)) == {}
+    assert tree.match(prompt(1, 2), b"tenant") == {A: 2}
+
+
+def test_an_entry_that_nobody_confirmed_in_time_is_gone() -> None:
+    clock = ManualClock()
+    tree = new_tree(clock=clock)
+    tree.insert(A, prompt(1, 2, 3, 4))
+    clock.advance(TTL_S / 2)
+    tree.insert(A, prompt(1, 2))
+    tree.insert(B, prompt(1, 2))
+    clock.advance(TTL_S / 2)
+    assert tree.match(prompt(1, 2, 3, 4)) == {A: 2, B: 2}
+
+
+def test_an_expired_prompt_frees_its_room() -> None:
+    clock = ManualClock()
+    tree = new_tree(clock=clock)
+    tree.insert(A, prompt(1, 2, 3, 4))
+    clock.advance(TTL_S)
+    assert tree.match(prompt(1, 2)) == {}
+    assert tree.stats().num_blocks == 0
+
+
+def test_losing_a_block_loses_what_follows_and_keeps_what_is_before() -> None:
+    tree = new_tree()
+    tree.insert(A, prompt(1, 2, 3, 4, 5, 6))
+    tree.insert(B, prompt(1, 2, 3, 4, 5, 6))
+    tree.remove(A, prompt(1, 2, 3, 4))
+    assert tree.match(prompt(1, 2, 3, 4, 5, 6)) == {A: 2, B: 6}
+
+
+def test_forgetting_an_instance_leaves_the_others() -> None:
+    tree = new_tree()
+    tree.insert(A, prompt(1, 2, 3, 4))
+    tree.insert(B, prompt(1, 2))
+    tree.forget(A)
+    assert tree.match(prompt(1, 2, 3, 4)) == {B: 2}
+    assert tree.stats().num_blocks == 1
+    assert tree.stats().num_instances == 1
+
+
+def test_an_instance_that_comes_after_a_forgotten_one_inherits_nothing() -> None:
+    tree = new_tree()
+    tree.insert(A, prompt(1, 2))
+    tree.insert(B, prompt(1, 2))
+    tree.forget(A)
+    tree.insert(InstanceId("c"), prompt(5, 6))
+    assert tree.match(prompt(1, 2)) == {B: 2}
+
+
+def test_the_least_recently_used_prompt_goes_first_when_the_tree_is_full() -> None:
+    tree = new_tree(max_blocks=3)
+    tree.insert(A, prompt(1, 1))
+    tree.insert(A, prompt(2, 2))
+    tree.insert(A, prompt(3, 3))
+    tree.match(prompt(1, 1))
+    tree.insert(A, prompt(4, 4))
+    assert tree.match(prompt(2, 2)) == {}
+    assert tree.match(prompt(1, 1)) == {A: 2}
+
+
+def test_a_shared_beginning_outlives_the_prompts_that_grew_from_it() -> None:
+    tree = new_tree(max_blocks=3)
+    for end in range(10, 20):
+        tree.insert(A, prompt(1, 1, end, end))
+    assert tree.match(prompt(1, 1)) == {A: 2}
+    assert tree.stats().num_blocks <= 3
+
+
+def test_the_root_of_an_emptied_namespace_can_be_filled_again() -> None:
+    tree = new_tree()
+    tree.insert(A, prompt(1, 2), b"tenant")
+    tree.forget(A)
+    tree.insert(B, prompt(1, 2), b"tenant")
+    assert tree.match(prompt(1, 2), b"tenant") == {B: 2}
+
+
+class TreeAgainstList(RuleBasedStateMachine):
+    """Prompts of few distinct tokens, so that they meet, split and outlive each other often."""
+
+    prompts = st.lists(st.integers(0, 1), max_size=12)
+    instances = st.sampled_from([A, B, InstanceId("c")])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = ManualClock()
+        self.tree = new_tree(clock=self.clock)
+        self.held: dict[tuple[InstanceId, tuple[int, ...]], float] = {}
+
+    @rule(instance=instances, tokens=prompts)
+    def insert(self, instance: InstanceId, tokens: list[int]) -> None:
+        self.tree.insert(instance, prompt(*tokens))
+        for end in range(BLOCK, len(tokens) + 1, BLOCK):
+            self.held[instance, tuple(tokens[:end])] = self.clock.now() + TTL_S
+
+    @rule(instance=instances, tokens=prompts)
+    def remove(self, instance: InstanceId, tokens: list[int]) -> None:
+        self.tree.remove(instance, prompt(*tokens))
+        whole = tuple(tokens[: len(tokens) // BLOCK * BLOCK])
+        if whole:
+            lost = [k for k in self.held if k[0] == instance and k[1][: len(whole)] == whole]
+            for key in lost:
+                del self.held[key]
+
+    @rule(instance=instances)
+    def forget(self, instance: InstanceId) -> None:
+        self.tree.forget(instance)
+        self.held = {key: until for key, until in self.held.items() if key[0] != instance}
+
+    @rule(seconds=st.sampled_from([1.0, 4.0, TTL_S]))
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.held = {key: until for key, until in self.held.items() if until > self.clock.now()}
+
+    @rule(tokens=prompts)
+    def match(self, tokens: list[int]) -> None:
+        expected: dict[InstanceId, int] = {}
+        for instance, held in self.held:
+            if tuple(tokens[: len(held)]) == held:
+                expected[instance] = max(expected.get(instance, 0), len(held))
+        assert self.tree.match(prompt(*tokens)) == expected
+
+    @invariant()
+    def counts_at_least_the_blocks_that_are_held(self) -> None:
+        assert self.tree.stats().num_blocks >= len({tokens for _, tokens in self.held})
+
+
+TestTreeAgainstList = TreeAgainstList.TestCase
+TestTreeAgainstList.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+class BoundedTree(RuleBasedStateMachine):
+    """With little room: never over the bound, never a claim that was not made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tree = new_tree(max_blocks=5)
+        self.claimed: set[tuple[InstanceId, tuple[int, ...]]] = set()
+
+    @rule(instance=TreeAgainstList.instances, tokens=TreeAgainstList.prompts)
+    def insert(self, instance: InstanceId, tokens: list[int]) -> None:
+        self.tree.insert(instance, prompt(*tokens))
+        self.claimed.update((instance, tuple(tokens[:end])) for end in range(0, len(tokens) + 1, BLOCK))
+
+    @rule(instance=TreeAgainstList.instances, tokens=TreeAgainstList.prompts)
+    def remove(self, instance: InstanceId, tokens: list[int]) -> None:
+        self.tree.remove(instance, prompt(*tokens))
+
+    @rule(tokens=TreeAgainstList.prompts)
+    def match(self, tokens: list[int]) -> None:
+        for instance, num_tokens in self.tree.match(prompt(*tokens)).items():
+            assert (instance, tuple(tokens[:num_tokens])) in self.claimed
+
+    @invariant()
+    def stays_within_its_room(self) -> None:
+        assert self.tree.stats().num_blocks <= 5
+
+
+TestBoundedTree = BoundedTree.TestCase
+TestBoundedTree.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
