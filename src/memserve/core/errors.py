@@ -20,6 +20,10 @@ class InvalidBlocks(MemserveError):
     """The caller handed over blocks that are not its to use: freed, stale, foreign or twice the same."""
 
 
+class InvalidLease(MemserveError):
+    """The caller asked for a hold that cannot be: its time to live is not a positive number of seconds."""
+
+
 class InvalidTokens(MemserveError):
     """The caller handed over tokens that do not fit the call: empty, not aligned to blocks, wrong type."""
 
