@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 
 import pytest
-import torch
 
 from memserve.core.clock import SystemClock
 from memserve.core.errors import TransferFailed
@@ -92,7 +91,9 @@ def commit() -> Commit:
     identity = KvIdentity(
         model="m", dtype="d", engine="e", backend="b", block_size=32, block_bytes=1, num_layers=len(LAYERS)
     )
-    peer = PeerInfo(instance=InstanceId("d"), incarnation=Incarnation(1), endpoint="tcp://127.0.0.1:1", identity=identity)
+    peer = PeerInfo(
+        instance=InstanceId("d"), incarnation=Incarnation(1), endpoint="tcp://127.0.0.1:1", identity=identity
+    )
     return Commit(peer=peer, request=CommitRequest(transfer=TransferId("t"), num_blocks=1, insert=True))
 
 

@@ -6,7 +6,7 @@ named by its sender; repeating any message with the same transfer id changes not
 
 import msgspec
 
-from memserve.core.enums import Phase, Role, Tier
+from memserve.core.enums import Phase, Role, Tier, TransferMode
 from memserve.core.ids import BlockId, Epoch, Incarnation, InstanceId, RequestId, TransferId
 from memserve.wire.identity import KvIdentity, Namespace
 
@@ -294,3 +294,5 @@ class RequestParams(Record, frozen=True):
     phase: Phase
     peer: PeerInfo | None = None
     """For PREFILL, the decode instance that takes the KV; for DECODE, the prefill instance to return it to."""
+    transfer: TransferMode | None = None
+    """How the KV leaves; None: as the instance was configured."""

@@ -30,8 +30,8 @@ from memserve.core.clock import SystemClock
 from memserve.core.enums import Phase
 from memserve.core.errors import ConfigError
 from memserve.core.ids import RequestId
-from memserve.engines.vllm.compat import kv_identity, request_namespace, untested_version_warning, vllm_version
 from memserve.engines.vllm.committer import Committer
+from memserve.engines.vllm.compat import kv_identity, request_namespace, untested_version_warning, vllm_version
 from memserve.engines.vllm.jobs import JobsDone, StepPlan
 from memserve.engines.vllm.layout import EngineMemory
 from memserve.engines.vllm.scheduler_side import SchedulerSide
@@ -149,9 +149,7 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
             key: (blocks.resolve_block_ids(key)[0], before[key] + num_new)
             for key, num_new in scheduler_output.num_scheduled_tokens.items()
         }
-        return self._decisions.plan_step(
-            scheduled=scheduled, preempted=tuple(scheduler_output.preempted_req_ids or ())
-        )
+        return self._decisions.plan_step(scheduled=scheduled, preempted=tuple(scheduler_output.preempted_req_ids or ()))
 
     def update_connector_output(self, connector_output: KVConnectorOutput) -> None:
         done = connector_output.kv_connector_worker_meta

@@ -1,6 +1,6 @@
 """What the scheduler side knows of one request of vLLM, from arrival to the release of its blocks."""
 
-from memserve.core.enums import Phase
+from memserve.core.enums import Phase, TransferMode
 from memserve.core.ids import BlockId, LeaseId, RequestId
 from memserve.engines.vllm.outgoing import Outgoing
 from memserve.wire.identity import Namespace
@@ -34,7 +34,15 @@ class RequestState:
     """Mutable; owned and changed by SchedulerSide alone."""
 
     def __init__(
-        self, *, key: str, request: RequestId, phase: Phase, peer: PeerInfo | None, tokens: bytes, namespace: Namespace
+        self,
+        *,
+        key: str,
+        request: RequestId,
+        phase: Phase,
+        peer: PeerInfo | None,
+        tokens: bytes,
+        namespace: Namespace,
+        transfer: TransferMode,
     ) -> None:
         self.key = key
         """vLLM's id, unique per engine request."""
@@ -45,6 +53,7 @@ class RequestState:
         self.prompt = tokens
         """Little-endian int32."""
         self.namespace = namespace
+        self.transfer = transfer
         self.wait_until = 0.0
         """Clock time until which the request may wait for another instance before it computes instead."""
         self.num_hbm_tokens = 0

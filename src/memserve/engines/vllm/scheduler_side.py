@@ -61,7 +61,7 @@ class SchedulerSide:
         self._arena = arena
         self._caching = caching
         self._caches_here = caches_here(role, caching)
-        self._sends_by_layer = transfer is TransferMode.BY_LAYER
+        self._transfer = transfer
         self._block_size = block_size
         self._clock = clock
         self._states: dict[str, RequestState] = {}
@@ -86,6 +86,7 @@ class SchedulerSide:
             peer=params.peer,
             tokens=_as_bytes(tokens),
             namespace=namespace,
+            transfer=params.transfer or self._transfer,
         )
         self._states[key] = state
         if state.phase is Phase.PREFILL and state.peer is not None:
@@ -99,8 +100,9 @@ class SchedulerSide:
         if state is None:
             return 0
         now = self._clock.now()
-        if self._sends_by_layer and state.handing_over is not None and not state.handing_over.is_settled(now):
-            return None  # by-layer sends need the receiver's addresses before the forward starts
+        by_layer = _by_layer(state)
+        if by_layer is not None and not by_layer.is_settled(now):
+            return None  # the receiver's addresses are needed before the forward starts
         self._drop_loading(state)
         if state.phase is Phase.DECODE:
             handoff = self._pool.handoff(state.request, state.prompt)
@@ -156,11 +158,11 @@ class SchedulerSide:
         """
         for key in preempted:
             self._restart(key)
-        if self._sends_by_layer:
-            for key, (engine_blocks, num_tokens) in scheduled.items():
-                state = self._states.get(key)
-                if state is not None and state.handing_over is not None:
-                    self._send(state, state.handing_over, engine_blocks, num_tokens=num_tokens, pace=Pace.BY_LAYER)
+        for key, (engine_blocks, num_tokens) in scheduled.items():
+            state = self._states.get(key)
+            outgoing = _by_layer(state) if state is not None else None
+            if state is not None and outgoing is not None:
+                self._send(state, outgoing, engine_blocks, num_tokens=num_tokens, pace=Pace.BY_LAYER)
         winding_down = [state for state in self._states.values() if state.is_finished]
         released = tuple(s.key for s in winding_down if self._wind_down(s) and s.is_kept_by_us)
         return StepPlan(jobs=self._book.take_queued(), released=released, settle_first=bool(preempted))
@@ -342,6 +344,11 @@ class SchedulerSide:
 
 def _as_bytes(tokens: Sequence[int]) -> bytes:
     return np.asarray(tokens, dtype="<i4").tobytes()
+
+
+def _by_layer(state: RequestState) -> Outgoing | None:
+    """The hand-over that leaves layer by layer during the forward, if the request has one."""
+    return state.handing_over if state.transfer is TransferMode.BY_LAYER else None
 
 
 def _positions(blocks: Sequence[int]) -> tuple[int, ...]:
