@@ -5,6 +5,7 @@ player talks to the gateway and to plain vLLM. Every request has a deadline and 
 """
 
 from collections.abc import AsyncIterator, Sequence
+
 import msgspec
 from openai import APIError, AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam
