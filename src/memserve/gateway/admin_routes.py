@@ -1,0 +1,68 @@
+"""What operators and monitors ask: health, metrics, the cluster, recent requests, the model list.
+
+Owns the read-only views; changes nothing.
+"""
+
+from http import HTTPStatus
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from memserve.core.enums import Role
+from memserve.core.ids import RequestId
+from memserve.gateway.context import GatewayContext
+from memserve.gateway.errors import ApiError, bad_request, unavailable
+
+_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+_DEFAULT_LIMIT = 100
+_MAX_LIMIT = 10_000
+
+
+class AdminRoutes:
+    def __init__(self, context: GatewayContext) -> None:
+        self._context = context
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/health", self.health),
+            Route("/metrics", self.metrics),
+            Route("/admin/cluster", self.cluster),
+            Route("/admin/requests", self.requests),
+            Route("/admin/requests/{request:path}", self.request),
+        ]
+
+    async def health(self, _: Request) -> Response:
+        """200 when at least one instance can serve."""
+        if not self._context.cluster.view.active(Role.PREFILL, Role.DECODE, Role.COLOCATED):
+            raise unavailable("no active instance; see /admin/cluster")
+        return Response()
+
+    async def metrics(self, _: Request) -> Response:
+        return Response(self._context.metrics.exposition(), media_type=_EXPOSITION)
+
+    async def cluster(self, _: Request) -> Response:
+        """The view, and what the scheduler has queued."""
+        return _json({"view": self._context.cluster.view, "scheduler": self._context.scheduler.stats()})
+
+    async def requests(self, request: Request) -> Response:
+        """The latest, newest first; ?limit= up to 10,000."""
+        text = request.query_params.get("limit", str(_DEFAULT_LIMIT))
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MAX_LIMIT:
+            raise bad_request(f"limit={text}: give a number from 1 to {_MAX_LIMIT}", param="limit")
+        return _json({"requests": self._context.history.latest(int(text))})
+
+    async def request(self, request: Request) -> Response:
+        """One request: its decisions and what every instance reported."""
+        record = self._context.history.find(RequestId(request.path_params["request"]))
+        if record is None:
+            raise ApiError(
+                f"request {request.path_params['request']} is not among the latest {_MAX_LIMIT}",
+                status=HTTPStatus.NOT_FOUND,
+            )
+        return _json(record)
+
+
+def _json(content: object) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")

@@ -1,0 +1,128 @@
+"""One client's side of one HTTP exchange: its bounded body, its hang-up, and what is sent to it.
+
+Owns the ASGI channel of the exchange. Never looks into what passes through. A slow reader holds up only
+itself: `send` waits until its socket takes the bytes.
+
+    body unread -> read -> started -> ended
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from memserve.core.errors import DeadlineExceeded
+from memserve.gateway.ending import Scope, scope
+from memserve.gateway.errors import ApiError, ClientGone
+
+MAX_BODY_BYTES = 32 << 20
+_BODY_DEADLINE_S = 60.0
+_ERROR_DEADLINE_S = 5.0
+_MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
+
+RawHeaders = list[tuple[bytes, bytes]]
+JSON_HEADERS: RawHeaders = [(b"content-type", b"application/json")]
+DONE_EVENT = b"data: [DONE]\n\n"
+
+
+class ClientConnection:
+    def __init__(self, asgi_scope: AsgiScope, receive: Receive, send: Send) -> None:
+        self.headers = Headers(scope=asgi_scope)
+        self.extra_headers: RawHeaders = []
+        """Added to whatever answer is sent."""
+        self._receive = receive
+        self._send = send
+        self._status: int | None = None
+        self._complete = False
+
+    @property
+    def status(self) -> int | None:
+        """Status that was sent; None before."""
+        return self._status
+
+    async def read_body(self) -> bytes:
+        """The whole body. Raises ApiError 413 beyond 32 MiB, 408 when it does not come; ClientGone."""
+        try:
+            async with scope(deadline_s=_BODY_DEADLINE_S):
+                return await self._read_body()
+        except DeadlineExceeded as error:
+            raise ApiError(
+                f"the request body did not arrive within {_BODY_DEADLINE_S:g} s", status=HTTPStatus.REQUEST_TIMEOUT
+            ) from error
+
+    async def _read_body(self) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in self._body_chunks():
+            size += len(chunk)
+            if size > MAX_BODY_BYTES:
+                chunks.clear()
+            elif chunk:
+                chunks.append(chunk)
+            if size > _MAX_DISCARDED_BYTES:
+                break
+        if size > MAX_BODY_BYTES:
+            raise ApiError(
+                f"the request body exceeds {MAX_BODY_BYTES} bytes; send a shorter prompt",
+                status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            )
+        return b"".join(chunks)
+
+    async def _body_chunks(self) -> AsyncIterator[bytes]:
+        # What is too long is read on and dropped: a client that is still sending would not see our answer.
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone("the client left while it sent its request")
+            yield message.get("body", b"")
+            more = message.get("more_body", False)
+
+    @asynccontextmanager
+    async def ends(self, work: Scope) -> AsyncIterator[None]:
+        """For the length of the block, a hang-up ends `work` with ClientGone. Needs the body to be read."""
+        watcher = asyncio.create_task(self._end_when_gone(work), name="client hang-up")
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            await asyncio.wait({watcher})
+
+    async def _end_when_gone(self, work: Scope) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        # Servers also say "disconnect" once the answer is complete; that ends nothing.
+        if not self._complete:
+            work.end(ClientGone("the client hung up"))
+
+    async def send_whole(self, *, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        await self.start(status=status, headers=[*headers, (b"content-length", b"%d" % len(body))])
+        await self.end(body)
+
+    async def start(self, *, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Send status and headers; from here on the answer cannot become another one."""
+        self._status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *self.extra_headers]})
+
+    async def send(self, chunk: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def end(self, chunk: bytes = b"") -> None:
+        """Send the last bytes; the answer is complete."""
+        self._complete = True
+        await self._send({"type": "http.response.body", "body": chunk})
+
+    async def fail(self, error: ApiError) -> None:
+        """An error answer; inside a stream an error event and the end of the stream, as vLLM does it."""
+        try:
+            async with scope(deadline_s=_ERROR_DEADLINE_S):
+                if self._status is None:
+                    await self.send_whole(status=error.status, body=error.body(), headers=JSON_HEADERS)
+                else:
+                    await self.end(b"data: " + error.body() + b"\n\n" + DONE_EVENT)
+        except DeadlineExceeded as late:
+            raise ClientGone("the client does not read its error") from late

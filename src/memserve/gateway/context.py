@@ -1,0 +1,27 @@
+"""Everything the gateway is handed, in one place: no module of it looks anything up by itself.
+
+Owns nothing; built once by whoever wires the process together, or by a test.
+"""
+
+from dataclasses import dataclass
+
+from memserve.config import GatewaySettings
+from memserve.gateway.metrics import GatewayMetrics
+from memserve.gateway.ports import Membership, PromptTokenizer, ReleaseClient
+from memserve.gateway.records import RequestHistory
+from memserve.gateway.reports import ReportLog
+from memserve.scheduler.scheduler import Scheduler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayContext:
+    settings: GatewaySettings
+    base_models: frozenset[str]
+    """Names under which the engines serve the base model; any other name is an adapter."""
+    scheduler: Scheduler
+    cluster: Membership
+    tokenizer: PromptTokenizer
+    releases: ReleaseClient
+    history: RequestHistory
+    metrics: GatewayMetrics
+    reports: ReportLog

@@ -1,0 +1,58 @@
+"""Work that others may end: a deadline, an instance that left, a client that hung up.
+
+Owns the one way in which a request's work is cut short from outside. A Scope covers a stretch of one
+task; whoever ends it says why, and that error is raised at the end of the stretch, after its clean-up.
+
+    open -> (ended with a reason | deadline) -> closed      ending a closed scope does nothing
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from memserve.core.errors import DeadlineExceeded, MemserveError
+
+
+class Scope:
+    """Handle on a stretch of work; ends it at most once."""
+
+    def __init__(self, timeout: asyncio.Timeout) -> None:
+        self._timeout = timeout
+        self._reason: MemserveError | None = None
+        self._open = True
+
+    @property
+    def reason(self) -> MemserveError | None:
+        return self._reason
+
+    def end(self, reason: MemserveError) -> None:
+        """Cancel the work; the first reason counts."""
+        if self._open and self._reason is None:
+            self._reason = reason
+            self._timeout.reschedule(asyncio.get_running_loop().time())
+
+    def close(self) -> None:
+        self._open = False
+
+    def __repr__(self) -> str:
+        return f"Scope({'open' if self._open else 'closed'}, reason={self._reason!r})"
+
+
+@asynccontextmanager
+async def scope(*, deadline_s: float | None = None) -> AsyncIterator[Scope]:
+    """Run the block until it is done, ended or `deadline_s` seconds have passed.
+
+    Raises the reason it was ended for, or DeadlineExceeded.
+    """
+    timeout = asyncio.timeout(deadline_s)
+    handle = Scope(timeout)
+    try:
+        async with timeout:
+            try:
+                yield handle
+            finally:
+                handle.close()
+    except TimeoutError as error:
+        if not timeout.expired():
+            raise
+        raise handle.reason or DeadlineExceeded(f"not done within {deadline_s:g} s") from error

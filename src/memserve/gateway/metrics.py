@@ -1,0 +1,117 @@
+"""Prometheus: every number of the gateway and of the cluster behind it.
+
+Owns the registry and the names. Counters are told by whoever sees the fact; gauges of the cluster are
+read from the view at each scrape, so they cannot go stale.
+"""
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from memserve.cluster.view import ClusterView
+from memserve.core.enums import Tier
+from memserve.wire.messages import MovedBlocks, RequestReport
+
+_LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_TRANSFER_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+_HOP = ("source", "target", "path")
+
+
+class GatewayMetrics:
+    def __init__(self, view: Callable[[], ClusterView]) -> None:
+        self.registry = CollectorRegistry()
+        counter = _counters(self.registry)
+        self.requests = counter("memserve_gateway_requests", "HTTP requests by outcome", ("route", "status"))
+        self.failovers = counter("memserve_gateway_failovers", "Requests sent elsewhere after a fault", ("instance",))
+        self.unrouted = counter("memserve_gateway_untokenized_requests", "Requests routed without their prefix", ())
+        self._prompt_tokens = counter(
+            "memserve_instance_prompt_tokens", "Where prompt tokens came from", ("instance", "source")
+        )
+        self._output_tokens = counter("memserve_instance_output_tokens", "Generated tokens", ("instance",))
+        self._moved = {
+            what: counter(f"memserve_transfer_{what}", f"{what.capitalize()} moved between instances", _HOP)
+            for what in ("tokens", "bytes", "blocks", "calls")
+        }
+        self._transfer_s = Histogram(
+            "memserve_transfer_seconds", "Time of one hand-over", _HOP, buckets=_TRANSFER_S, registry=self.registry
+        )
+        self.ttft_s = Histogram(
+            "memserve_gateway_ttft_seconds", "Until the first bytes of a stream", buckets=_LATENCY_S,
+            registry=self.registry,
+        )  # fmt: skip
+        self.request_s = Histogram(
+            "memserve_gateway_request_seconds", "Whole requests", ("route",), buckets=_LATENCY_S, registry=self.registry
+        )
+        self.registry.register(_ViewCollector(view))
+
+    def exposition(self) -> bytes:
+        """The text that a scrape gets."""
+        return generate_latest(self.registry)
+
+    def count_report(self, report: RequestReport) -> None:
+        sources = {
+            "hbm": report.hbm_tokens,
+            "dram": report.dram_tokens,
+            "received": report.received_tokens,
+            "computed": report.computed_tokens,
+        }
+        for source, num_tokens in sources.items():
+            self._prompt_tokens.labels(report.instance, source).inc(num_tokens)
+        self._output_tokens.labels(report.instance).inc(report.output_tokens)
+        for moved in report.moved:
+            self._count_moved(moved)
+
+    def _count_moved(self, moved: MovedBlocks) -> None:
+        hop = (moved.source, moved.target, moved.path)
+        self._moved["tokens"].labels(*hop).inc(moved.num_tokens)
+        self._moved["bytes"].labels(*hop).inc(moved.num_bytes)
+        self._moved["blocks"].labels(*hop).inc(moved.num_blocks)
+        self._moved["calls"].labels(*hop).inc(moved.num_calls)
+        self._transfer_s.labels(*hop).observe(moved.seconds)
+
+
+def _counters(registry: CollectorRegistry) -> Callable[[str, str, tuple[str, ...]], Counter]:
+    return lambda name, text, labels: Counter(name, text, labels, registry=registry)
+
+
+class _ViewCollector(Collector):
+    """Gauges of the cluster, as it is at the scrape."""
+
+    def __init__(self, view: Callable[[], ClusterView]) -> None:
+        self._view = view
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        view = self._view()
+        instances = GaugeMetricFamily(
+            "memserve_cluster_instances", "Instances by role and state", labels=("role", "state")
+        )
+        for (role, state), number in Tally((i.role.value, i.state.value) for i in view.instances).items():
+            instances.add_metric((role, state), number)
+        yield instances
+        yield GaugeMetricFamily("memserve_cluster_epoch", "Number of the cluster view", value=view.epoch)
+        yield from self._loads(view)
+
+    def _loads(self, view: ClusterView) -> Iterator[GaugeMetricFamily]:
+        requests = GaugeMetricFamily(
+            "memserve_instance_requests", "Requests inside an engine", labels=("instance", "state")
+        )
+        blocks = GaugeMetricFamily("memserve_pool_blocks", "Blocks of a pool", labels=("instance", "tier", "state"))
+        for instance in view.instances:
+            requests.add_metric((instance.instance, "running"), instance.load.num_running)
+            requests.add_metric((instance.instance, "waiting"), instance.load.num_waiting)
+            for tier in instance.load.pool:
+                name = Tier(tier.tier).name.lower()
+                states = {
+                    "free": tier.num_free,
+                    "reserved": tier.num_reserved,
+                    "cached": tier.num_cached,
+                    "leased": tier.num_leased,
+                    "total": tier.num_blocks,
+                }
+                for state, number in states.items():
+                    blocks.add_metric((instance.instance, name, state), number)
+        yield requests
+        yield blocks

@@ -1,0 +1,106 @@
+"""/v1/chat/completions and /v1/completions: the edge between one HTTP exchange and its RequestFlow.
+
+Owns request ids, the deadline of the whole exchange, the hang-up watch, and the mapping of every ending
+to an answer, a record and a metric. Raw ASGI: nothing between the client's socket and the upstream's.
+"""
+
+import logging
+import re
+import uuid
+from http import HTTPStatus
+
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from memserve.core.errors import DeadlineExceeded
+from memserve.core.ids import RequestId
+from memserve.gateway import request_body
+from memserve.gateway.client_connection import ClientConnection
+from memserve.gateway.ending import scope
+from memserve.gateway.errors import ApiError, ClientGone
+from memserve.gateway.records import RequestState
+from memserve.gateway.request_flow import Job, RequestFlow
+from memserve.gateway.runtime import GatewayRuntime
+
+_log = logging.getLogger(__name__)
+
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
+REQUEST_ID_HEADER = "x-request-id"
+
+
+class CompletionRoute:
+    """ASGI app for one path."""
+
+    def __init__(self, runtime: GatewayRuntime, path: str) -> None:
+        self._runtime = runtime
+        self._context = runtime.context
+        self._path = path
+
+    async def __call__(self, asgi_scope: AsgiScope, receive: Receive, send: Send) -> None:
+        client = ClientConnection(asgi_scope, receive, send)
+        request_id = self._take_id(client.headers.get(REQUEST_ID_HEADER, ""))
+        client.extra_headers.append((REQUEST_ID_HEADER.encode(), request_id.encode()))
+        self._context.history.open(request_id, route=self._path)
+        state, error = RequestState.FAILED, ""
+        try:
+            state, error = await self._answer(client, request_id)
+        finally:
+            self._close(request_id, client, state, error)
+
+    def _take_id(self, wanted: str) -> RequestId:
+        # Reservations, reports and records are by id, so one that was seen before gets a suffix.
+        if not _ID.fullmatch(wanted):
+            return RequestId(uuid.uuid4().hex)
+        request_id = RequestId(wanted)
+        return RequestId(f"{wanted}-{uuid.uuid4().hex[:8]}") if request_id in self._context.history else request_id
+
+    async def _answer(self, client: ClientConnection, request_id: RequestId) -> tuple[RequestState, str]:
+        try:
+            try:
+                await self._serve(client, request_id)
+            except ApiError as error:
+                await client.fail(error)
+                return RequestState.FAILED, str(error)
+            except DeadlineExceeded as error:
+                late = ApiError(f"the request was {error}", status=HTTPStatus.GATEWAY_TIMEOUT)
+                await client.fail(late)
+                return RequestState.FAILED, str(late)
+        except ClientGone as error:
+            return RequestState.DISCONNECTED, str(error)
+        refused = client.status is None or client.status >= HTTPStatus.BAD_REQUEST
+        return (RequestState.REFUSED if refused else RequestState.SERVED), ""
+
+    async def _serve(self, client: ClientConnection, request_id: RequestId) -> None:
+        request = request_body.parse(await client.read_body())
+        async with scope(deadline_s=self._context.settings.request_deadline_s) as work, client.ends(work):
+            tokens = await self._context.tokenizer.tokens(path=self._path, body=request.values)
+            self._note(request_id, request.model, tokens)
+            job = Job(
+                id=request_id,
+                path=self._path,
+                request=request,
+                headers=client.headers,
+                tokens=tokens,
+                alone=request_body.must_run_alone(request),
+            )
+            await RequestFlow(
+                job,
+                context=self._context,
+                upstream=self._runtime.upstream,
+                watch=self._runtime.watch,
+                desk=self._runtime.desk,
+                client=client,
+            ).run()
+
+    def _note(self, request_id: RequestId, model: str, tokens: bytes) -> None:
+        if not tokens:
+            self._context.metrics.unrouted.inc()
+        self._context.history.understood(request_id, model=model, prompt_tokens=len(tokens) // 4 or None)
+
+    def _close(self, request_id: RequestId, client: ClientConnection, state: RequestState, error: str) -> None:
+        seconds = self._context.history.close(request_id, state=state, status=client.status, error=error)
+        status = "499" if state is RequestState.DISCONNECTED else str(client.status or 500)
+        self._context.metrics.requests.labels(self._path, status).inc()
+        self._context.metrics.request_s.labels(self._path).observe(seconds)
+        if error:
+            _log.info("request %s %s: %s", request_id, state, error)

@@ -1,0 +1,36 @@
+"""What the gateway needs from its neighbours, as narrow as it uses them.
+
+Owns no behaviour. The Scheduler and the ClusterManager fit as they are; tests bring their own.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from memserve.cluster.view import ClusterView
+from memserve.core.ids import Incarnation, InstanceId, RequestId
+
+
+class Membership(Protocol):
+    """The cluster manager as the gateway sees it."""
+
+    @property
+    def view(self) -> ClusterView: ...
+
+    def request_failed(self, instance: InstanceId, incarnation: Incarnation, why: str) -> None:
+        """A request met a fault at this instance; the manager looks into it. Never blocks."""
+        ...
+
+
+class PromptTokenizer(Protocol):
+    async def tokens(self, *, path: str, body: Mapping[str, Any]) -> bytes:
+        """The prompt's tokens as little-endian int32; b"" when they cannot be told. Never raises."""
+        ...
+
+
+class ReleaseClient(Protocol):
+    async def release(self, *, endpoint: str, request: RequestId, deadline_s: float) -> None:
+        """Tell the agent at `endpoint` that nobody will ask for what it holds for `request`.
+
+        Raises MemserveError when it cannot be told; a lease then ends it.
+        """
+        ...

@@ -1,0 +1,116 @@
+"""What became of each request, kept for a while: decisions, reports, times.
+
+Owns the bounded history (oldest out) and the rule that a report counts once per (request, instance,
+phase). Never holds prompts or outputs.
+"""
+
+from collections import OrderedDict
+from enum import StrEnum
+from itertools import islice
+
+import msgspec
+
+from memserve.core.clock import Clock
+from memserve.core.ids import RequestId
+from memserve.scheduler.decision import Decision
+from memserve.wire.messages import RequestReport
+
+MAX_RECORDS = 10_000
+
+
+class RequestState(StrEnum):
+    RUNNING = "running"
+    SERVED = "served"
+    REFUSED = "refused"
+    """The engine answered 4xx."""
+    FAILED = "failed"
+    DISCONNECTED = "disconnected"
+
+
+class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
+    request: RequestId
+    route: str
+    started: float
+    """Clock seconds."""
+    state: RequestState = RequestState.RUNNING
+    status: int | None = None
+    model: str = ""
+    prompt_tokens: int | None = None
+    """As tokenised for routing; None when it was not."""
+    ttft_s: float | None = None
+    seconds: float | None = None
+    error: str = ""
+    decisions: tuple[Decision, ...] = ()
+    """More than one when instances failed."""
+    reports: tuple[RequestReport, ...] = ()
+
+
+class RequestHistory:
+    """The last `max_records` requests by id."""
+
+    def __init__(self, *, clock: Clock, max_records: int = MAX_RECORDS) -> None:
+        self._clock = clock
+        self._max_records = max_records
+        self._records: OrderedDict[RequestId, RequestRecord] = OrderedDict()
+
+    def __contains__(self, request: RequestId) -> bool:
+        return request in self._records
+
+    def find(self, request: RequestId) -> RequestRecord | None:
+        return self._records.get(request)
+
+    def latest(self, limit: int) -> list[RequestRecord]:
+        """Newest first."""
+        return list(islice(reversed(self._records.values()), max(0, limit)))
+
+    def open(self, request: RequestId, *, route: str) -> None:
+        self._store(RequestRecord(request=request, route=route, started=self._clock.now()))
+
+    def understood(self, request: RequestId, *, model: str, prompt_tokens: int | None) -> None:
+        self._change(request, model=model, prompt_tokens=prompt_tokens)
+
+    def decided(self, decision: Decision) -> None:
+        record = self._records.get(decision.request)
+        if record is not None:
+            self._change(decision.request, decisions=(*record.decisions, decision))
+
+    def first_bytes(self, request: RequestId) -> float:
+        """Note the first bytes to the client; seconds since the request came."""
+        record = self._records.get(request)
+        if record is None:
+            return 0.0
+        ttft_s = self._clock.now() - record.started
+        self._change(request, ttft_s=ttft_s)
+        return ttft_s
+
+    def close(self, request: RequestId, *, state: RequestState, status: int | None, error: str) -> float:
+        """Note the end; seconds since the request came."""
+        record = self._records.get(request)
+        if record is None:
+            return 0.0
+        seconds = self._clock.now() - record.started
+        self._change(request, state=state, status=status, error=error, seconds=seconds)
+        return seconds
+
+    def add_report(self, report: RequestReport) -> bool:
+        """False when this instance's report for this phase is known already."""
+        record = self._records.get(report.request)
+        if record is None:
+            record = RequestRecord(request=report.request, route="", started=self._clock.now())
+        if any(r.instance == report.instance and r.phase is report.phase for r in record.reports):
+            return False
+        self._store(msgspec.structs.replace(record, reports=(*record.reports, report)))
+        return True
+
+    def _change(self, request: RequestId, **changes: object) -> None:
+        record = self._records.get(request)
+        if record is not None:
+            self._records[request] = msgspec.structs.replace(record, **changes)
+
+    def _store(self, record: RequestRecord) -> None:
+        self._records[record.request] = record
+        while len(self._records) > self._max_records:
+            self._records.popitem(last=False)
+
+    def __repr__(self) -> str:
+        return f"RequestHistory({len(self._records)}/{self._max_records})"

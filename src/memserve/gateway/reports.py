@@ -1,0 +1,20 @@
+"""Facts from the instances: each report becomes part of its request's record and of the counters, once.
+
+Owns nothing but the path. Reports come inside prefill answers and, later, through the cluster manager;
+whichever is first counts.
+"""
+
+from memserve.gateway.metrics import GatewayMetrics
+from memserve.gateway.records import RequestHistory
+from memserve.wire.messages import RequestReport
+
+
+class ReportLog:
+    def __init__(self, *, history: RequestHistory, metrics: GatewayMetrics) -> None:
+        self._history = history
+        self._metrics = metrics
+
+    def ingest(self, report: RequestReport) -> None:
+        """Take a report in; a repeat changes nothing. Fits the manager's on_report."""
+        if self._history.add_report(report):
+            self._metrics.count_report(report)

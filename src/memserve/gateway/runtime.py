@@ -1,0 +1,50 @@
+"""What lives as long as the gateway serves: upstream connections, the instance watch, releases.
+
+Owns the one background task, which follows the cluster view.
+
+    built -> open (inside the event loop) -> serving -> closed
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from memserve.gateway.context import GatewayContext
+from memserve.gateway.release import ReleaseDesk
+from memserve.gateway.upstream import Upstream
+from memserve.gateway.watch import InstanceWatch
+
+_VIEW_PERIOD_S = 0.1
+
+
+class GatewayRuntime:
+    def __init__(self, context: GatewayContext) -> None:
+        self.context = context
+        self.watch = InstanceWatch(on_left=context.scheduler.forget)
+        self.desk = ReleaseDesk(context.releases)
+        self._upstream: Upstream | None = None
+
+    @property
+    def upstream(self) -> Upstream:
+        if self._upstream is None:
+            raise RuntimeError("the gateway is not open: run its app with lifespan support")
+        return self._upstream
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Connections and the view follower, for the length of the block."""
+        self._upstream = Upstream()
+        try:
+            async with asyncio.TaskGroup() as group:
+                follower = group.create_task(self._follow_view(), name="view follower")
+                yield
+                follower.cancel()
+        finally:
+            await self.desk.close()
+            await self._upstream.close()
+            self._upstream = None
+
+    async def _follow_view(self) -> None:
+        while True:
+            self.watch.update(self.context.cluster.view)
+            await asyncio.sleep(_VIEW_PERIOD_S)

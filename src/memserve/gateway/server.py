@@ -1,0 +1,77 @@
+"""An ASGI app on an address: start, tell the port, stop gracefully.
+
+Owns the listening socket. On SIGINT or SIGTERM, or when `running` is left, it takes no new connections,
+gives requests in progress GRACE_S seconds and closes.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from memserve.core.errors import ConfigError
+
+GRACE_S = 10
+_BACKLOG = 2048
+_log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """Says when it has started instead of being asked again and again."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.has_started = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.has_started.set()
+
+
+async def serve(app: ASGIApp, *, host: str, port: int) -> None:
+    """Serve until a signal says stop. Raises ConfigError when the address cannot be had."""
+    listener = _listen(host, port)
+    _log.info("serving on http://%s:%d", host, listener.getsockname()[1])
+    await _Server(_config(app)).serve(sockets=[listener])
+
+
+@asynccontextmanager
+async def running(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
+    """Serve for the length of the block; gives the port. Raises ConfigError when it cannot start."""
+    listener = _listen(host, port)
+    bound: int = listener.getsockname()[1]
+    server = _Server(_config(app))
+    task = asyncio.create_task(server.serve(sockets=[listener]), name=f"http server {bound}")
+    started = asyncio.create_task(server.has_started.wait(), name=f"http server {bound} start")
+    try:
+        await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            raise ConfigError(f"the server on {host}:{bound} did not start") from task.exception()
+        yield bound
+    finally:
+        started.cancel()
+        server.should_exit = True
+        await asyncio.wait({task, started})
+
+
+def _config(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another address") from error

@@ -1,0 +1,59 @@
+"""Which work depends on which instance: ends it when that incarnation leaves the view.
+
+Owns the scopes of work in progress by instance. An upstream that stalls without closing its connection
+is noticed here, because the cluster manager declares the instance dead.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from memserve.cluster.view import ClusterView, InstanceState, InstanceView
+from memserve.core.ids import Incarnation, InstanceId
+from memserve.gateway.ending import Scope, scope
+from memserve.gateway.errors import InstanceLost
+
+Member = tuple[InstanceId, Incarnation]
+
+
+class InstanceWatch:
+    def __init__(self, on_left: Callable[[InstanceId], None]) -> None:
+        """`on_left` is called once for each instance whose incarnation is no longer in the view."""
+        self._on_left = on_left
+        self._members: set[Member] = set()
+        self._view: ClusterView | None = None
+        self._scopes: dict[Member, set[Scope]] = {}
+
+    @asynccontextmanager
+    async def using(self, instance: InstanceView) -> AsyncIterator[None]:
+        """Run the block as long as this incarnation is in the cluster; raises InstanceLost when it leaves."""
+        member = (instance.instance, instance.incarnation)
+        async with scope() as handle:
+            scopes = self._scopes.setdefault(member, set())
+            scopes.add(handle)
+            try:
+                yield
+            finally:
+                scopes.discard(handle)
+                if not scopes and self._scopes.get(member) is scopes:
+                    del self._scopes[member]
+
+    def update(self, view: ClusterView) -> None:
+        """Compare with the view before; idempotent for the same view."""
+        if view is self._view:
+            return
+        self._view = view
+        members = {(i.instance, i.incarnation) for i in view.instances if i.state is not InstanceState.LEFT}
+        for member in self._members - members:
+            self._on_left(member[0])
+        self._members = members
+        for member in [m for m in self._scopes if m not in members]:
+            self._end(member)
+
+    def _end(self, member: Member) -> None:
+        instance, incarnation = member
+        for handle in self._scopes.pop(member):
+            handle.end(InstanceLost("left the cluster", instance=instance, incarnation=incarnation))
+
+    def __repr__(self) -> str:
+        working = {f"{i}@{n}": len(scopes) for (i, n), scopes in self._scopes.items()}
+        return f"InstanceWatch(members={len(self._members)}, working={working})"
