@@ -1,0 +1,83 @@
+"""Free blocks of one tier. Knows which ids are out, never who has them or what they hold.
+
+An id carries the generation of its block, which grows with each free: an id that was freed is
+recognised for 2**28 further uses of its block.
+"""
+
+from collections.abc import Sequence
+
+from memserve.core.enums import Tier
+from memserve.core.errors import ConfigError, InvalidBlocks, PoolExhausted
+from memserve.core.ids import BlockId, block_generation, block_index, make_block_id
+
+
+class BlockAllocator:
+    """Hands out and takes back the blocks 0 .. num_blocks - 1 of one tier, last freed first."""
+
+    def __init__(self, *, tier: Tier, num_blocks: int) -> None:
+        if num_blocks < 0:
+            raise ConfigError(f"{num_blocks} blocks of {tier.name}: the number of blocks cannot be negative")
+        self._tier = tier
+        self._num_blocks = num_blocks
+        # Ids are made when a block becomes free, so that handing them out is one slice.
+        self._free = [make_block_id(tier, 0, index) for index in reversed(range(num_blocks))]
+        self._used: set[BlockId] = set()
+        first = make_block_id(tier, 0, 0)
+        self._one_generation = make_block_id(tier, 1, 0) - first
+        self._last_generation = make_block_id(tier, -1, 0)
+
+    def __repr__(self) -> str:
+        return f"BlockAllocator({self._tier.name}, {self.num_free} of {self._num_blocks} blocks free)"
+
+    @property
+    def num_blocks(self) -> int:
+        return self._num_blocks
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    def is_used(self, block: BlockId) -> bool:
+        """True between the allocate that returned this very id and its free."""
+        return block in self._used
+
+    def allocate(self, num_blocks: int) -> tuple[BlockId, ...]:
+        """That many blocks or none. Raises PoolExhausted when there are fewer, InvalidBlocks below 1."""
+        if num_blocks < 1:
+            raise InvalidBlocks(f"cannot allocate {num_blocks} blocks of {self._tier.name}: ask for at least 1")
+        free = self._free
+        if num_blocks > len(free):
+            raise PoolExhausted(
+                f"{num_blocks} blocks of {self._tier.name} asked for, {len(free)} of {self._num_blocks} are free; "
+                "ask for fewer or free some"
+            )
+        taken = tuple(free[: -num_blocks - 1 : -1])
+        del free[-num_blocks:]
+        self._used.update(taken)
+        return taken
+
+    def free(self, blocks: Sequence[BlockId]) -> None:
+        """Take all back or none. Raises InvalidBlocks for any that is not out, or is named twice."""
+        returned = set(blocks)
+        if len(returned) != len(blocks) or not returned <= self._used:
+            raise InvalidBlocks(self._explain(blocks))
+        self._used -= returned
+        if max(returned, default=0) >= self._last_generation:
+            self._free += [self._successor(block) for block in reversed(blocks)]
+            return
+        step = self._one_generation
+        self._free += [BlockId(block + step) for block in reversed(blocks)]
+
+    def _successor(self, block: BlockId) -> BlockId:
+        return make_block_id(self._tier, block_generation(block) + 1, block_index(block))
+
+    def _explain(self, blocks: Sequence[BlockId]) -> str:
+        strange = [block for block in blocks if block not in self._used]
+        if not strange:
+            return (
+                f"{len(blocks)} blocks of {self._tier.name} to free, {len(set(blocks))} different ones: name each once"
+            )
+        return (
+            f"{len(strange)} of {len(blocks)} blocks are not allocated from {self._tier.name}, the first is "
+            f"{strange[0]:#x}: freed before, from an earlier use of the block, or from another pool or tier"
+        )

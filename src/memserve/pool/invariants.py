@@ -1,0 +1,72 @@
+"""What must hold of a pool between any two calls. Raises InvariantError: then memserve has a bug.
+
+Reads everything, changes nothing; linear in the size of the pool, so for tests and diagnosis.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from memserve.core.enums import Tier
+from memserve.core.errors import InvariantError
+from memserve.core.ids import BlockId, block_tier
+from memserve.pool.allocator import BlockAllocator
+from memserve.pool.block import BlockState, BlockStates
+from memserve.pool.radix_index import RadixIndex
+from memserve.pool.radix_node import Anchor, Node
+from memserve.pool.tokens import TOKEN_BYTES
+
+
+def check_states(
+    states: BlockStates, allocators: Mapping[Tier, BlockAllocator], expected: Mapping[BlockState, Iterable[BlockId]]
+) -> None:
+    """Each block that is out is in the state that its one place says, and the counts add up."""
+    places = [(block, state) for state, blocks in expected.items() for block in blocks]
+    table = states.not_free()
+    _require(len(dict(places)) == len(places), "a block is in two places")
+    _require(dict(places) == table, f"places {Counter(s for _, s in places)}, table {Counter(table.values())}")
+    for tier, allocator in allocators.items():
+        out = [block for block in table if block_tier(block) is tier]
+        _require(all(map(allocator.is_used, out)), f"a free block of {tier.name} is in use")
+        _require(
+            len(out) + allocator.num_free == allocator.num_blocks,
+            f"{tier.name}: {len(out)} in use and {allocator.num_free} free of {allocator.num_blocks}",
+        )
+        for state in expected:
+            number = sum(table[block] is state for block in out)
+            _require(states.count(tier, state) == number, f"{tier.name} counts {state.value} blocks wrong")
+
+
+def check_index(index: RadixIndex, anchors: Iterable[Anchor]) -> None:
+    """The tree is a path-compressed tree, and its anchors are the given ones."""
+    width = index.block_size * TOKEN_BYTES
+    nodes = list(index.nodes())
+    for node in nodes:
+        _require(len(node.blocks) > 0, f"{node!r} is empty")
+        _require(len(node.run) == len(node.blocks) * width, f"{node!r} has {len(node.run)} bytes of tokens")
+        _require(node.parent is not None, f"{node!r} is in the tree without a parent")
+        for key, child in node.children.items():
+            _require(child.parent is node and child.run.startswith(key), f"{child!r} is under the wrong key")
+            _require(child.used_at <= node.used_at, f"{child!r} is used after its parent")
+    num_blocks = sum(len(node.blocks) for node in nodes)
+    _require(num_blocks == index.num_blocks, f"{num_blocks} blocks in the tree, {index.num_blocks} counted")
+    _check_anchors(nodes, anchors)
+
+
+def check_queued(index: RadixIndex) -> None:
+    """Every node waits in the eviction queue of each tier that it names a block of."""
+    for node in index.nodes():
+        for block in node.blocks:
+            _require(bool(node.queued & 1 << block_tier(block)), f"{node!r} cannot be evicted: not queued")
+
+
+def _check_anchors(nodes: Iterable[Node], anchors: Iterable[Anchor]) -> None:
+    there = {anchor: node for node in nodes for anchor in node.anchors or ()}
+    placed = {anchor: anchor.node for anchor in anchors if anchor.offset}
+    _require(there == placed, f"{len(there)} anchors in the tree, {len(placed)} held")
+    for anchor, node in there.items():
+        _require(0 < anchor.offset <= len(node.blocks), f"{anchor!r} reaches beyond its node")
+
+
+def _require(holds: bool, text: str) -> None:  # noqa: FBT001
+    if not holds:
+        raise InvariantError(text)

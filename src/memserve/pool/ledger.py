@@ -1,0 +1,439 @@
+"""The block ledger of one pool: who has which block, what the index names, what goes when space is short.
+
+Owns every decision of a MemPool on one instance; calls come in, plain answers and events go out.
+Never copies bytes, never waits, never looks at a clock but the injected one. Not safe for threads:
+the caller holds a lock around each call.
+
+Life of a block: allocated for an owner (active), inserted under its tokens (historical), then
+evicted or deleted. Whatever a lease reads keeps its bytes until the lease ends. An index entry is
+always removed before its block can be handed out again.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from memserve.core.clock import Clock
+from memserve.core.enums import Tier
+from memserve.core.errors import InvalidBlocks, PoolExhausted
+from memserve.core.ids import BlockId, LeaseId, block_tier
+from memserve.pool.allocator import BlockAllocator
+from memserve.pool.block import BlockState, BlockStates, by_tier
+from memserve.pool.events import EventLog, PoolEvent
+from memserve.pool.eviction import EvictionPolicy, LeastRecentlyUsed
+from memserve.pool.eviction_queue import EvictionQueue
+from memserve.pool.invariants import check_index, check_queued, check_states
+from memserve.pool.lease import Allocation, Hold, HoldBook, Lease, deadline_after
+from memserve.pool.radix_index import Insertion, Place, Pruned, RadixIndex, differing
+from memserve.pool.radix_node import Anchor, Node
+from memserve.pool.reclaim import Reclaimer, Spot, num_protected
+from memserve.pool.swap import Swap
+from memserve.pool.tokens import Tokens
+from memserve.wire.identity import Namespace
+from memserve.wire.messages import TierStats
+
+
+class Match(msgspec.Struct, frozen=True, kw_only=True):
+    """The longest cached prefix. Its blocks stay readable until the lease ends."""
+
+    blocks: tuple[BlockId, ...] = ()
+    num_tokens: int = 0
+    lease: LeaseId | None = None
+    """None exactly when nothing matched."""
+
+
+class PoolLedger:
+    """All state of one pool, changed only through these methods; each does all of its work or none."""
+
+    def __init__(
+        self, *, block_size: int, capacity: Mapping[Tier, int], clock: Clock, eviction: EvictionPolicy | None = None
+    ) -> None:
+        self.block_size = block_size
+        self._clock = clock
+        self._allocators = {tier: BlockAllocator(tier=tier, num_blocks=n) for tier, n in sorted(capacity.items())}
+        self._states = BlockStates()
+        self._index = RadixIndex(block_size=block_size)
+        self._queue = EvictionQueue(eviction or LeastRecentlyUsed())
+        self._holds = HoldBook()
+        self._active: dict[BlockId, Allocation] = {}
+        self._detached: dict[BlockId, int] = {}
+        self._swaps: dict[int, list[Anchor]] = {}
+        self._moving: set[BlockId] = set()
+        self._receiving: set[BlockId] = set()
+        self._events = EventLog()
+
+    def __repr__(self) -> str:
+        tiers = "; ".join(
+            f"{s.tier.name} {s.num_free} free, {s.num_reserved} reserved, {s.num_cached} cached of {s.num_blocks}"
+            for s in self.stats()
+        )
+        return f"PoolLedger({tiers}; {self.num_leases} leases, {len(self._swaps)} swaps)"
+
+    # ------------------------------------------------------------ active blocks
+
+    def allocate(self, num_blocks: int, *, tier: Tier, owner: str, ttl_s: float | None = None) -> tuple[BlockId, ...]:
+        """Active blocks of `owner`, until freed, inserted, or ttl_s seconds after the owner's last sign.
+
+        Evicts when short. Raises PoolExhausted when leases and active blocks leave too few, InvalidBlocks
+        below 1, InvalidLease for an impossible ttl_s; nothing has changed then.
+        """
+        deadline = deadline_after(self._clock.now(), ttl_s)
+        blocks = self._take(num_blocks, tier, BlockState.ACTIVE)
+        allocation = Allocation(id=self._holds.new_id(), owner=owner, deadline=deadline, blocks=blocks)
+        self._holds.open(allocation)
+        self._active.update(dict.fromkeys(blocks, allocation))
+        return blocks
+
+    def free(self, blocks: Sequence[BlockId]) -> None:
+        """Give active blocks back. Raises InvalidBlocks, and frees none, if any is not active or named twice."""
+        self._require_active(blocks)
+        self._end_active(blocks)
+        self._to_free(blocks, BlockState.ACTIVE)
+
+    # ------------------------------------------------------------ the index
+
+    def insert(self, tokens: Tokens, blocks: Sequence[BlockId], *, namespace: Namespace = b"") -> Insertion:
+        """Index the first len(blocks) whole blocks of tokens: active blocks become historical.
+
+        Where the prefix is indexed already, `blocks` may name the very same blocks, or active copies,
+        which are freed at once and come back as duplicates, or ids that are no longer in use, which are
+        passed over: repeating an insert changes nothing. Raises InvalidTokens when tokens are too few,
+        InvalidBlocks when a block is neither active nor in its place.
+        """
+        data = self._index.whole_blocks(tokens, num_blocks=len(blocks))
+        place = self._index.find(data, namespace=namespace)
+        held = place.blocks if place else []
+        new = blocks[len(held) :]
+        duplicates = self._check_insert(blocks, new, held)
+        if new:
+            self._end_active(new)
+            self._states.move(new, BlockState.ACTIVE, BlockState.HISTORICAL)
+            self._adopt(self._index.graft(place, data, new, namespace=namespace))
+            self._announce_stored(data, new, namespace)
+        elif place:
+            self._queue.used(place.node)
+        self._end_active(duplicates)
+        self._to_free(duplicates, BlockState.ACTIVE)
+        return Insertion(num_new=len(new), duplicates=duplicates)
+
+    def match(self, tokens: Tokens, *, owner: str, namespace: Namespace = b"", ttl_s: float | None = None) -> Match:
+        """The longest cached prefix in whole blocks, under a lease of `owner`; an empty one takes no lease.
+
+        Raises InvalidLease for an impossible ttl_s.
+        """
+        deadline = deadline_after(self._clock.now(), ttl_s)
+        place = self._index.find(self._index.whole_blocks(tokens), namespace=namespace)
+        if place is None:
+            return Match()
+        self._queue.used(place.node)
+        anchor = self._index.anchor(place)
+        lease = Lease(id=self._holds.new_id(), owner=owner, deadline=deadline, anchor=anchor)
+        self._holds.open(lease)
+        blocks = tuple(place.blocks)
+        return Match(blocks=blocks, num_tokens=len(blocks) * self.block_size, lease=lease.id)
+
+    def delete(self, tokens: Tokens, *, namespace: Namespace = b"") -> int:
+        """Drop the entry of the last whole block of tokens and all below it; the number of entries dropped.
+
+        Leased blocks are unindexed at once and reused after the last release. Raises InvalidTokens below
+        one whole block.
+        """
+        pruned = self._index.prune_at(tokens, namespace=namespace)
+        if pruned.blocks:
+            data = self._index.whole_blocks(tokens)
+            self._unindexed(pruned)
+            self._events.evicted(namespace=namespace, tokens=data, num_blocks=len(pruned.blocks))
+        return len(pruned.blocks)
+
+    # ------------------------------------------------------------ leases and owners
+
+    def release(self, lease: LeaseId) -> None:
+        """End a lease. Nothing happens when it has ended."""
+        hold = self._holds.find(lease)
+        if isinstance(hold, Lease):
+            self._end(hold)
+
+    def extend(self, owner: str, *, ttl_s: float) -> None:
+        """Leases and active blocks of this owner live for at least ttl_s seconds from now."""
+        self._holds.extend(owner, deadline=deadline_after(self._clock.now(), ttl_s))
+
+    def release_owner(self, owner: str) -> None:
+        """End all leases and free all active blocks of an owner that is dead or gave up."""
+        for hold in self._holds.held_by(owner):
+            self._end(hold)
+
+    def expire(self) -> int:
+        """End what is past its deadline; the number of leases and allocations ended."""
+        past = self._holds.expired(self._clock.now())
+        for hold in past:
+            self._end(hold)
+        return len(past)
+
+    # ------------------------------------------------------------ moves between tiers
+
+    def begin_swap(self, num_blocks: int, *, source: Tier, target: Tier) -> Swap:
+        """Choose that many unleased historical blocks of `source`, and room for them in `target`.
+
+        Raises PoolExhausted when either has too few, InvalidBlocks for fewer than 1 or the same tier.
+        """
+        if num_blocks < 1 or source is target:
+            raise InvalidBlocks(f"cannot move {num_blocks} blocks from {source.name} to {target.name}")
+        reclaimer = Reclaimer(self._queue, source)
+        spots = reclaimer.victims(num_blocks)
+        reclaimer.close()
+        if len(spots) < num_blocks:
+            raise PoolExhausted(
+                f"{num_blocks} blocks to move out of {source.name}, {len(spots)} are cached and not leased there"
+            )
+        return self._open_swap(spots, target)
+
+    def begin_swap_in(self, blocks: Sequence[BlockId], *, target: Tier) -> Swap:
+        """Make room in `target` for these historical blocks of other tiers.
+
+        Raises InvalidBlocks for a block that is not indexed, there already or on the move, PoolExhausted.
+        """
+        unfit = [b for b in blocks if b in self._moving or self._states.state(b) is not BlockState.HISTORICAL]
+        if not blocks or unfit or len(set(blocks)) != len(blocks) or any(block_tier(b) is target for b in blocks):
+            raise InvalidBlocks(
+                f"cannot move {len(blocks)} blocks to {target.name}, {len(unfit)} of them not cached or on the move: "
+                f"give each once, cached in another tier"
+            )
+        return self._open_swap([Spot(*self._index.locate(block)) for block in blocks], target)
+
+    def finish_swap(self, swap: Swap) -> None:
+        """The bytes are copied: the index names the targets, the sources go as soon as no lease reads them.
+
+        A block that was deleted meanwhile stays deleted. Raises InvalidBlocks when the swap is not open.
+        """
+        if swap.id not in self._swaps:
+            raise InvalidBlocks(f"swap {swap.id} of {len(swap.pairs)} blocks is not open: finished or cancelled before")
+        readers = self._readers()
+        for source, target in swap.pairs:
+            if self._states.state(source) is BlockState.HISTORICAL:
+                self._rename(source, target, readers)
+            else:
+                self._to_free((target,), BlockState.RECEIVING)
+        self._close_swap(swap)
+
+    def cancel_swap(self, swap: Swap) -> None:
+        """Nothing was copied: the targets are free again. Nothing happens when the swap is not open."""
+        if swap.id in self._swaps:
+            self._to_free([target for _, target in swap.pairs], BlockState.RECEIVING)
+            self._close_swap(swap)
+
+    # ------------------------------------------------------------ what is going on
+
+    @property
+    def num_leases(self) -> int:
+        return sum(isinstance(hold, Lease) for hold in self._holds)
+
+    def stats(self) -> tuple[TierStats, ...]:
+        """One record a tier; free, reserved and cached blocks add up to all."""
+        leases = [hold.anchor for hold in self._holds if isinstance(hold, Lease)]
+        return tuple(
+            TierStats(
+                tier=tier,
+                num_blocks=allocator.num_blocks,
+                num_free=allocator.num_free,
+                num_reserved=allocator.num_blocks - allocator.num_free - self._num_cached(tier),
+                num_cached=self._num_cached(tier),
+                num_leased=num_protected(leases, tier),
+            )
+            for tier, allocator in self._allocators.items()
+        )
+
+    def take_events(self) -> tuple[PoolEvent, ...]:
+        """What happened to the index since the last call, oldest first."""
+        return self._events.take()
+
+    def check(self) -> None:
+        """Raise InvariantError unless everything fits together; linear in the size of the pool."""
+        expected = {
+            BlockState.ACTIVE: tuple(self._active),
+            BlockState.HISTORICAL: [block for node in self._index.nodes() for block in node.blocks],
+            BlockState.DETACHED: tuple(self._detached),
+            BlockState.RECEIVING: self._receiving,
+        }
+        check_states(self._states, self._allocators, expected)
+        check_index(self._index, self._anchors())
+        check_queued(self._index)
+
+    # ------------------------------------------------------------ inside
+
+    def _num_cached(self, tier: Tier) -> int:
+        return self._states.count(tier, BlockState.HISTORICAL)
+
+    def _take(self, num_blocks: int, tier: Tier, state: BlockState) -> tuple[BlockId, ...]:
+        if tier not in self._allocators:
+            raise PoolExhausted(f"{num_blocks} blocks of {tier.name} asked for; this pool has none at all")
+        allocator = self._allocators[tier]
+        if num_blocks > allocator.num_free:
+            self.expire()
+            self._evict(num_blocks - allocator.num_free, num_blocks, tier)
+        blocks = allocator.allocate(num_blocks)
+        self._states.move(blocks, BlockState.FREE, state)
+        return blocks
+
+    def _evict(self, short: int, num_asked: int, tier: Tier) -> None:
+        if short <= 0:
+            return
+        num_cached, num_held = self._num_cached(tier), num_protected(self._anchors(), tier)
+        if short > num_cached - num_held:
+            raise PoolExhausted(
+                f"{num_asked} blocks of {tier.name} asked for: {self._allocators[tier].num_free} of "
+                f"{self._allocators[tier].num_blocks} are free, {num_cached} cached and {num_held} of those leased; "
+                "ask for fewer, or release some"
+            )
+        reclaimer = Reclaimer(self._queue, tier)
+        before = self._allocators[tier].num_free
+        while (missing := short - (self._allocators[tier].num_free - before)) > 0:
+            cut = reclaimer.next_cut(missing)
+            if cut is None:
+                break
+            self._cut(cut.node, cut.keep)
+        reclaimer.close()
+
+    def _cut(self, node: Node, keep: int) -> None:
+        namespace, tokens = self._index.path(node, keep + 1)
+        pruned = self._index.prune(node, keep)
+        self._unindexed(pruned)
+        self._events.evicted(namespace=namespace, tokens=tokens, num_blocks=len(pruned.blocks))
+
+    def _anchors(self) -> list[Anchor]:
+        anchors = [hold.anchor for hold in self._holds if isinstance(hold, Lease)]
+        for moving in self._swaps.values():
+            anchors += moving
+        return anchors
+
+    def _require_active(self, blocks: Sequence[BlockId]) -> None:
+        if len(set(blocks)) != len(blocks):
+            raise InvalidBlocks(f"{len(blocks)} blocks, {len(set(blocks))} different ones: name each once")
+        strange = [block for block in blocks if block not in self._active]
+        if strange:
+            raise InvalidBlocks(
+                f"{len(strange)} of {len(blocks)} blocks are not active, the first is {strange[0]:#x} "
+                f"({self._states.state(strange[0]).value}): freed or inserted before, expired, or of another pool"
+            )
+
+    def _check_insert(
+        self, blocks: Sequence[BlockId], new: Sequence[BlockId], held: Sequence[BlockId]
+    ) -> tuple[BlockId, ...]:
+        """The active copies of what is indexed already."""
+        if len(set(blocks)) != len(blocks):
+            raise InvalidBlocks(f"{len(blocks)} blocks, {len(set(blocks))} different ones: name each once")
+        self._require_active(new)
+        others = differing(blocks, held)
+        misplaced = [b for b in others if self._states.state(b) in (BlockState.HISTORICAL, BlockState.RECEIVING)]
+        if misplaced:
+            raise InvalidBlocks(
+                f"{len(misplaced)} of {len(blocks)} blocks are indexed elsewhere or targets of a swap, "
+                f"the first is {misplaced[0]:#x}"
+            )
+        return tuple(block for block in others if block in self._active)
+
+    def _adopt(self, nodes: Iterable[Node]) -> None:
+        """Queue new nodes, and count the insert as a use of the path to the first."""
+        first, *_ = nodes = tuple(nodes)
+        self._queue.inserted(first)
+        for node in nodes:
+            for tier, _ in by_tier(node.blocks):
+                self._queue.add(node, tier)
+
+    def _announce_stored(self, data: bytes, new: Sequence[BlockId], namespace: Namespace) -> None:
+        for tier, num_blocks in by_tier(new):
+            self._events.stored(namespace=namespace, tokens=data, num_blocks=num_blocks, tier=tier)
+
+    def _end_active(self, blocks: Iterable[BlockId]) -> None:
+        for block in blocks:
+            allocation = self._active.pop(block)
+            allocation.num_left -= 1
+            if not allocation.num_left:
+                self._holds.close(allocation)
+
+    def _end(self, hold: Hold) -> None:
+        if isinstance(hold, Lease):
+            self._holds.close(hold)
+            self._drop_anchor(hold.anchor)
+        elif isinstance(hold, Allocation):
+            left = [block for block in hold.blocks if self._active.get(block) is hold]
+            self._end_active(left)
+            self._to_free(left, BlockState.ACTIVE)
+
+    def _drop_anchor(self, anchor: Anchor) -> None:
+        self._index.release(anchor)
+        last: list[BlockId] = []
+        for block in anchor.detached:
+            self._detached[block] -= 1
+            if not self._detached[block]:
+                del self._detached[block]
+                last.append(block)
+        anchor.detached.clear()
+        self._to_free(last, BlockState.DETACHED)
+
+    def _unindexed(self, pruned: Pruned) -> None:
+        """Free what the index no longer names, but what leases and swaps still read."""
+        for anchor, lost in pruned.displaced:
+            self._detach(anchor, lost)
+        kept = [block for block in pruned.blocks if block in self._detached] if pruned.displaced else []
+        self._states.move(kept, BlockState.HISTORICAL, BlockState.DETACHED)
+        gone = [block for block in pruned.blocks if block not in self._detached] if kept else pruned.blocks
+        self._to_free(gone, BlockState.HISTORICAL)
+
+    def _detach(self, anchor: Anchor, blocks: Iterable[BlockId]) -> None:
+        for block in blocks:
+            anchor.detached.append(block)
+            self._detached[block] = self._detached.get(block, 0) + 1
+
+    def _to_free(self, blocks: Sequence[BlockId], start: BlockState) -> None:
+        self._states.move(blocks, start, BlockState.FREE)
+        for tier, number in by_tier(blocks):
+            same = blocks if number == len(blocks) else [block for block in blocks if block_tier(block) is tier]
+            self._allocators[tier].free(same)
+
+    def _open_swap(self, spots: Sequence[Spot], target: Tier) -> Swap:
+        sources = [spot.node.blocks[spot.position] for spot in spots]
+        ends: dict[Node, int] = {}
+        for node, position in spots:
+            ends[node] = max(ends.get(node, 0), position + 1)
+        anchors = [self._index.anchor(Place(node, end, [])) for node, end in ends.items()]
+        try:
+            targets = self._take(len(sources), target, BlockState.RECEIVING)
+        except PoolExhausted:
+            for anchor in anchors:
+                self._index.release(anchor)
+            raise
+        swap = Swap(id=self._holds.new_id(), pairs=tuple(zip(sources, targets, strict=True)))
+        self._swaps[swap.id] = anchors
+        self._moving.update(sources)
+        self._receiving.update(targets)
+        return swap
+
+    def _close_swap(self, swap: Swap) -> None:
+        self._moving.difference_update(source for source, _ in swap.pairs)
+        self._receiving.difference_update(target for _, target in swap.pairs)
+        for anchor in self._swaps.pop(swap.id):
+            self._drop_anchor(anchor)
+
+    def _readers(self) -> dict[Node, list[tuple[Anchor, int]]]:
+        """By node, the leases that read its blocks, and how many leading ones."""
+        readers: dict[Node, list[tuple[Anchor, int]]] = {}
+        for hold in self._holds:
+            if isinstance(hold, Lease):
+                for node, offset in hold.anchor.path():
+                    readers.setdefault(node, []).append((hold.anchor, offset))
+        return readers
+
+    def _rename(self, source: BlockId, target: BlockId, readers: Mapping[Node, list[tuple[Anchor, int]]]) -> None:
+        node, position = self._index.locate(source)
+        self._index.replace(source, target)
+        self._states.move((target,), BlockState.RECEIVING, BlockState.HISTORICAL)
+        self._queue.add(node, block_tier(target))
+        reading = [anchor for anchor, offset in readers.get(node, ()) if offset > position]
+        for anchor in reading:
+            self._detach(anchor, (source,))
+        if reading:
+            self._states.move((source,), BlockState.HISTORICAL, BlockState.DETACHED)
+        else:
+            self._to_free((source,), BlockState.HISTORICAL)
+        namespace, tokens = self._index.path(node, position + 1)
+        self._events.moved(namespace=namespace, tokens=tokens, source=block_tier(source), target=block_tier(target))

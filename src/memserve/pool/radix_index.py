@@ -1,0 +1,313 @@
+"""The radix index of one pool: token prefix -> blocks, whole blocks at a time, exact.
+
+Owns the tree, and which node names which block. It compares token bytes, never hashes alone, so
+a match is always the asked prompt. Never decides what may go: callers prune what no anchor covers.
+
+Lifecycle of a node: made by an insert or a split, shortened or removed by `prune`. Each block is
+in one node; a prefix that is indexed has all of its blocks indexed.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from memserve.core.errors import ConfigError, InvalidBlocks, InvalidTokens
+from memserve.core.ids import BlockId
+from memserve.pool.block_homes import BlockHomes
+from memserve.pool.radix_node import Anchor, Node, Root, subtree
+from memserve.pool.tokens import TOKEN_BYTES, Tokens, as_token_bytes
+from memserve.wire.identity import Namespace
+
+GROW_LEAF_BLOCKS = 8
+"""A leaf takes additions up to this size into its own run: appending one by one makes no chain."""
+
+
+class Insertion(msgspec.Struct, frozen=True, kw_only=True):
+    """What an insert changed. Positions that held the very same block are neither new nor duplicates."""
+
+    num_new: int
+    duplicates: tuple[BlockId, ...]
+    """Given blocks whose position is indexed with another block: the first copy stays."""
+
+
+class Place(NamedTuple):
+    """The end of a matched prefix: the first `offset` blocks of `node`, and all blocks up to there."""
+
+    node: Node
+    offset: int
+    blocks: list[BlockId]
+
+
+class Pruned(NamedTuple):
+    """Blocks that the index no longer names, and the anchors that covered some of them."""
+
+    blocks: list[BlockId]
+    displaced: list[tuple[Anchor, list[BlockId]]]
+
+
+class RadixIndex:
+    """Path-compressed tree over whole blocks of `block_size` tokens; one root per namespace."""
+
+    def __init__(self, *, block_size: int) -> None:
+        if block_size < 1:
+            raise ConfigError(f"block size {block_size}: a block holds at least 1 token")
+        self.block_size = block_size
+        self._width = block_size * TOKEN_BYTES
+        self._roots: dict[Namespace, Root] = {}
+        self._homes = BlockHomes(self.nodes)
+        self._num_blocks = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"RadixIndex({self._num_blocks} blocks of {self.block_size} tokens in {sum(1 for _ in self.nodes())} "
+            f"nodes, {len(self._roots)} namespaces)"
+        )
+
+    @property
+    def num_blocks(self) -> int:
+        return self._num_blocks
+
+    def match(self, tokens: Tokens, *, namespace: Namespace = b"") -> tuple[BlockId, ...]:
+        """Blocks of the longest indexed prefix; tokens after the last whole block do not count."""
+        place = self.find(self.whole_blocks(tokens), namespace=namespace)
+        return tuple(place.blocks) if place else ()
+
+    def insert(self, tokens: Tokens, blocks: Sequence[BlockId], *, namespace: Namespace = b"") -> Insertion:
+        """Index the first len(blocks) whole blocks of tokens. The caller owns each block not yet indexed.
+
+        Raises InvalidTokens when there are fewer tokens, InvalidBlocks when a block is named twice.
+        """
+        data = self.whole_blocks(tokens, num_blocks=len(blocks))
+        if len(set(blocks)) != len(blocks):
+            raise InvalidBlocks(f"{len(blocks)} blocks for {len(blocks)} positions, some of them the same")
+        place = self.find(data, namespace=namespace)
+        num_held = len(place.blocks) if place else 0
+        if num_held < len(blocks):
+            self.graft(place, data, blocks[num_held:], namespace=namespace)
+        duplicates = differing(blocks, place.blocks) if place else ()
+        return Insertion(num_new=len(blocks) - num_held, duplicates=duplicates)
+
+    def delete(self, tokens: Tokens, *, namespace: Namespace = b"") -> tuple[BlockId, ...]:
+        """Remove the entry of the last whole block of tokens and all below it; the blocks that had entries.
+
+        Nothing happens when the prefix is not indexed. Raises InvalidTokens below one whole block.
+        """
+        return tuple(self.prune_at(tokens, namespace=namespace).blocks)
+
+    def replace(self, old: BlockId, new: BlockId) -> None:
+        """Name `new` where `old` was named: the bytes moved. Raises InvalidBlocks when `old` is not indexed."""
+        node, position = self.locate(old)
+        node.blocks[position] = new
+        self._homes.add(new, node)
+
+    def tokens_to(self, block: BlockId) -> bytes:
+        """Tokens up to and including this block. Raises InvalidBlocks when it is not indexed."""
+        node, position = self.locate(block)
+        return self.path(node, position + 1)[1]
+
+    # ------------------------------------------------------------ by place, for the ledger
+
+    def whole_blocks(self, tokens: Tokens, *, num_blocks: int | None = None) -> bytes:
+        """The whole blocks of `tokens` as bytes, or exactly the first `num_blocks` (InvalidTokens if fewer)."""
+        data = as_token_bytes(tokens)
+        end = len(data) - len(data) % self._width if num_blocks is None else num_blocks * self._width
+        if end > len(data):
+            raise InvalidTokens(
+                f"{num_blocks} blocks of {self.block_size} tokens need {end // TOKEN_BYTES} tokens, "
+                f"{len(data) // TOKEN_BYTES} are given"
+            )
+        return bytes(data[:end])
+
+    def find(self, data: bytes, *, namespace: Namespace) -> Place | None:
+        """Where the longest indexed prefix of `data` ends; None when it has no block at all."""
+        node: Node | None = self._roots.get(namespace)
+        if node is None:
+            return None
+        width, end, position, offset = self._width, len(data), 0, 0
+        blocks: list[BlockId] = []
+        while position < end:
+            child = node.children.get(data[position : position + width])
+            if child is None:
+                break
+            node = child
+            if not data.startswith(node.run, position):
+                offset = _num_common(node.run, data, position, width)
+                blocks += node.blocks[:offset]
+                break
+            blocks += node.blocks
+            offset = len(node.blocks)
+            position += offset * width
+        return Place(node, offset, blocks) if blocks else None
+
+    def graft(
+        self, place: Place | None, data: bytes, blocks: Sequence[BlockId], *, namespace: Namespace
+    ) -> tuple[Node, ...]:
+        """Index `blocks` for the end of `data`, right after `place`. The node that has them now comes first,
+        then the one that a split made, if any."""
+        upper, made = self._branch_point(place, namespace)
+        run = data[len(data) - len(blocks) * self._width :]
+        self._num_blocks += len(blocks)
+        if upper.parent is not None and not upper.children and len(blocks) <= GROW_LEAF_BLOCKS:
+            upper.run += run
+            upper.blocks += blocks
+            self._homes.changed(upper)
+            return (upper, *made)
+        child = Node(parent=upper, run=run, blocks=list(blocks))
+        upper.add_child(run[: self._width], child)
+        self._homes.changed(child)
+        return (child, *made)
+
+    def prune_at(self, tokens: Tokens, *, namespace: Namespace) -> Pruned:
+        """`delete` for a caller that keeps anchors."""
+        data = self.whole_blocks(tokens)
+        if not data:
+            raise InvalidTokens(f"delete needs at least one whole block of {self.block_size} tokens")
+        place = self.find(data, namespace=namespace)
+        if place is None or len(place.blocks) * self._width != len(data):
+            return Pruned([], [])
+        return self.prune(place.node, place.offset - 1)
+
+    def prune(self, node: Node, keep: int) -> Pruned:
+        """Remove all but the first `keep` blocks of `node`, and everything below it.
+
+        Anchors that covered a removed block cover what is left of their prefix from now on.
+        """
+        displaced = [(anchor, _lost_by(anchor, node, keep)) for anchor in _anchors_past(node, keep)]
+        removed = node.blocks[keep:]
+        for below in subtree(node):
+            if below is not node:
+                removed += below.blocks
+                below.parent, below.blocks, below.run, below.anchors = None, [], b"", None
+        node.children = {}
+        first = node.run[: self._width]
+        del node.blocks[keep:]
+        node.run = node.run[: keep * self._width]
+        self._num_blocks -= len(removed)
+        rest = node if keep else self._unlink(node, first)
+        for anchor, _ in displaced:
+            _put(anchor, rest, len(rest.blocks))
+        return Pruned(removed, displaced)
+
+    def anchor(self, place: Place) -> Anchor:
+        """Protect the prefix that ends at `place`. The anchor must be dropped by `release`."""
+        anchor = Anchor(place.node, place.offset)
+        _put(anchor, place.node, place.offset)
+        return anchor
+
+    def release(self, anchor: Anchor) -> None:
+        """The anchor protects nothing any more. Harmless when repeated."""
+        _take(anchor)
+
+    def locate(self, block: BlockId) -> tuple[Node, int]:
+        """The node that names this block, and where in its run. Raises InvalidBlocks when none does."""
+        found = self._homes.find(block)
+        if found is None:
+            raise InvalidBlocks(f"block {block:#x} is not in the index: never inserted, or evicted or deleted since")
+        return found
+
+    def path(self, node: Node, offset: int) -> tuple[Namespace, bytes]:
+        """The namespace, and the tokens from its root to the first `offset` blocks of `node`."""
+        runs = [node.run[: offset * self._width]]
+        while (above := node.parent) is not None:
+            runs.append(above.run)
+            node = above
+        return node.namespace if isinstance(node, Root) else b"", b"".join(reversed(runs))
+
+    def nodes(self) -> Iterator[Node]:
+        """All nodes but the roots. The tree must not change meanwhile."""
+        for root in self._roots.values():
+            for child in root.children.values():
+                yield from subtree(child)
+
+    def _branch_point(self, place: Place | None, namespace: Namespace) -> tuple[Node, tuple[Node, ...]]:
+        if place is None:
+            root = self._roots.get(namespace)
+            if root is None:
+                root = self._roots[namespace] = Root(namespace)
+            return root, ()
+        if place.offset == len(place.node.blocks):
+            return place.node, ()
+        upper = self._split(place.node, place.offset)
+        return upper, (upper,)
+
+    def _split(self, node: Node, offset: int) -> Node:
+        """Give the first `offset` blocks to a new node above; `node` keeps the rest and its children."""
+        parent = node.parent
+        assert parent is not None  # noqa: S101
+        cut = offset * self._width
+        upper = Node(parent=parent, run=node.run[:cut], blocks=node.blocks[:offset])
+        upper.used_at, upper.inserted_at, upper.hits = node.used_at, node.inserted_at, node.hits
+        parent.children[upper.run[: self._width]] = upper
+        node.run = node.run[cut:]
+        del node.blocks[:offset]
+        node.parent = upper
+        upper.add_child(node.run[: self._width], node)
+        for anchor in tuple(node.anchors or ()):
+            if anchor.offset <= offset:
+                _put(anchor, upper, anchor.offset)
+            else:
+                anchor.offset -= offset
+        self._homes.changed(upper)
+        return upper
+
+    def _unlink(self, node: Node, key: bytes) -> Node:
+        parent = node.parent
+        assert parent is not None  # noqa: S101
+        del parent.children[key]
+        node.parent = None
+        if isinstance(parent, Root) and not parent.children:
+            del self._roots[parent.namespace]
+        return parent
+
+
+def differing(given: Sequence[BlockId], held: Sequence[BlockId]) -> tuple[BlockId, ...]:
+    """The given blocks, as far as positions are held, that are not the held ones."""
+    return tuple(mine for mine, there in zip(given, held, strict=False) if mine != there)
+
+
+def _num_common(run: bytes, data: bytes, position: int, width: int) -> int:
+    """Leading blocks of `run` that `data` has at `position`, at least the first, by halving."""
+    low, high = 1, min(len(run), len(data) - position) // width
+    middle = high
+    while low < high:
+        if data.startswith(run[low * width : middle * width], position + low * width):
+            low = middle
+        else:
+            high = middle - 1
+        middle = (low + high + 1) // 2
+    return low
+
+
+def _anchors_past(top: Node, keep: int) -> list[Anchor]:
+    here = [anchor for anchor in top.anchors or () if anchor.offset > keep]
+    return here + [anchor for node in subtree(top) if node is not top for anchor in node.anchors or ()]
+
+
+def _lost_by(anchor: Anchor, top: Node, keep: int) -> list[BlockId]:
+    """Blocks of the anchor's prefix from the first `keep` ones of `top` on."""
+    lost: list[BlockId] = []
+    for node, offset in anchor.path():
+        lost += node.blocks[keep if node is top else 0 : offset]
+        if node is top:
+            break
+    return lost
+
+
+def _put(anchor: Anchor, node: Node, offset: int) -> None:
+    _take(anchor)
+    anchor.node, anchor.offset = node, offset
+    if node.parent is None:
+        return
+    if node.anchors is None:
+        node.anchors = set()
+    node.anchors.add(anchor)
+
+
+def _take(anchor: Anchor) -> None:
+    anchors = anchor.node.anchors
+    if anchors is None:
+        return
+    anchors.discard(anchor)
+    if not anchors:
+        anchor.node.anchors = None

@@ -1,0 +1,112 @@
+"""Parts of the radix index: nodes that hold a run of blocks, and anchors that protect a prefix.
+
+    root --- node [b0 b1 b2] --+-- node [b3 b4]
+                   ^           +-- node [b5]
+                   anchor (node, 2): b0 and b1 may not go
+
+A node owns the half-open range [0, len(blocks)) of its run. Only leaves lose blocks, from their
+end, so protecting one point protects everything from the root to it.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from memserve.core.ids import BlockId
+from memserve.wire.identity import Namespace
+
+NO_CHILDREN: Final[dict[bytes, "Node"]] = {}
+"""Shared by all leaves, never written to: a leaf without a dict of its own is 64 bytes smaller."""
+
+
+class Node:
+    """A run of blocks that no prompt leaves in the middle, as far as the index has seen."""
+
+    __slots__ = ("anchors", "blocks", "children", "hits", "inserted_at", "parent", "queued", "run", "used_at")
+
+    def __init__(self, *, parent: "Node | None", run: bytes, blocks: list[BlockId]) -> None:
+        self.parent = parent
+        """None for a root and for a node that was removed."""
+        self.run = run
+        """Token bytes of all blocks."""
+        self.blocks = blocks
+        self.children = NO_CHILDREN
+        """By the token bytes of the child's first block."""
+        self.anchors: set[Anchor] | None = None
+        self.used_at = 0
+        """Ticks of the eviction queue, not seconds; a parent's is above its children's."""
+        self.inserted_at = 0
+        self.hits = 0
+        self.queued = 0
+        """Bit per tier: waits in that tier's eviction queue."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.blocks)} blocks, {len(self.children)} children)"
+
+    def add_child(self, key: bytes, child: "Node") -> None:
+        if self.children is NO_CHILDREN:
+            self.children = {key: child}
+        else:
+            self.children[key] = child
+
+    def num_anchored(self) -> int:
+        """Leading blocks that anchors at this very node protect."""
+        return max((anchor.offset for anchor in self.anchors), default=0) if self.anchors else 0
+
+
+class Root(Node):
+    """The start of one namespace: no tokens, no blocks."""
+
+    __slots__ = ("namespace",)
+
+    def __init__(self, namespace: Namespace) -> None:
+        super().__init__(parent=None, run=b"", blocks=[])
+        self.namespace = namespace
+
+
+class Anchor:
+    """Protects the blocks from the root to the first `offset` ones of `node`. Follows splits."""
+
+    __slots__ = ("detached", "node", "offset")
+
+    def __init__(self, node: Node, offset: int) -> None:
+        self.node = node
+        self.offset = offset
+        self.detached: list[BlockId] = []
+        """Blocks that it covered when the index let them go; their bytes wait for its release."""
+
+    def __repr__(self) -> str:
+        return f"Anchor({self.offset} blocks of {self.node!r}, {len(self.detached)} detached)"
+
+    def path(self) -> Iterator[tuple[Node, int]]:
+        """Each node from the anchor up, with how many of its leading blocks are covered."""
+        node, offset = self.node, self.offset
+        while node.parent is not None:
+            yield node, offset
+            node = node.parent
+            offset = len(node.blocks)
+
+
+def covered(anchors: Iterable[Anchor]) -> dict[Node, int]:
+    """How many leading blocks of which nodes these anchors protect together."""
+    cover: dict[Node, int] = {}
+    for anchor in anchors:
+        for node, offset in anchor.path():
+            before = cover.get(node, 0)
+            if before == len(node.blocks):
+                break
+            cover[node] = max(before, offset)
+    return cover
+
+
+def subtree(top: Node) -> Iterator[Node]:
+    """`top` and all nodes below it, parents first. The tree must not change meanwhile."""
+    waiting = [top]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting.extend(node.children.values())
+
+
+def is_anchored_below(top: Node) -> bool:
+    """True when an anchor under `top` (not at it) protects all of its blocks."""
+    return any(node.anchors for child in top.children.values() for node in subtree(child))
