@@ -1,0 +1,123 @@
+"""The pool's own thread: one asyncio loop that serves peers, calls them, and lets time pass.
+
+Owns the thread, the loop, the RPC server and every task in it. Other threads hand it coroutines and get
+futures; they never touch the loop.
+
+    start -> serving -> close      (close cancels what is under way and waits for the thread)
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from memserve.core.errors import InstanceUnavailable, InvariantError
+from memserve.rpc.channel import RpcServer
+from memserve.wire.messages import PeerMessage
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+class Ticker:
+    """Something to do every `interval_s` seconds in the agent's loop."""
+
+    def __init__(self, interval_s: float, action: Callable[[], Awaitable[object]]) -> None:
+        self.interval_s = interval_s
+        self.action = action
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(self.interval_s)
+            try:
+                await self.action()
+            except Exception:
+                _log.exception("a periodic task of the pool failed; it goes on")
+
+
+class Agent:
+    """Serves one pool to other instances."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        bind: str,
+        handler: Callable[[object, bytes], Awaitable[object]],
+        tickers: tuple[Ticker, ...],
+        at_close: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._bind = bind
+        self._handler = handler
+        self._tickers = tickers
+        self._at_close = at_close
+        self._started: concurrent.futures.Future[str] = concurrent.futures.Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name=name, daemon=True)
+
+    def start(self) -> str:
+        """The endpoint it listens on. Raises ConfigError when the address cannot be bound."""
+        self._thread.start()
+        return self._started.result()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
+        """Run in the loop. Raises InstanceUnavailable after close."""
+        if self._loop is None or not self._thread.is_alive():
+            work.close()
+            raise InstanceUnavailable("this pool is closed")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run in the loop and wait. Raises what the work raises; InvariantError from the loop's own thread."""
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise InvariantError("a blocking call of the pool from the pool's own thread would wait for itself")
+        return self.submit(work).result()
+
+    def call_soon(self, action: Callable[[], object]) -> None:
+        """Run a short callable in the loop; nothing happens after close."""
+        if self._loop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(action)
+
+    def run_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Keep the work running until it ends or the agent closes."""
+
+        async def keep() -> None:
+            task = asyncio.create_task(work)
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+        self.wait(keep())
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._loop is not None and self._stop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+
+    async def _serve(self) -> None:
+        server: RpcServer[object] = RpcServer(self._bind, self._handler, PeerMessage)
+        try:
+            await server.start()
+        except Exception as error:
+            self._started.set_exception(error)
+            return
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        for ticker in self._tickers:
+            self._background.add(asyncio.create_task(ticker.run()))
+        self._started.set_result(server.endpoint)
+        await self._stop.wait()
+        tasks = tuple(self._background)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._at_close()
+        await server.close()
+
+    def __repr__(self) -> str:
+        return f"Agent({self._thread.name}, {'serving' if self._thread.is_alive() else 'closed'})"

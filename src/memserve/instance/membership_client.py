@@ -1,0 +1,166 @@
+"""An instance's side of membership: joins the cluster manager, says that it lives, reports, leaves.
+
+Runs in the agent's loop from `run` until it is cancelled, then leaves. A manager that does not answer, or
+that forgot this incarnation, is joined again; the instance serves on meanwhile. Reports wait in a bounded
+queue and go out in order; when it is full the oldest is dropped and counted.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from memserve.core.errors import InstanceUnavailable, MemserveError, ProtocolError
+from memserve.core.ids import Incarnation, InstanceId
+from memserve.rpc.channel import RpcClient
+from memserve.wire.messages import (
+    ClusterMessage,
+    DeadInstance,
+    HeartbeatReply,
+    HeartbeatRequest,
+    JoinReply,
+    JoinRequest,
+    LeaveRequest,
+    Load,
+    ReportRequest,
+    RequestReport,
+)
+
+_DEADLINE_S = 5.0
+_LEAVE_DEADLINE_S = 1.0
+_RETRY_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+class MembershipClient:
+    """One instance's membership in one cluster."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        join: JoinRequest,
+        load: Callable[[], Load],
+        peer_died: Callable[[InstanceId, Incarnation], None],
+        max_reports: int = 1024,
+    ) -> None:
+        """`load` and `peer_died` are called in the agent's loop and must not block."""
+        self._client: RpcClient[object] = RpcClient(endpoint, ClusterMessage)
+        self._join = join
+        self._load = load
+        self._peer_died = peer_died
+        self._max_reports = max_reports
+        self._reports: deque[RequestReport] = deque()
+        self._lock = threading.Lock()
+        self._waiting = asyncio.Event()
+        self._buried: set[DeadInstance] = set()
+        self._num_dropped = 0
+        self._joined = False
+
+    @property
+    def num_dropped(self) -> int:
+        """Reports that were dropped because the manager did not take them in time."""
+        return self._num_dropped
+
+    @property
+    def is_joined(self) -> bool:
+        """The manager answered the latest heartbeat or join."""
+        return self._joined
+
+    def report(self, report: RequestReport) -> None:
+        """Queue a report, from any thread; `wake` sends it."""
+        with self._lock:
+            if len(self._reports) >= self._max_reports:
+                self._reports.popleft()
+                self._num_dropped += 1
+            self._reports.append(report)
+
+    def wake(self) -> None:
+        """In the agent's loop: there is something to send."""
+        self._waiting.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._live())
+                group.create_task(self._send_reports())
+        finally:
+            await self._leave()
+
+    async def _live(self) -> None:
+        while True:
+            try:
+                await self._stay_joined()
+            except MemserveError as error:
+                if self._joined or not isinstance(error, InstanceUnavailable):
+                    _log.warning("cluster manager: %s; trying again", error)
+            self._joined = False
+            await asyncio.sleep(_RETRY_S)
+
+    async def _stay_joined(self) -> None:
+        """Returns when the manager no longer knows this incarnation."""
+        joined = await self._client.call(self._join, deadline_s=_DEADLINE_S)
+        if not isinstance(joined, JoinReply):
+            raise ProtocolError(f"the cluster manager answered JoinRequest with {type(joined).__name__}")
+        self._joined = True
+        self._buried.clear()
+        while True:
+            await asyncio.sleep(joined.heartbeat_s)
+            beat = await self._client.call(self._heartbeat(), deadline_s=_DEADLINE_S)
+            if not isinstance(beat, HeartbeatReply):
+                raise ProtocolError(f"the cluster manager answered HeartbeatRequest with {type(beat).__name__}")
+            self._bury(beat.dead)
+            if not beat.known:
+                return
+
+    def _heartbeat(self) -> HeartbeatRequest:
+        me = self._join.peer
+        return HeartbeatRequest(instance=me.instance, incarnation=me.incarnation, load=self._load())
+
+    def _bury(self, dead: tuple[DeadInstance, ...]) -> None:
+        me = DeadInstance(instance=self._join.peer.instance, incarnation=self._join.peer.incarnation)
+        for gone in dead:
+            if gone != me and gone not in self._buried:
+                self._peer_died(gone.instance, gone.incarnation)
+        self._buried = set(dead)
+
+    async def _send_reports(self) -> None:
+        while True:
+            await self._waiting.wait()
+            self._waiting.clear()
+            while self._reports:
+                await self._send_first()
+
+    async def _send_first(self) -> None:
+        """The report leaves the queue when it is answered, by whatever answer."""
+        with self._lock:
+            report = self._reports[0]
+        try:
+            await self._client.call(ReportRequest(report=report), deadline_s=_DEADLINE_S)
+        except InstanceUnavailable:
+            await asyncio.sleep(_RETRY_S)
+            return
+        except MemserveError as error:
+            _log.warning("report on request %s was refused: %s", report.request, error)
+            self._num_dropped += 1
+        with self._lock:
+            if self._reports and self._reports[0] is report:
+                self._reports.popleft()
+
+    async def _leave(self) -> None:
+        """Send what is queued and say goodbye, for a second at most."""
+        me = self._join.peer
+        with contextlib.suppress(InstanceUnavailable, TimeoutError):
+            async with asyncio.timeout(_LEAVE_DEADLINE_S if self._joined else 0):
+                while self._reports:
+                    await self._send_first()
+                goodbye = LeaveRequest(instance=me.instance, incarnation=me.incarnation)
+                await self._client.call(goodbye, deadline_s=_LEAVE_DEADLINE_S)
+        await self._client.close()
+
+    def __repr__(self) -> str:
+        state = "joined" if self._joined else "not joined"
+        return f"MembershipClient({state}, {len(self._reports)} reports waiting, {self._num_dropped} dropped)"

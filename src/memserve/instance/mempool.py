@@ -1,0 +1,407 @@
+"""MemPool: an instance's elastic memory, its own part of one pool over all instances (arXiv 2406.17565, Table 1).
+
+Owns the instance's blocks on every tier, the index over them and the agent that serves them to peers. The
+nine calls take and return BlockLists, which name their instance; `local` and the engine path below them are
+what an inference engine needs beside them. Block bytes are opaque here.
+
+    MemPool(...) -> serving -> close     (close unlinks the shared memory; a crash leaves it to `sweep`)
+
+Thread-safe. The nine calls may wait for a peer, with a deadline; those of the engine path never do.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from types import TracebackType
+
+from memserve.core.clock import Clock, SystemClock
+from memserve.core.enums import Role, Tier
+from memserve.core.errors import ConfigError, InvalidBlocks, InvalidTokens
+from memserve.core.ids import BlockId, Incarnation, InstanceId, RequestId, TransferId
+from memserve.instance.agent import Agent, Ticker
+from memserve.instance.core import PoolCore
+from memserve.instance.inbox import Inbox
+from memserve.instance.locked_ledger import LockedLedger
+from memserve.instance.membership_client import MembershipClient
+from memserve.instance.peer_links import PeerLinks
+from memserve.instance.receiver import Receiver
+from memserve.instance.records import PoolMatch, PoolStats, Received
+from memserve.instance.sender import TransferSender
+from memserve.instance.setup import default_identity, open_tiers
+from memserve.instance.tiers import TierMemory
+from memserve.pool.swap import Swap
+from memserve.pool.tokens import TOKEN_BYTES, Tokens, as_token_bytes
+from memserve.transfer.handoff import Handoff
+from memserve.transport.shm import SharedMemoryTransport
+from memserve.wire.identity import KvIdentity, Namespace
+from memserve.wire.messages import (
+    AbortRequest,
+    AckReply,
+    AllocReply,
+    AllocRequest,
+    ArenaRef,
+    BlockList,
+    CommitRequest,
+    FreeRequest,
+    JoinRequest,
+    Load,
+    PeerInfo,
+    RequestReport,
+    ReserveReply,
+    ReserveRequest,
+)
+
+_CONTROL_DEADLINE_S = 5.0
+_REMOTE_TTL_S = 60.0
+_REFRESH_S = _REMOTE_TTL_S / 3
+_EXPIRY_S = 1.0
+_OWNER = "library"
+
+
+class MemPool:
+    """One instance's pool; construct it, use it, close it."""
+
+    def __init__(
+        self,
+        *,
+        instance: str,
+        block_size: int,
+        block_bytes: int,
+        dram_bytes: int,
+        hbm_bytes: int = 0,
+        identity: KvIdentity | None = None,
+        cluster: str = "default",
+        bind: str = "127.0.0.1",
+        clock: Clock | None = None,
+    ) -> None:
+        """`block_size` in tokens; sizes in bytes are rounded down to whole blocks. Raises ConfigError."""
+        clock = clock or SystemClock()
+        identity = identity or default_identity(block_size=block_size, block_bytes=block_bytes)
+        if (identity.block_size, identity.block_bytes) != (block_size, block_bytes):
+            raise ConfigError(
+                f"the identity says {identity.block_size} tokens and {identity.block_bytes} bytes a block, "
+                f"the pool {block_size} and {block_bytes}: give both the same"
+            )
+        self._block_size = block_size
+        self._incarnation = Incarnation(time.time_ns())
+        self._instance = InstanceId(instance)
+        tiers = open_tiers(
+            cluster=cluster,
+            instance=self._instance,
+            incarnation=self._incarnation,
+            block_bytes=block_bytes,
+            dram_bytes=dram_bytes,
+            hbm_bytes=hbm_bytes,
+        )
+        self._arena = tiers.arena
+        self._memory = TierMemory(tiers.storages, block_bytes=block_bytes)
+        self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock)
+        self.local = LockedLedger(self._core.ledger, self._core.lock)
+        self._inbox = Inbox()
+        self._links = PeerLinks(lambda: self.info)
+        self._receiver = Receiver(
+            core=self._core, local=lambda: self.info, transport=SharedMemoryTransport(), inbox=self._inbox
+        )
+        self._agent = Agent(
+            name=f"memserve-{instance}",
+            bind=bind,
+            handler=self._receiver.handle,
+            tickers=(Ticker(_EXPIRY_S, self._expire), Ticker(_REFRESH_S, self._links.refresh)),
+            at_close=self._links.close,
+        )
+        self._sender = TransferSender(agent=self._agent, links=self._links, ledger=self.local, memory=self._memory)
+        self._membership: MembershipClient | None = None
+        try:
+            endpoint = self._agent.start()
+        except BaseException:
+            self._memory.close()
+            raise
+        self.info = PeerInfo(
+            instance=self._instance,
+            incarnation=self._incarnation,
+            endpoint=endpoint,
+            identity=identity,
+            arena=self._arena,
+        )
+
+    # ------------------------------------------------------------ the nine calls
+
+    def alloc_mem(self, num_blocks: int, *, tier: Tier = Tier.DRAM, on: PeerInfo | None = None) -> BlockList:
+        """Active blocks here, or on a peer that this pool is in touch with. Raises PoolExhausted.
+
+        Blocks on a peer are kept by a lease that this pool extends as long as it lives.
+        """
+        if on is None or on.instance == self._instance:
+            return self._list(self.local.allocate(num_blocks, tier=tier, owner=_OWNER))
+        request = AllocRequest(
+            num_blocks=num_blocks,
+            tier=tier,
+            owner=self._instance,
+            incarnation=self._incarnation,
+            ttl_s=_REMOTE_TTL_S,
+        )
+        reply = self._agent.wait(self._links.call(on, request, AllocReply, deadline_s=_CONTROL_DEADLINE_S))
+        self._agent.call_soon(partial(self._links.mark_holding, on))
+        return BlockList(instance=on.instance, incarnation=on.incarnation, blocks=reply.blocks)
+
+    def free_mem(self, addresses: BlockList) -> None:
+        """Give active blocks back, here or on a peer. Raises InvalidBlocks and then frees none."""
+        if addresses.instance == self._instance:
+            self.local.free(self._own(addresses))
+            return
+        self._agent.wait(self._free_remote(addresses))
+
+    def insert(self, tokens: Tokens, addresses: BlockList, *, namespace: Namespace = b"") -> BlockList:
+        """Index these blocks as the KV of `tokens`: active becomes historical. Returns what the index names.
+
+        Where it names an earlier copy already, that one stays and the block given is freed. Raises
+        InvalidTokens unless the tokens fill the blocks exactly, InvalidBlocks.
+        """
+        data = self._whole(tokens, len(addresses.blocks))
+        blocks = self._own(addresses)
+        with self._core.lock:
+            self._core.ledger.insert(data, blocks, namespace=namespace)
+            indexed = self._core.ledger.match(data, owner=_OWNER, namespace=namespace)
+            if indexed.lease is not None:
+                self._core.ledger.release(indexed.lease)
+        return self._list(indexed.blocks)
+
+    def match(self, tokens: Tokens, *, namespace: Namespace = b"") -> PoolMatch:
+        """The longest cached prefix in whole blocks, leased until released."""
+        found = self.local.match(tokens, owner=_OWNER, namespace=namespace)
+        give_back = partial(self.local.release, found.lease) if found.lease is not None else _nothing
+        return PoolMatch(addresses=self._list(found.blocks), num_tokens=found.num_tokens, give_back=give_back)
+
+    def delete(self, tokens: Tokens, *, namespace: Namespace = b"") -> int:
+        """Drop the entry of the last whole block and all that continues it; returns how many entries."""
+        return self.local.delete(tokens, namespace=namespace)
+
+    def swap_out(self, num_blocks: int) -> int:
+        """Move historical blocks from HBM to DRAM, the pool picks which; returns how many. Raises PoolExhausted."""
+        with self._core.lock:
+            swap = self._core.ledger.begin_swap(num_blocks, source=Tier.HBM, target=Tier.DRAM)
+        self._carry_out(swap)
+        return len(swap.pairs)
+
+    def swap_in(self, addresses: BlockList) -> BlockList:
+        """Move historical blocks from DRAM to HBM; returns where they are now, in the same order."""
+        blocks = self._own(addresses)
+        with self._core.lock:
+            swap = self._core.ledger.begin_swap_in(blocks, target=Tier.HBM)
+        self._carry_out(swap)
+        moved = dict(swap.pairs)
+        return self._list(tuple(moved[block] for block in blocks))
+
+    def transfer(
+        self,
+        to: PeerInfo,
+        source: BlockList,
+        *,
+        destination: BlockList | None = None,
+        private: bytes = b"",
+        tier: Tier = Tier.DRAM,
+    ) -> BlockList:
+        """Copy blocks to a peer; without `destination` it allocates them in `tier`. Returns where they are.
+
+        They are active there in this pool's name, as after alloc_mem; the peer's application is told with
+        `private`. The caller keeps `source` alive meanwhile. Raises TransferFailed, PoolExhausted,
+        InvalidBlocks, InstanceUnavailable, DeadlineExceeded.
+        """
+        return self._transfer(to, source, None, destination=destination, private=private, tier=tier, namespace=b"")
+
+    def transfer_with_insert(
+        self,
+        to: PeerInfo,
+        tokens: Tokens,
+        source: BlockList,
+        *,
+        destination: BlockList | None = None,
+        private: bytes = b"",
+        namespace: Namespace = b"",
+        tier: Tier = Tier.DRAM,
+    ) -> BlockList:
+        """As `transfer`, and index the blocks at the peer, in one control round trip.
+
+        Visible there only once all are complete and verified. Returns what its index names.
+        """
+        data = self._whole(tokens, len(source.blocks))
+        return self._transfer(
+            to, source, data, destination=destination, private=private, tier=tier, namespace=namespace
+        )
+
+    # ------------------------------------------------------------ beside them
+
+    def connect(self, endpoint: str) -> PeerInfo:
+        """Introduce this pool to another one. Raises IdentityMismatch that names the fields that differ."""
+        return self._agent.wait(self._links.connect(endpoint))
+
+    def write(self, addresses: BlockList, data: bytes | bytearray | memoryview) -> None:
+        """Fill local active blocks; `data` is as long as they are. Raises InvalidBlocks."""
+        self._memory.write(self._own(addresses), memoryview(data))
+
+    def read(self, addresses: BlockList) -> bytes:
+        """Bytes of local blocks, one after the other. Raises InvalidBlocks."""
+        return self._memory.read(self._own(addresses))
+
+    def view(self, block: BlockId) -> memoryview:
+        """Writable bytes of one local block, for an engine that knows what it may touch."""
+        return self._memory.view(block)
+
+    def take_received(self, *, deadline_s: float) -> Received | None:
+        """The next transfer that arrived here; None when none comes in time. The oldest of 1024 is dropped."""
+        return self._inbox.take(deadline_s=deadline_s)
+
+    def num_control_calls(self, peer: PeerInfo) -> int:
+        """Requests sent to this peer so far, the handshake not counted."""
+        return self._links.num_calls(peer.endpoint)
+
+    @property
+    def arena(self) -> ArenaRef | None:
+        """What another process of the host needs to map the DRAM tier."""
+        return self._arena
+
+    def stats(self) -> PoolStats:
+        with self._core.lock:
+            sessions = self._core.sessions.stats()
+            return PoolStats(
+                tiers=self._core.ledger.stats(),
+                num_leases=self._core.ledger.num_leases,
+                num_transfers_open=sessions.num_open,
+                num_handoffs=sessions.num_handoffs,
+                num_notices_dropped=self._inbox.num_dropped,
+                num_reports_dropped=self._membership.num_dropped if self._membership else 0,
+            )
+
+    # ------------------------------------------------------------ engine path: never waits
+
+    def reserve(self, to: PeerInfo, request: ReserveRequest) -> "Future[ReserveReply]":
+        """Ask a peer for room. Stop writing into it `ttl_s` after this call, whatever happens."""
+        return self._agent.submit(self._links.call(to, request, ReserveReply, deadline_s=_CONTROL_DEADLINE_S))
+
+    def commit(self, to: PeerInfo, request: CommitRequest) -> "Future[None]":
+        """All reserved blocks are written: publish them."""
+        return self._agent.submit(self._acknowledged(to, request))
+
+    def abort(self, to: PeerInfo, transfer: TransferId) -> "Future[None]":
+        """Give a reservation up, after the last write into it."""
+        return self._agent.submit(self._acknowledged(to, AbortRequest(transfer=transfer)))
+
+    def handoff(self, request: RequestId, tokens: bytes) -> Handoff:
+        """What peers have sent here for exactly these tokens of this request."""
+        with self._core.lock:
+            return self._core.sessions.reservations.handoff(request, tokens)
+
+    def finish_handoff(self, request: RequestId, tokens: bytes) -> None:
+        """The blocks are loaded: leases and the tail are given back; idempotent."""
+        with self._core.lock:
+            self._core.sessions.reservations.finish_handoff(request, tokens)
+
+    def release_request(self, request: RequestId) -> None:
+        """Nobody will ask for what is held for this request; idempotent."""
+        with self._core.lock:
+            self._core.sessions.reservations.release(request)
+
+    # ------------------------------------------------------------ membership
+
+    def join(self, manager_endpoint: str, *, cluster: str, role: Role, url: str, load: Callable[[], Load]) -> None:
+        """Join a cluster in the background, and again when the manager forgets; `load` must not block."""
+        if self._membership is not None:
+            raise ConfigError("this pool has joined a cluster already: one pool belongs to one cluster")
+        request = JoinRequest(cluster=cluster, peer=self.info, role=role, url=url, pid=os.getpid())
+        self._membership = MembershipClient(
+            endpoint=manager_endpoint, join=request, load=load, peer_died=self._receiver.peer_left
+        )
+        self._agent.run_background(self._membership.run())
+
+    def report(self, report: RequestReport) -> None:
+        """Queue a report for the cluster manager; dropped when this pool has not joined one."""
+        if self._membership is not None:
+            self._membership.report(report)
+            self._agent.call_soon(self._membership.wake)
+
+    # ------------------------------------------------------------ lifecycle
+
+    def close(self) -> None:
+        """Leave the cluster, stop serving, unlink the shared memory; idempotent."""
+        self._agent.close()
+        self._receiver.close()
+        self._memory.close()
+
+    def __enter__(self) -> "MemPool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"MemPool({self._instance}/{self._incarnation}, {self.info.endpoint}, {self._core.ledger})"
+
+    # ------------------------------------------------------------ inside
+
+    def _list(self, blocks: Sequence[BlockId]) -> BlockList:
+        return BlockList(instance=self._instance, incarnation=self._incarnation, blocks=tuple(blocks))
+
+    def _own(self, addresses: BlockList) -> tuple[BlockId, ...]:
+        """Raises InvalidBlocks for another pool's blocks, or for those of an earlier life of this one."""
+        if (addresses.instance, addresses.incarnation) != (self._instance, self._incarnation):
+            raise InvalidBlocks(
+                f"blocks of {addresses.instance}/{addresses.incarnation} are not here: "
+                f"this is {self._instance}/{self._incarnation}"
+            )
+        return addresses.blocks
+
+    def _whole(self, tokens: Tokens, num_blocks: int) -> bytes:
+        data = bytes(as_token_bytes(tokens))
+        if len(data) != num_blocks * self._block_size * TOKEN_BYTES:
+            raise InvalidTokens(
+                f"{len(data) // TOKEN_BYTES} tokens for {num_blocks} blocks of {self._block_size} tokens: "
+                "give exactly the tokens that fill them"
+            )
+        return data
+
+    def _transfer(
+        self,
+        to: PeerInfo,
+        source: BlockList,
+        tokens: bytes | None,
+        *,
+        destination: BlockList | None,
+        private: bytes,
+        tier: Tier,
+        namespace: Namespace,
+    ) -> BlockList:
+        self._own(source)
+        return self._sender.send(
+            to, source, tier=tier, tokens=tokens, destination=destination, namespace=namespace, private=private
+        )
+
+    def _carry_out(self, swap: Swap) -> None:
+        try:
+            for source, target in swap.pairs:
+                self._memory.copy(source, target)
+        except BaseException:
+            with self._core.lock:
+                self._core.ledger.cancel_swap(swap)
+            raise
+        with self._core.lock:
+            self._core.ledger.finish_swap(swap)
+
+    async def _free_remote(self, addresses: BlockList) -> None:
+        peer = self._links.find(addresses.instance)
+        if peer.incarnation != addresses.incarnation:
+            raise InvalidBlocks(f"the blocks went with {addresses.instance}/{addresses.incarnation}")
+        await self._acknowledged(peer, FreeRequest(blocks=addresses.blocks))
+
+    async def _acknowledged(self, to: PeerInfo, message: object) -> None:
+        await self._links.call(to, message, AckReply, deadline_s=_CONTROL_DEADLINE_S)
+
+    async def _expire(self) -> None:
+        self._core.expire()
+
+
+def _nothing() -> None:
+    """Releases the lease of a match that found nothing."""

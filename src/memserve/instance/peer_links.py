@@ -1,0 +1,114 @@
+"""Connections to other instances' agents: one per endpoint, introduced by a handshake before its first use.
+
+Lives in the agent's event loop; not thread-safe. At most `max_links` connections, the least recently used
+one is closed. A link whose peer did not answer, or answered as somebody else, introduces itself again
+before its next call.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import TypeVar
+
+from memserve.core.errors import InstanceUnavailable, ProtocolError
+from memserve.core.ids import InstanceId
+from memserve.rpc.channel import RpcClient
+from memserve.wire.messages import HelloReply, HelloRequest, PeerInfo, PeerMessage
+
+R = TypeVar("R")
+
+HELLO_DEADLINE_S = 5.0
+
+
+class _Link:
+    """One connection; `peer` is None until it is introduced."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.client: RpcClient[object] = RpcClient(endpoint, PeerMessage)
+        self.introducing = asyncio.Lock()
+        self.peer: PeerInfo | None = None
+
+
+class PeerLinks:
+    """Calls to peers, each with a deadline."""
+
+    def __init__(self, local: Callable[[], PeerInfo], *, max_links: int = 256) -> None:
+        self._local = local
+        self._max_links = max_links
+        self._links: OrderedDict[str, _Link] = OrderedDict()
+        self._num_calls: Counter[str] = Counter()
+        self._holding: set[str] = set()
+
+    def num_calls(self, endpoint: str) -> int:
+        """Calls after the handshake."""
+        return self._num_calls[endpoint]
+
+    def find(self, instance: InstanceId) -> PeerInfo:
+        """An introduced peer. Raises InstanceUnavailable when there is none of that name."""
+        for link in self._links.values():
+            if link.peer is not None and link.peer.instance == instance:
+                return link.peer
+        raise InstanceUnavailable(f"not connected to {instance}: call connect with its endpoint first")
+
+    async def connect(self, endpoint: str) -> PeerInfo:
+        """Introduce this instance. Raises IdentityMismatch, InstanceUnavailable, DeadlineExceeded."""
+        return await self._introduce(await self._link(endpoint))
+
+    async def call(self, to: PeerInfo, message: object, reply: type[R], *, deadline_s: float) -> R:
+        """Ask `to`, this very incarnation of it. Raises what it raises, besides the errors of `connect`."""
+        link = await self._link(to.endpoint)
+        try:
+            peer = link.peer or await self._introduce(link)
+            if (peer.instance, peer.incarnation) != (to.instance, to.incarnation):
+                raise InstanceUnavailable(
+                    f"{to.instance}/{to.incarnation} is gone: {to.endpoint} is now {peer.instance}/{peer.incarnation}"
+                )
+            self._num_calls[to.endpoint] += 1
+            answer = await link.client.call(message, deadline_s=deadline_s)
+        except InstanceUnavailable:
+            link.peer = None
+            raise
+        if not isinstance(answer, reply):
+            raise ProtocolError(f"{to.instance} answered {type(answer).__name__} instead of {reply.__name__}")
+        return answer
+
+    def mark_holding(self, to: PeerInfo) -> None:
+        """This instance holds blocks there: `refresh` keeps them."""
+        self._holding.add(to.endpoint)
+
+    async def refresh(self) -> None:
+        """Tell peers that hold blocks for this instance that it lives; forget those that do not answer."""
+        for endpoint in tuple(self._holding):
+            try:
+                await self._introduce(await self._link(endpoint))
+            except InstanceUnavailable:
+                self._holding.discard(endpoint)
+
+    async def close(self) -> None:
+        links = tuple(self._links.values())
+        self._links.clear()
+        for link in links:
+            await link.client.close()
+
+    async def _link(self, endpoint: str) -> _Link:
+        link = (
+            self._links.setdefault(endpoint, _Link(endpoint)) if endpoint not in self._links else self._links[endpoint]
+        )
+        self._links.move_to_end(endpoint)
+        if len(self._links) > self._max_links:
+            _, oldest = self._links.popitem(last=False)
+            await oldest.client.close()
+        return link
+
+    async def _introduce(self, link: _Link) -> PeerInfo:
+        async with link.introducing:
+            local = self._local()
+            answer = await link.client.call(HelloRequest(peer=local), deadline_s=HELLO_DEADLINE_S)
+            if not isinstance(answer, HelloReply):
+                raise ProtocolError(f"the handshake was answered with {type(answer).__name__}")
+            local.identity.check_same(answer.peer.identity, answer.peer.instance)
+            link.peer = answer.peer
+            return answer.peer
+
+    def __repr__(self) -> str:
+        return f"PeerLinks({len(self._links)} connections)"

@@ -1,0 +1,216 @@
+"""What an instance answers its peers: each request to the ledger and the sessions, bytes through a transport.
+
+Lives in the agent's event loop and takes the pool's lock for decisions only; bytes are copied on its own
+threads. A peer introduces itself before anything else; a newer incarnation of it, or its death, ends what
+the old one holds.
+"""
+
+import asyncio
+import functools
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from memserve.core.errors import InstanceUnavailable, ProtocolError, TransferFailed
+from memserve.core.ids import BlockId, Incarnation, InstanceId, TransferId, block_index
+from memserve.instance.core import PoolCore
+from memserve.instance.inbox import Inbox
+from memserve.instance.records import Received
+from memserve.storage.shared_memory import owner_lives
+from memserve.transfer.record import peer_owner
+from memserve.transport.base import BlockCopy, Transport
+from memserve.wire.messages import (
+    AbortRequest,
+    AckReply,
+    AllocReply,
+    AllocRequest,
+    BlockList,
+    CommitRequest,
+    FreeRequest,
+    HelloReply,
+    HelloRequest,
+    PeerInfo,
+    ReleaseRequest,
+    ReserveReply,
+    ReserveRequest,
+    StatsReply,
+    StatsRequest,
+    TransferReply,
+    TransferRequest,
+)
+
+T = TypeVar("T")
+
+_MAX_PEERS = 4096
+_COPY_THREADS = 2
+
+
+class Receiver:
+    """Handler of the agent's RPC server."""
+
+    def __init__(self, *, core: PoolCore, local: Callable[[], PeerInfo], transport: Transport, inbox: Inbox) -> None:
+        self._core = core
+        self._local = local
+        self._transport = transport
+        self._inbox = inbox
+        self._threads = ThreadPoolExecutor(_COPY_THREADS, thread_name_prefix="memserve-copy")
+        self._introduced: OrderedDict[bytes, PeerInfo] = OrderedDict()
+        self._newest: OrderedDict[InstanceId, PeerInfo] = OrderedDict()
+        self._copying: dict[tuple[str, TransferId], asyncio.Task[TransferReply]] = {}
+        self._answers: dict[type, Callable[[Any, PeerInfo], Any]] = {
+            AllocRequest: self._allocate,
+            FreeRequest: self._free,
+            ReserveRequest: self._reserve,
+            CommitRequest: self._commit,
+            AbortRequest: self._abort,
+            ReleaseRequest: self._release,
+        }
+
+    async def handle(self, message: object, sender: bytes) -> object:
+        """One request, one reply. Raises the typed error that the peer is to see."""
+        if isinstance(message, HelloRequest):
+            return self._hello(message, sender)
+        if isinstance(message, StatsRequest):
+            return self._stats()
+        peer = self._known(sender)
+        if isinstance(message, TransferRequest):
+            return await self._transfer(message, peer)
+        answer = self._answers.get(type(message))
+        if answer is None:
+            raise ProtocolError(f"{type(message).__name__} is not a request")
+        with self._core.lock:
+            return answer(message, peer)
+
+    def peer_left(self, instance: InstanceId, incarnation: Incarnation) -> None:
+        """Free what this life of a peer holds here; safe for peers that never came."""
+        peer = self._newest.get(instance)
+        if peer is not None and peer.incarnation == incarnation:
+            gone = peer.arena is None or not owner_lives(peer.arena)
+            del self._newest[instance]
+        else:
+            gone = False
+        with self._core.lock:
+            self._core.sessions.peer_left(instance, incarnation, process_gone=gone)
+
+    def close(self) -> None:
+        """Wait for copies under way; nothing may be handled any more."""
+        self._threads.shutdown(wait=True)
+        self._transport.close()
+
+    def _hello(self, message: HelloRequest, sender: bytes) -> HelloReply:
+        local, peer = self._local(), message.peer
+        local.identity.check_same(peer.identity, peer.instance)
+        newest = self._newest.get(peer.instance)
+        if newest is not None and newest.incarnation > peer.incarnation:
+            raise InstanceUnavailable(f"{peer.instance}/{peer.incarnation} was replaced by /{newest.incarnation}")
+        if newest is not None and newest.incarnation < peer.incarnation:
+            self.peer_left(newest.instance, newest.incarnation)
+        _remember(self._newest, peer.instance, peer)
+        _remember(self._introduced, sender, peer)
+        with self._core.lock:
+            self._core.sessions.copies.extend(peer_owner(peer.instance, peer.incarnation))
+        return HelloReply(peer=local)
+
+    def _known(self, sender: bytes) -> PeerInfo:
+        peer = self._introduced.get(sender)
+        if peer is None or self._newest.get(peer.instance) != peer:
+            raise InstanceUnavailable("this connection is not introduced, or by an incarnation that left: say hello")
+        self._introduced.move_to_end(sender)
+        return peer
+
+    def _stats(self) -> StatsReply:
+        with self._core.lock:
+            sessions = self._core.sessions.stats()
+            return StatsReply(
+                tiers=self._core.ledger.stats(),
+                num_leases=self._core.ledger.num_leases,
+                num_transfers_open=sessions.num_open,
+                num_handoffs=sessions.num_handoffs,
+            )
+
+    def _allocate(self, message: AllocRequest, peer: PeerInfo) -> AllocReply:
+        _check_is(peer, message.owner, message.incarnation)
+        return self._core.sessions.copies.allocate(message)
+
+    def _free(self, message: FreeRequest, peer: PeerInfo) -> AckReply:
+        self._core.sessions.copies.free(message.blocks, peer_owner(peer.instance, peer.incarnation))
+        return AckReply()
+
+    def _reserve(self, message: ReserveRequest, peer: PeerInfo) -> ReserveReply:
+        _check_is(peer, message.sender, message.incarnation)
+        return self._core.sessions.reservations.reserve(message)
+
+    def _commit(self, message: CommitRequest, peer: PeerInfo) -> AckReply:
+        self._core.sessions.reservations.commit(message, peer_owner(peer.instance, peer.incarnation))
+        return AckReply()
+
+    def _abort(self, message: AbortRequest, peer: PeerInfo) -> AckReply:
+        self._core.sessions.reservations.abort(message.transfer, peer_owner(peer.instance, peer.incarnation))
+        return AckReply()
+
+    def _release(self, message: ReleaseRequest, _peer: PeerInfo) -> AckReply:
+        self._core.sessions.reservations.release(message.request)
+        return AckReply()
+
+    async def _transfer(self, message: TransferRequest, peer: PeerInfo) -> TransferReply:
+        """A repeated request joins the copy that is under way instead of starting another."""
+        _check_is(peer, message.source.instance, message.source.incarnation)
+        key = (peer_owner(peer.instance, peer.incarnation), message.transfer)
+        task = self._copying.get(key)
+        if task is None:
+            task = asyncio.create_task(self._receive(message, peer))
+            self._copying[key] = task
+            task.add_done_callback(lambda _: self._copying.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _receive(self, message: TransferRequest, peer: PeerInfo) -> TransferReply:
+        owner = peer_owner(peer.instance, peer.incarnation)
+        copies = self._core.sessions.copies
+        with self._core.lock:
+            repeated = copies.repeated(message)
+            if repeated is not None:
+                return repeated
+            blocks = copies.begin(message)
+        try:
+            await asyncio.get_running_loop().run_in_executor(
+                self._threads, functools.partial(self._copy, message, peer, blocks)
+            )
+        except BaseException:
+            with self._core.lock:
+                copies.fail(message.transfer, owner)
+            raise
+        with self._core.lock:
+            reply = copies.complete(message.transfer, owner)
+        received = BlockList(
+            instance=self._local().instance, incarnation=self._local().incarnation, blocks=reply.blocks
+        )
+        self._inbox.put(Received(sender=peer, addresses=received, private=message.private))
+        return reply
+
+    def _copy(self, message: TransferRequest, peer: PeerInfo, blocks: tuple[BlockId, ...]) -> None:
+        if peer.arena is None:
+            raise TransferFailed(f"{peer.instance} has no memory that other processes can map")
+        pairs = zip(message.source.blocks, blocks, message.checksums, strict=True)
+        self._transport.fetch(
+            peer.arena,
+            [
+                BlockCopy(source_index=block_index(source), target=self._core.memory.view(target), checksum=checksum)
+                for source, target, checksum in pairs
+            ],
+        )
+
+    def __repr__(self) -> str:
+        return f"Receiver({len(self._newest)} peers, {len(self._copying)} copies under way)"
+
+
+def _check_is(peer: PeerInfo, instance: InstanceId, incarnation: Incarnation) -> None:
+    if (peer.instance, peer.incarnation) != (instance, incarnation):
+        raise ProtocolError(f"{peer.instance}/{peer.incarnation} speaks for {instance}/{incarnation}: not allowed")
+
+
+def _remember(known: "OrderedDict[T, PeerInfo]", key: T, peer: PeerInfo) -> None:
+    known[key] = peer
+    known.move_to_end(key)
+    if len(known) > _MAX_PEERS:
+        known.popitem(last=False)

@@ -1,0 +1,91 @@
+"""The sender's half of transfer and transfer_with_insert: one request, one reply.
+
+Shows the receiver where the blocks lie and what their checksums are. Blocks of a tier that other
+processes cannot map are copied to DRAM for the time of the call.
+"""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from memserve.core.enums import Tier
+from memserve.core.errors import InvalidBlocks
+from memserve.core.ids import BlockId, TransferId, block_tier
+from memserve.instance.agent import Agent
+from memserve.instance.locked_ledger import LockedLedger
+from memserve.instance.peer_links import PeerLinks
+from memserve.instance.tiers import TierMemory
+from memserve.transport.base import checksum
+from memserve.wire.identity import Namespace
+from memserve.wire.messages import BlockList, PeerInfo, TransferReply, TransferRequest
+
+_DEADLINE_S = 30.0
+
+
+class TransferSender:
+    """Sends blocks of one pool."""
+
+    def __init__(self, *, agent: Agent, links: PeerLinks, ledger: LockedLedger, memory: TierMemory) -> None:
+        self._agent = agent
+        self._links = links
+        self._ledger = ledger
+        self._memory = memory
+        self._numbers = itertools.count(1)
+
+    def send(
+        self,
+        to: PeerInfo,
+        source: BlockList,
+        *,
+        tier: Tier,
+        tokens: bytes | None,
+        destination: BlockList | None,
+        namespace: Namespace,
+        private: bytes,
+    ) -> BlockList:
+        """Where the blocks are at the receiver. Raises what the receiver refuses it for, DeadlineExceeded."""
+        if destination is not None and (destination.instance, destination.incarnation) != (to.instance, to.incarnation):
+            raise InvalidBlocks(
+                f"the destination blocks are {destination.instance}'s, the receiver is {to.instance}/{to.incarnation}"
+            )
+        with self._mappable(source) as shown:
+            request = TransferRequest(
+                transfer=TransferId(f"{source.instance}/{source.incarnation}/{next(self._numbers)}"),
+                source=shown,
+                tier=tier,
+                checksums=tuple(checksum(self._memory.view(block)) for block in shown.blocks),
+                destination=destination.blocks if destination else None,
+                tokens=tokens,
+                namespace=namespace,
+                private=private,
+            )
+            reply = self._agent.wait(self._call(to, request))
+        return BlockList(instance=to.instance, incarnation=to.incarnation, blocks=reply.blocks)
+
+    async def _call(self, to: PeerInfo, request: TransferRequest) -> TransferReply:
+        reply = await self._links.call(to, request, TransferReply, deadline_s=_DEADLINE_S)
+        if request.tokens is None:
+            self._links.mark_holding(to)
+        return reply
+
+    @contextmanager
+    def _mappable(self, source: BlockList) -> Iterator[BlockList]:
+        private = [block for block in source.blocks if block_tier(block) is not Tier.DRAM]
+        if not private:
+            yield source
+            return
+        staged = self._ledger.allocate(len(private), tier=Tier.DRAM, owner="staging")
+        try:
+            for block, copy in zip(private, staged, strict=True):
+                self._memory.copy(block, copy)
+            shown: dict[BlockId, BlockId] = dict(zip(private, staged, strict=True))
+            yield BlockList(
+                instance=source.instance,
+                incarnation=source.incarnation,
+                blocks=tuple(shown.get(block, block) for block in source.blocks),
+            )
+        finally:
+            self._ledger.free(staged)
+
+    def __repr__(self) -> str:
+        return f"TransferSender({self._links})"

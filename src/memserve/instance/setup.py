@@ -1,0 +1,65 @@
+"""What a MemPool starts from: the storages of its tiers and, for library use, an identity."""
+
+import msgspec
+
+from memserve.core.enums import Tier
+from memserve.core.errors import ConfigError
+from memserve.core.ids import Incarnation, InstanceId
+from memserve.storage.base import Storage
+from memserve.storage.private_memory import PrivateMemory
+from memserve.storage.shared_memory import SharedMemory
+from memserve.wire.identity import KvIdentity
+from memserve.wire.messages import ArenaRef
+
+
+class OpenTiers(msgspec.Struct, frozen=True, kw_only=True):
+    """Whoever gets it closes the storages."""
+
+    storages: dict[Tier, Storage]
+    arena: ArenaRef | None
+    """Of the DRAM tier."""
+
+
+def default_identity(*, block_size: int, block_bytes: int) -> KvIdentity:
+    """For pools that hold anything but a model's KV: pools with blocks of the same shape may share."""
+    return KvIdentity(
+        model="none",
+        dtype="bytes",
+        engine="none",
+        backend="none",
+        block_size=block_size,
+        block_bytes=block_bytes,
+        num_layers=1,
+    )
+
+
+def open_tiers(
+    *,
+    cluster: str,
+    instance: InstanceId,
+    incarnation: Incarnation,
+    block_bytes: int,
+    dram_bytes: int,
+    hbm_bytes: int,
+) -> OpenTiers:
+    """Memory for whole blocks; a tier of 0 bytes is left out. Raises ConfigError for sizes that hold no block."""
+    for name, size in (("dram_bytes", dram_bytes), ("hbm_bytes", hbm_bytes)):
+        if size < 0 or block_bytes < 1 or 0 < size < block_bytes:
+            raise ConfigError(f"{name} = {size} holds no block of {block_bytes} bytes: give 0 or more than that")
+    if not dram_bytes and not hbm_bytes:
+        raise ConfigError("a pool needs dram_bytes or hbm_bytes: both are 0")
+    storages: dict[Tier, Storage] = {}
+    arena = None
+    if hbm_bytes:
+        storages[Tier.HBM] = PrivateMemory(num_blocks=hbm_bytes // block_bytes, block_bytes=block_bytes)
+    if dram_bytes:
+        shared = SharedMemory(
+            cluster=cluster,
+            instance=instance,
+            incarnation=incarnation,
+            num_blocks=dram_bytes // block_bytes,
+            block_bytes=block_bytes,
+        )
+        storages[Tier.DRAM] = shared
+        arena = shared.ref
+    return OpenTiers(storages=storages, arena=arena)

@@ -1,0 +1,35 @@
+"""What a peer may ask for: checks of values that come from the wire, before anything changes."""
+
+from collections.abc import Sequence
+
+from memserve.core.errors import InvalidBlocks, InvalidTokens, ProtocolError
+from memserve.core.ids import BlockId
+from memserve.transfer.record import TOKEN_BYTES
+
+MAX_TTL_S = 3600.0
+MAX_PRIVATE_BYTES = 1 << 20
+"""Longest opaque user data of one transfer."""
+
+
+def num_tokens(tokens: bytes) -> int:
+    """Raises InvalidTokens when there are none or the last one is cut."""
+    if not tokens or len(tokens) % TOKEN_BYTES:
+        raise InvalidTokens(f"{len(tokens)} bytes of tokens: expected a positive multiple of {TOKEN_BYTES}")
+    return len(tokens) // TOKEN_BYTES
+
+
+def check_ttl(ttl_s: float) -> None:
+    """Raises ProtocolError; NaN is refused, too."""
+    if not 0 < ttl_s <= MAX_TTL_S:
+        raise ProtocolError(f"ttl_s = {ttl_s}: expected more than 0 and at most {MAX_TTL_S:g} seconds")
+
+
+def check_distinct(blocks: Sequence[BlockId], what: str) -> None:
+    """Raises InvalidBlocks when there is none or one comes twice."""
+    if not blocks or len(set(blocks)) != len(blocks):
+        raise InvalidBlocks(f"{len(blocks)} {what} blocks, {len(set(blocks))} of them distinct: name each one once")
+
+
+def check_private(private: bytes) -> None:
+    if len(private) > MAX_PRIVATE_BYTES:
+        raise ProtocolError(f"{len(private)} bytes of private data exceed the limit of {MAX_PRIVATE_BYTES} bytes")
