@@ -1,0 +1,127 @@
+"""The commands and their options, and how every refusal looks: one line on stderr, never a traceback.
+
+Exit status: 0 done, 1 it went wrong on the way, 2 something that the operator can set right, 130 stopped at once.
+What stands after `--` belongs to vLLM and is cut off before the options are read.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from memserve import __version__
+from memserve.cli.demo import run_demo
+from memserve.cli.options import ServeOptions, serve_config
+from memserve.cli.serve import run_serve
+from memserve.cli.status import show_status
+from memserve.core.enums import CachingMode, TransferMode
+from memserve.core.errors import ConfigError, MemserveError
+
+app = typer.Typer(
+    name="memserve",
+    help="Context caching and disaggregated serving at once, on stock vLLM.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `memserve` command; ends with SystemExit."""
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    cut = typed.index("--") if "--" in typed else len(typed)
+    app(args=typed[:cut], obj=tuple(typed[cut + 1 :]), prog_name="memserve")
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn our own errors into one line and an exit status."""
+    try:
+        yield
+    except MemserveError as error:
+        errors.print(f"memserve: {error}", markup=False)
+        raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _version(wanted: bool | None) -> None:  # noqa: FBT001 - the shape that typer calls
+    if wanted:
+        sys.stdout.write(f"memserve {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _all(
+    context: typer.Context,
+    *,
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = None,
+) -> None:
+    if context.obj and context.invoked_subcommand != "serve":
+        errors.print("memserve: only `serve` takes engine arguments after --")
+        raise typer.Exit(2)
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    *,
+    model: Annotated[
+        str | None, typer.Argument(help="Folder or name that vLLM takes; none: the bundled model.")
+    ] = None,
+    prefill: Annotated[int | None, typer.Option(help="Prefill instances.")] = None,
+    decode: Annotated[int | None, typer.Option(help="Decode instances.")] = None,
+    colocated: Annotated[int | None, typer.Option(help="Instances that do both, instead of the two above.")] = None,
+    caching: Annotated[CachingMode | None, typer.Option(help="Who keeps KV for later requests.")] = None,
+    transfer: Annotated[TransferMode | None, typer.Option(help="How KV leaves the prefill instance.")] = None,
+    policy: Annotated[str | None, typer.Option(help="How requests are routed.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to serve on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = None,
+    dram: Annotated[str | None, typer.Option(help='Shared memory per instance, e.g. "2GiB".')] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML; options typed here win.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and start nothing.")] = False,
+) -> None:
+    """Serve a model on a cluster of vLLM instances: memserve serve [MODEL] [OPTIONS] -- [ENGINE ARGUMENTS]"""
+    options = ServeOptions(
+        model=model,
+        prefill=prefill,
+        decode=decode,
+        colocated=colocated,
+        caching=caching,
+        transfer=transfer,
+        policy=policy,
+        host=host,
+        port=port,
+        dram=dram,
+        config=config,
+        engine_args=context.obj or (),
+    )
+    with _refusals():
+        raise typer.Exit(run_serve(serve_config(options), dry_run=dry_run))
+
+
+@app.command()
+def demo(
+    *,
+    json: Annotated[Path | None, typer.Option(help="Write all numbers to this file.")] = None,
+) -> None:
+    """Play real conversations on a small cluster and on plain vLLM, and compare tokens and times."""
+    with _refusals():
+        raise typer.Exit(run_demo(json_file=json))
+
+
+@app.command()
+def status(
+    *,
+    url: Annotated[str, typer.Option(help="Where the gateway serves.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Show the instances of a running cluster and what they hold."""
+    with _refusals():
+        show_status(url)

@@ -1,0 +1,65 @@
+"""Options of the command line laid over the settings of a file: what the person typed wins.
+
+Owns the merge and the checks that need the whole. An option that was not given is None.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from memserve.config import ClusterSettings, ServeConfig, load_serve_config
+from memserve.core.enums import CachingMode, TransferMode
+
+_ONE_OF_EACH = {"prefill": 1, "decode": 1}
+
+
+class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`memserve serve` as typed."""
+
+    model: str | None = None
+    prefill: int | None = None
+    decode: int | None = None
+    colocated: int | None = None
+    caching: CachingMode | None = None
+    transfer: TransferMode | None = None
+    policy: str | None = None
+    host: str | None = None
+    port: int | None = None
+    dram: str | None = None
+    config: Path | None = None
+    engine_args: tuple[str, ...] = ()
+    """What stood after `--`."""
+
+
+def serve_config(options: ServeOptions) -> ServeConfig:
+    """All settings of one run. Raises ConfigError on a bad file or on numbers that make no cluster."""
+    config = load_serve_config(options.config) if options.config is not None else ServeConfig()
+    cluster = msgspec.structs.replace(
+        _with_instances(config.cluster, options),
+        **_given(caching=options.caching, transfer=options.transfer, policy=options.policy),
+    )
+    cluster.check()
+    return msgspec.structs.replace(
+        config,
+        cluster=cluster,
+        gateway=msgspec.structs.replace(config.gateway, **_given(host=options.host, port=options.port)),
+        pool=msgspec.structs.replace(config.pool, **_given(dram=options.dram)),
+        engine=msgspec.structs.replace(config.engine, args=(*config.engine.args, *options.engine_args)),
+        **_given(model=options.model),
+    )
+
+
+def _with_instances(file: ClusterSettings, options: ServeOptions) -> ClusterSettings:
+    """A typed --colocated overrules a pair in the file, and the other way round; nothing at all is one of each."""
+    pair = _given(prefill=options.prefill, decode=options.decode)
+    colocated = _given(colocated=options.colocated)
+    if colocated and not pair:
+        return msgspec.structs.replace(file, prefill=0, decode=0, **colocated)
+    if file.colocated and not pair:
+        return file
+    default = {"prefill": file.prefill, "decode": file.decode} if file.prefill or file.decode else _ONE_OF_EACH
+    return msgspec.structs.replace(file, **{**default, "colocated": 0, **pair, **colocated})
+
+
+def _given(**options: object) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None}
