@@ -7,7 +7,6 @@ the pool and its agent) or WorkerSide (in each worker process, with the bytes). 
       "kv_connector_module_path": "memserve.engines.vllm.connector", "kv_load_failure_policy": "recompute"}'
 """
 
-import logging
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -18,6 +17,7 @@ from vllm.config import VllmConfig
 from vllm.distributed.kv_events import KVCacheEvent
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata, KVConnectorRole
 from vllm.forward_context import ForwardContext
+from vllm.logger import init_logger
 from vllm.v1.attention.backend import AttentionMetadata
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -40,7 +40,7 @@ from memserve.instance.mempool import MemPool
 from memserve.storage.shared_memory import attach
 from memserve.wire.messages import RequestParams
 
-logger = logging.getLogger(__name__)
+logger = init_logger(__name__)
 
 PARAMS_KEY = "memserve"
 """Our part of vLLM's kv_transfer_params."""
@@ -91,6 +91,7 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
             num_ranks=self._vllm_config.parallel_config.world_size,
             clock=SystemClock(),
         )
+        logger.info("memserve pool %s", msgspec.json.encode(self._pool.info).decode())
         if config.join:
             self._pool.join(
                 config.join, cluster=config.cluster, role=config.role, url=config.url, load=self._scheduler.load

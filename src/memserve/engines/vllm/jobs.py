@@ -52,7 +52,7 @@ class CopyJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass
-class StepPlan(KVConnectorMetadata):
+class StepPlan(KVConnectorMetadata):  # type: ignore[misc]
     """One engine step's work for every worker."""
 
     jobs: tuple[CopyJob, ...] = ()
@@ -78,7 +78,7 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass
-class JobsDone(KVConnectorWorkerMetadata):
+class JobsDone(KVConnectorWorkerMetadata):  # type: ignore[misc]
     """Jobs that ended since the last step, by number, over the ranks merged so far."""
 
     results: dict[int, JobResult] = field(default_factory=dict)

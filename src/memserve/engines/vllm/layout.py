@@ -49,8 +49,8 @@ class EngineMemory:
             storage = first.untyped_storage()
             if first.data_ptr() - storage.data_ptr() != placed.offset:
                 raise ConfigError(
-                    f"layer {names[0]} lies {first.data_ptr() - storage.data_ptr()} bytes into its storage, vLLM's plan "
-                    f"says {placed.offset}: this vLLM lays KV out in a way that memserve was not tested with"
+                    f"layer {names[0]} lies {first.data_ptr() - storage.data_ptr()} bytes into its storage, vLLM plans "
+                    f"{placed.offset}: this vLLM lays KV out in a way that memserve was not tested with"
                 )
             raw = torch.empty(0, dtype=torch.uint8, device=first.device).set_(storage)
             shape = (len(names), kv_cache_config.num_blocks, page_bytes)

@@ -21,7 +21,8 @@ from memserve.engines.vllm.job_book import JobBook, Part
 from memserve.engines.vllm.jobs import JobKind, JobResult, Pace, StepPlan
 from memserve.engines.vllm.outgoing import Outgoing
 from memserve.engines.vllm.request_state import Loading, RequestState, Saving
-from memserve.instance.mempool import HandoffState, MemPool
+from memserve.instance.mempool import MemPool
+from memserve.transfer.handoff import HandoffState
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import ArenaRef, Load, RequestParams, RequestReport, ReserveRequest
 

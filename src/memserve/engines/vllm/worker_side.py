@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 
 import torch
 
@@ -75,7 +76,7 @@ class WorkerSide:
             if job.pace is Pace.BY_LAYER:
                 self._by_layer.append(_OpenJob(job, len(self._memory.layers), self._clock.now()))
             else:
-                self._submit(_OpenJob(job, 1, self._clock.now()), lambda job=job: self._copy_whole(job))
+                self._submit(_OpenJob(job, 1, self._clock.now()), partial(self._copy_whole, job))
         self._layers_left = set(self._memory.layers) if self._by_layer else set()
 
     def layer_computed(self, layer: str) -> None:
@@ -83,7 +84,7 @@ class WorkerSide:
         if layer in self._layers_left:
             self._layers_left.discard(layer)
             for opened in self._by_layer:
-                self._submit(opened, lambda job=opened.job, layer=layer: self._copy_layer(job, layer))
+                self._submit(opened, partial(self._copy_layer, opened.job, layer))
 
     def end_step(self) -> None:
         """After the forward: layers that no hook announced are complete too."""
