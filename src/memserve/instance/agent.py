@@ -58,6 +58,9 @@ class Agent:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._background: set[asyncio.Task[None]] = set()
+        self._submitted: set[concurrent.futures.Future[Any]] = set()
+        self._gate = threading.Lock()
+        self._closing = False
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name=name, daemon=True)
 
     def start(self) -> str:
@@ -67,10 +70,14 @@ class Agent:
 
     def submit(self, work: Coroutine[Any, Any, T]) -> "concurrent.futures.Future[T]":
         """Run in the loop. Raises InstanceUnavailable after close."""
-        if self._loop is None or not self._thread.is_alive():
-            work.close()
-            raise InstanceUnavailable("this pool is closed")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._gate:
+            if self._loop is None or self._closing:
+                work.close()
+                raise InstanceUnavailable("this pool is closed")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            self._submitted.add(future)
+        future.add_done_callback(self._submitted.discard)
+        return future
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """Run in the loop and wait. Raises what the work raises; InvariantError from the loop's own thread."""
@@ -81,8 +88,9 @@ class Agent:
 
     def call_soon(self, action: Callable[[], object]) -> None:
         """Run a short callable in the loop; nothing happens after close."""
-        if self._loop is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(action)
+        with self._gate:
+            if self._loop is not None and not self._closing:
+                self._loop.call_soon_threadsafe(action)
 
     def run_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Keep the work running until it ends or the agent closes."""
@@ -96,8 +104,11 @@ class Agent:
 
     def close(self) -> None:
         """Idempotent."""
-        if self._loop is not None and self._stop is not None and self._thread.is_alive():
+        with self._gate:
+            first, self._closing = not self._closing, True
+        if self._loop is not None and self._stop is not None and first:
             self._loop.call_soon_threadsafe(self._stop.set)
+        if self._thread.is_alive():
             self._thread.join()
 
     async def _serve(self) -> None:
@@ -117,6 +128,8 @@ class Agent:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._at_close()
+        under_way = [asyncio.wrap_future(future) for future in tuple(self._submitted)]
+        await asyncio.gather(*under_way, return_exceptions=True)
         await server.close()
 
     def __repr__(self) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from memserve.core.enums import Tier
 from memserve.core.ids import BlockId, LeaseId
+from memserve.pool.block import BlockState
 from memserve.pool.events import PoolEvent
 from memserve.pool.ledger import Match, PoolLedger
 from memserve.pool.radix_index import Insertion
@@ -57,6 +58,10 @@ class LockedLedger:
     def release_owner(self, owner: str) -> None:
         with self._lock:
             self._ledger.release_owner(owner)
+
+    def state(self, block: BlockId) -> BlockState:
+        with self._lock:
+            return self._ledger.state(block)
 
     def take_events(self) -> tuple[PoolEvent, ...]:
         with self._lock:

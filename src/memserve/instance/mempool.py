@@ -11,15 +11,16 @@ Thread-safe. The nine calls may wait for a peer, with a deadline; those of the e
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
 
 from memserve.core.clock import Clock, SystemClock
 from memserve.core.enums import Role, Tier
-from memserve.core.errors import ConfigError, InvalidBlocks, InvalidTokens
+from memserve.core.errors import ConfigError, InvalidBlocks
 from memserve.core.ids import BlockId, Incarnation, InstanceId, RequestId, TransferId
+from memserve.instance.addresses import Addresses
 from memserve.instance.agent import Agent, Ticker
 from memserve.instance.core import PoolCore
 from memserve.instance.inbox import Inbox
@@ -31,9 +32,9 @@ from memserve.instance.records import PoolMatch, PoolStats, Received
 from memserve.instance.sender import TransferSender
 from memserve.instance.setup import default_identity, open_tiers
 from memserve.instance.tiers import TierMemory
-from memserve.pool.swap import Swap
-from memserve.pool.tokens import TOKEN_BYTES, Tokens, as_token_bytes
-from memserve.transfer.handoff import Handoff
+from memserve.pool.tokens import Tokens
+from memserve.storage.shared_memory import attach
+from memserve.transfer.handoff import Handoff, HandoffState
 from memserve.transport.shm import SharedMemoryTransport
 from memserve.wire.identity import KvIdentity, Namespace
 from memserve.wire.messages import (
@@ -52,6 +53,8 @@ from memserve.wire.messages import (
     ReserveReply,
     ReserveRequest,
 )
+
+__all__ = ["Handoff", "HandoffState", "MemPool"]
 
 _CONTROL_DEADLINE_S = 5.0
 _REMOTE_TTL_S = 60.0
@@ -84,7 +87,6 @@ class MemPool:
                 f"the identity says {identity.block_size} tokens and {identity.block_bytes} bytes a block, "
                 f"the pool {block_size} and {block_bytes}: give both the same"
             )
-        self._block_size = block_size
         self._incarnation = Incarnation(time.time_ns())
         self._instance = InstanceId(instance)
         tiers = open_tiers(
@@ -99,10 +101,16 @@ class MemPool:
         self._memory = TierMemory(tiers.storages, block_bytes=block_bytes)
         self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock)
         self.local = LockedLedger(self._core.ledger, self._core.lock)
+        self._addresses = Addresses(
+            instance=self._instance, incarnation=self._incarnation, block_size=block_size, ledger=self.local
+        )
         self._inbox = Inbox()
         self._links = PeerLinks(lambda: self.info)
         self._receiver = Receiver(
-            core=self._core, local=lambda: self.info, transport=SharedMemoryTransport(), inbox=self._inbox
+            core=self._core,
+            local=lambda: self.info,
+            transport=SharedMemoryTransport(partial(attach, writable=False)),
+            inbox=self._inbox,
         )
         self._agent = Agent(
             name=f"memserve-{instance}",
@@ -134,7 +142,7 @@ class MemPool:
         Blocks on a peer are kept by a lease that this pool extends as long as it lives.
         """
         if on is None or on.instance == self._instance:
-            return self._list(self.local.allocate(num_blocks, tier=tier, owner=_OWNER))
+            return self._addresses.name(self.local.allocate(num_blocks, tier=tier, owner=_OWNER))
         request = AllocRequest(
             num_blocks=num_blocks,
             tier=tier,
@@ -149,7 +157,7 @@ class MemPool:
     def free_mem(self, addresses: BlockList) -> None:
         """Give active blocks back, here or on a peer. Raises InvalidBlocks and then frees none."""
         if addresses.instance == self._instance:
-            self.local.free(self._own(addresses))
+            self.local.free(self._addresses.own(addresses))
             return
         self._agent.wait(self._free_remote(addresses))
 
@@ -159,20 +167,20 @@ class MemPool:
         Where it names an earlier copy already, that one stays and the block given is freed. Raises
         InvalidTokens unless the tokens fill the blocks exactly, InvalidBlocks.
         """
-        data = self._whole(tokens, len(addresses.blocks))
-        blocks = self._own(addresses)
+        data = self._addresses.filling_tokens(tokens, len(addresses.blocks))
+        blocks = self._addresses.own(addresses)
         with self._core.lock:
             self._core.ledger.insert(data, blocks, namespace=namespace)
             indexed = self._core.ledger.match(data, owner=_OWNER, namespace=namespace)
             if indexed.lease is not None:
                 self._core.ledger.release(indexed.lease)
-        return self._list(indexed.blocks)
+        return self._addresses.name(indexed.blocks)
 
     def match(self, tokens: Tokens, *, namespace: Namespace = b"") -> PoolMatch:
         """The longest cached prefix in whole blocks, leased until released."""
         found = self.local.match(tokens, owner=_OWNER, namespace=namespace)
         give_back = partial(self.local.release, found.lease) if found.lease is not None else _nothing
-        return PoolMatch(addresses=self._list(found.blocks), num_tokens=found.num_tokens, give_back=give_back)
+        return PoolMatch(addresses=self._addresses.name(found.blocks), num_tokens=found.num_tokens, give_back=give_back)
 
     def delete(self, tokens: Tokens, *, namespace: Namespace = b"") -> int:
         """Drop the entry of the last whole block and all that continues it; returns how many entries."""
@@ -182,17 +190,17 @@ class MemPool:
         """Move historical blocks from HBM to DRAM, the pool picks which; returns how many. Raises PoolExhausted."""
         with self._core.lock:
             swap = self._core.ledger.begin_swap(num_blocks, source=Tier.HBM, target=Tier.DRAM)
-        self._carry_out(swap)
+        self._core.carry_out(swap)
         return len(swap.pairs)
 
     def swap_in(self, addresses: BlockList) -> BlockList:
         """Move historical blocks from DRAM to HBM; returns where they are now, in the same order."""
-        blocks = self._own(addresses)
+        blocks = self._addresses.own(addresses)
         with self._core.lock:
             swap = self._core.ledger.begin_swap_in(blocks, target=Tier.HBM)
-        self._carry_out(swap)
+        self._core.carry_out(swap)
         moved = dict(swap.pairs)
-        return self._list(tuple(moved[block] for block in blocks))
+        return self._addresses.name(tuple(moved[block] for block in blocks))
 
     def transfer(
         self,
@@ -226,7 +234,7 @@ class MemPool:
 
         Visible there only once all are complete and verified. Returns what its index names.
         """
-        data = self._whole(tokens, len(source.blocks))
+        data = self._addresses.filling_tokens(tokens, len(source.blocks))
         return self._transfer(
             to, source, data, destination=destination, private=private, tier=tier, namespace=namespace
         )
@@ -239,11 +247,11 @@ class MemPool:
 
     def write(self, addresses: BlockList, data: bytes | bytearray | memoryview) -> None:
         """Fill local active blocks; `data` is as long as they are. Raises InvalidBlocks."""
-        self._memory.write(self._own(addresses), memoryview(data))
+        self._memory.write(self._addresses.writable(addresses), memoryview(data))
 
     def read(self, addresses: BlockList) -> bytes:
         """Bytes of local blocks, one after the other. Raises InvalidBlocks."""
-        return self._memory.read(self._own(addresses))
+        return self._memory.read(self._addresses.readable(addresses))
 
     def view(self, block: BlockId) -> memoryview:
         """Writable bytes of one local block, for an engine that knows what it may touch."""
@@ -342,27 +350,6 @@ class MemPool:
 
     # ------------------------------------------------------------ inside
 
-    def _list(self, blocks: Sequence[BlockId]) -> BlockList:
-        return BlockList(instance=self._instance, incarnation=self._incarnation, blocks=tuple(blocks))
-
-    def _own(self, addresses: BlockList) -> tuple[BlockId, ...]:
-        """Raises InvalidBlocks for another pool's blocks, or for those of an earlier life of this one."""
-        if (addresses.instance, addresses.incarnation) != (self._instance, self._incarnation):
-            raise InvalidBlocks(
-                f"blocks of {addresses.instance}/{addresses.incarnation} are not here: "
-                f"this is {self._instance}/{self._incarnation}"
-            )
-        return addresses.blocks
-
-    def _whole(self, tokens: Tokens, num_blocks: int) -> bytes:
-        data = bytes(as_token_bytes(tokens))
-        if len(data) != num_blocks * self._block_size * TOKEN_BYTES:
-            raise InvalidTokens(
-                f"{len(data) // TOKEN_BYTES} tokens for {num_blocks} blocks of {self._block_size} tokens: "
-                "give exactly the tokens that fill them"
-            )
-        return data
-
     def _transfer(
         self,
         to: PeerInfo,
@@ -374,21 +361,10 @@ class MemPool:
         tier: Tier,
         namespace: Namespace,
     ) -> BlockList:
-        self._own(source)
+        self._addresses.readable(source)
         return self._sender.send(
             to, source, tier=tier, tokens=tokens, destination=destination, namespace=namespace, private=private
         )
-
-    def _carry_out(self, swap: Swap) -> None:
-        try:
-            for source, target in swap.pairs:
-                self._memory.copy(source, target)
-        except BaseException:
-            with self._core.lock:
-                self._core.ledger.cancel_swap(swap)
-            raise
-        with self._core.lock:
-            self._core.ledger.finish_swap(swap)
 
     async def _free_remote(self, addresses: BlockList) -> None:
         peer = self._links.find(addresses.instance)

@@ -1,7 +1,7 @@
 """What an instance answers its peers: each request to the ledger and the sessions, bytes through a transport.
 
 Lives in the agent's event loop and takes the pool's lock for decisions only; bytes are copied on its own
-threads. A peer introduces itself before anything else; a newer incarnation of it, or its death, ends what
+threads. Who names blocks introduces itself first; a newer incarnation of it, or its death, ends what
 the old one holds.
 """
 
@@ -62,6 +62,8 @@ class Receiver:
             AllocRequest: self._allocate,
             FreeRequest: self._free,
             ReserveRequest: self._reserve,
+        }
+        self._open_answers: dict[type, Callable[[Any, str | None], AckReply]] = {
             CommitRequest: self._commit,
             AbortRequest: self._abort,
             ReleaseRequest: self._release,
@@ -73,6 +75,8 @@ class Receiver:
             return self._hello(message, sender)
         if isinstance(message, StatsRequest):
             return self._stats()
+        if type(message) in self._open_answers:
+            return self._answer_openly(message, sender)
         peer = self._known(sender)
         if isinstance(message, TransferRequest):
             return await self._transfer(message, peer)
@@ -112,6 +116,13 @@ class Receiver:
             self._core.sessions.copies.extend(peer_owner(peer.instance, peer.incarnation))
         return HelloReply(peer=local)
 
+    def _answer_openly(self, message: object, sender: bytes) -> AckReply:
+        """For what an engine's worker or a gateway may send, too: they name a transfer or a request, not blocks."""
+        peer = self._introduced.get(sender)
+        name = peer_owner(peer.instance, peer.incarnation) if peer else None
+        with self._core.lock:
+            return self._open_answers[type(message)](message, name)
+
     def _known(self, sender: bytes) -> PeerInfo:
         peer = self._introduced.get(sender)
         if peer is None or self._newest.get(peer.instance) != peer:
@@ -141,15 +152,15 @@ class Receiver:
         _check_is(peer, message.sender, message.incarnation)
         return self._core.sessions.reservations.reserve(message)
 
-    def _commit(self, message: CommitRequest, peer: PeerInfo) -> AckReply:
-        self._core.sessions.reservations.commit(message, peer_owner(peer.instance, peer.incarnation))
+    def _commit(self, message: CommitRequest, sender: str | None) -> AckReply:
+        self._core.sessions.reservations.commit(message, sender)
         return AckReply()
 
-    def _abort(self, message: AbortRequest, peer: PeerInfo) -> AckReply:
-        self._core.sessions.reservations.abort(message.transfer, peer_owner(peer.instance, peer.incarnation))
+    def _abort(self, message: AbortRequest, sender: str | None) -> AckReply:
+        self._core.sessions.reservations.abort(message.transfer, sender)
         return AckReply()
 
-    def _release(self, message: ReleaseRequest, _peer: PeerInfo) -> AckReply:
+    def _release(self, message: ReleaseRequest, _sender: str | None) -> AckReply:
         self._core.sessions.reservations.release(message.request)
         return AckReply()
 

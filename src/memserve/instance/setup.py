@@ -7,7 +7,7 @@ from memserve.core.errors import ConfigError
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.storage.base import Storage
 from memserve.storage.private_memory import PrivateMemory
-from memserve.storage.shared_memory import SharedMemory
+from memserve.storage.shared_memory import SharedMemory, sweep
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import ArenaRef
 
@@ -42,12 +42,16 @@ def open_tiers(
     dram_bytes: int,
     hbm_bytes: int,
 ) -> OpenTiers:
-    """Memory for whole blocks; a tier of 0 bytes is left out. Raises ConfigError for sizes that hold no block."""
+    """Memory for whole blocks; a tier of 0 bytes is left out. Raises ConfigError for sizes that hold no block.
+
+    Removes what instances of this cluster that were killed have left in shared memory.
+    """
     for name, size in (("dram_bytes", dram_bytes), ("hbm_bytes", hbm_bytes)):
         if size < 0 or block_bytes < 1 or 0 < size < block_bytes:
             raise ConfigError(f"{name} = {size} holds no block of {block_bytes} bytes: give 0 or more than that")
     if not dram_bytes and not hbm_bytes:
         raise ConfigError("a pool needs dram_bytes or hbm_bytes: both are 0")
+    sweep(f"{cluster}-")
     storages: dict[Tier, Storage] = {}
     arena = None
     if hbm_bytes:

@@ -14,7 +14,9 @@ import contextlib
 import fcntl
 import mmap
 import os
+import re
 import stat
+import weakref
 from pathlib import Path
 
 from memserve.core.errors import ConfigError, InstanceUnavailable
@@ -24,6 +26,7 @@ from memserve.wire.messages import ArenaRef
 
 _FOLDER = Path("/dev/shm")  # noqa: S108 - POSIX shared memory lies here on Linux
 _PREFIX = "memserve-"
+_NAME = re.compile(r"[\w.:@+=-]{1,100}")
 
 
 def host_id() -> str:
@@ -40,16 +43,17 @@ class SharedMemory:
         check_shape(num_blocks, block_bytes)
         self.num_blocks = num_blocks
         self.block_bytes = block_bytes
+        for what, name in (("cluster", cluster), ("instance", instance)):
+            if not _NAME.fullmatch(name):
+                raise ConfigError(f'{what} "{name}" becomes part of a file name: use letters, digits and . : @ + = - _')
         self._path = _FOLDER / f"{_PREFIX}{cluster}-{instance}-{incarnation}"
-        if "/" in cluster or "/" in instance:
-            raise ConfigError(f'cluster "{cluster}" and instance "{instance}" name a file: they cannot contain "/"')
-        self._fd = _create_locked(self._path)
+        fd = _create_locked(self._path)
+        self._remove = weakref.finalize(self, _remove, self._path, fd, os.getpid())
         try:
-            _allocate(self._fd, num_blocks * block_bytes)
-            self._memory = _map(self._fd, num_blocks * block_bytes, mmap.PROT_READ | mmap.PROT_WRITE)
+            _allocate(fd, num_blocks * block_bytes)
+            self._memory = _map(fd, num_blocks * block_bytes, mmap.PROT_READ | mmap.PROT_WRITE)
         except BaseException:
-            self._path.unlink()
-            os.close(self._fd)
+            self._remove()
             raise
 
     @property
@@ -61,15 +65,11 @@ class SharedMemory:
         return block_view(self._memory, block_index, num_blocks=self.num_blocks, block_bytes=self.block_bytes)
 
     def close(self) -> None:
-        if self._fd < 0:
-            return
         self._memory = memoryview(b"")
-        self._path.unlink(missing_ok=True)
-        os.close(self._fd)
-        self._fd = -1
+        self._remove()
 
     def __repr__(self) -> str:
-        state = "closed" if self._fd < 0 else "open"
+        state = "open" if self._remove.alive else "closed"
         return f"SharedMemory({self._path.name}, {self.num_blocks} x {self.block_bytes} bytes, {state})"
 
 
@@ -147,6 +147,13 @@ def _create_locked(path: Path) -> int:
         os.close(fd)
         return _create_locked(path)
     return fd
+
+
+def _remove(path: Path, fd: int, owner_pid: int) -> None:
+    """Also at interpreter exit when nobody closed; a forked child leaves its parent's file alone."""
+    if os.getpid() == owner_pid:
+        path.unlink(missing_ok=True)
+        os.close(fd)
 
 
 def _allocate(fd: int, size: int) -> None:

@@ -20,7 +20,8 @@ from memserve.transfer.states import TransferState, check_move
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """How a transfer ended, for the repetitions of its messages."""
 
-    sender: str
+    sender: str | None
+    """None: aborted by a connection that was not introduced."""
     state: TransferState
     blocks: tuple[BlockId, ...] = ()
     """What a TransferReply named."""
@@ -52,16 +53,17 @@ class TransferBooks:
         """Oldest first."""
         return tuple(self._by_request.get(request, ()))
 
-    def find(self, transfer: TransferId, sender: str) -> TransferRecord | None:
-        """The open record, if any. Raises TransferFailed when it is another sender's."""
+    def find(self, transfer: TransferId, sender: str | None) -> TransferRecord | None:
+        """The open record, if any. Raises TransferFailed when it is another sender's than the one named."""
         found = self._open.get(transfer)
-        if found is not None and found.sender != sender:
+        if found is not None and sender is not None and found.sender != sender:
             raise TransferFailed(f"transfer {transfer} is not one of {sender}")
         return found
 
-    def ending(self, transfer: TransferId, sender: str) -> Ending | None:
+    def ending(self, transfer: TransferId, sender: str | None) -> Ending | None:
+        """How it ended, as far as that is remembered and this sender's business."""
         found = self._ended.get(transfer)
-        return found if found is not None and found.sender == sender else None
+        return found if found is not None and sender in (None, found.sender) else None
 
     def check_room(self) -> None:
         """Raise PoolExhausted when no further transfer may own blocks."""

@@ -12,7 +12,7 @@ from memserve.core.errors import InvalidBlocks, InvalidTokens, MemserveError, Tr
 from memserve.core.ids import BlockId, TransferId
 from memserve.transfer.books import TransferBooks
 from memserve.transfer.ledger_port import Ledger
-from memserve.transfer.limits import check_distinct, check_private, check_ttl, num_tokens
+from memserve.transfer.limits import check_distinct, check_mappable, check_private, check_ttl, num_tokens
 from memserve.transfer.record import TransferRecord, peer_owner
 from memserve.transfer.states import TransferState
 from memserve.wire.messages import AllocReply, AllocRequest, TransferReply, TransferRequest
@@ -144,6 +144,7 @@ class Copies:
         check_ttl(request.ttl_s)
         check_private(request.private)
         check_distinct(request.source.blocks, "source")
+        check_mappable(request.source.blocks)
         if len(request.checksums) != num_blocks:
             raise InvalidBlocks(f"{len(request.checksums)} checksums for {num_blocks} blocks: send one for each")
         if request.tokens is not None and num_tokens(request.tokens) != num_blocks * self._block_size:

@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from memserve.core.enums import Tier
 from memserve.core.errors import InvalidBlocks, InvalidTokens, ProtocolError
-from memserve.core.ids import BlockId
+from memserve.core.ids import GENERATION_MASK, BlockId, make_block_id
 from memserve.transfer.record import TOKEN_BYTES
 
 MAX_TTL_S = 3600.0
@@ -12,10 +15,19 @@ MAX_PRIVATE_BYTES = 1 << 20
 
 
 def num_tokens(tokens: bytes) -> int:
-    """Raises InvalidTokens when there are none or the last one is cut."""
+    """Raises InvalidTokens when there are none, the last one is cut or one is negative."""
     if not tokens or len(tokens) % TOKEN_BYTES:
         raise InvalidTokens(f"{len(tokens)} bytes of tokens: expected a positive multiple of {TOKEN_BYTES}")
+    if np.frombuffer(tokens, "<i4").min() < 0:
+        raise InvalidTokens("a token is negative: token ids go from 0 to 2**31 - 1")
     return len(tokens) // TOKEN_BYTES
+
+
+def check_mappable(blocks: Sequence[BlockId]) -> None:
+    """Raises InvalidBlocks unless all are of the tier that lies in the sender's arena."""
+    low, high = make_block_id(Tier.DRAM, 0, 0), make_block_id(Tier.DRAM, GENERATION_MASK, (1 << 32) - 1)
+    if not all(low <= block <= high for block in blocks):
+        raise InvalidBlocks(f"source blocks must be of {Tier.DRAM.name}: other tiers cannot be mapped")
 
 
 def check_ttl(ttl_s: float) -> None:

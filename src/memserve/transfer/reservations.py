@@ -45,8 +45,10 @@ class Reservations:
             raise TransferFailed(f"transfer {request.transfer} is {record.state} already")
         return ReserveReply(num_held_blocks=len(record.held), blocks=record.blocks)
 
-    def commit(self, request: CommitRequest, sender: str) -> None:
+    def commit(self, request: CommitRequest, sender: str | None) -> None:
         """Make the blocks readable, in one step; repeating it changes nothing.
+
+        The id of the transfer is proof enough: an engine's worker, which is nobody's peer, may commit.
 
         Raises TransferFailed when the reservation is gone or `num_blocks` is not what was reserved.
         """
@@ -66,7 +68,7 @@ class Reservations:
         blocks = self._index(record) if request.insert else record.held + record.blocks
         self._keep(record, blocks)
 
-    def abort(self, transfer: TransferId, sender: str) -> None:
+    def abort(self, transfer: TransferId, sender: str | None) -> None:
         """The sender has stopped writing and gives up; a later reserve of the same id is refused."""
         record = self._books.find(transfer, sender)
         if record is not None and record.state is TransferState.RESERVED:
@@ -173,7 +175,7 @@ class Reservations:
         if ending is not None:
             raise TransferFailed(f"transfer {transfer} is {ending.state} already: start a new one")
 
-    def _check_committed(self, transfer: TransferId, sender: str) -> None:
+    def _check_committed(self, transfer: TransferId, sender: str | None) -> None:
         ending = self._books.ending(transfer, sender)
         committed = {TransferState.PUBLISHED, TransferState.TAKEN, TransferState.RELEASED}
         if ending is None or ending.state not in committed:

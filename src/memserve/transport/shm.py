@@ -6,23 +6,32 @@ reading only. Thread-safe; copies run outside the lock and, for blocks of this s
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from memserve.storage.shared_memory import AttachedMemory, attach
 from memserve.transport.base import BlockCopy, check_arrived
 from memserve.wire.messages import ArenaRef
 
 
+class MappedArena(Protocol):
+    """A peer's arena in this process' address space."""
+
+    def view(self, block_index: int) -> memoryview: ...
+
+    def close(self) -> None: ...
+
+
 class SharedMemoryTransport:
-    """A Transport between processes of one host."""
+    """A Transport between processes of one host; `attach` maps an arena."""
 
     name = "shm"
 
-    def __init__(self, *, max_arenas: int = 64) -> None:
+    def __init__(self, attach: Callable[[ArenaRef], MappedArena], *, max_arenas: int = 64) -> None:
+        self._attach = attach
         self._max_arenas = max_arenas
-        self._arenas: OrderedDict[ArenaRef, AttachedMemory] = OrderedDict()
+        self._arenas: OrderedDict[ArenaRef, MappedArena] = OrderedDict()
         self._lock = threading.Lock()
 
     def fetch(self, arena: ArenaRef, copies: Sequence[BlockCopy]) -> None:
@@ -37,9 +46,9 @@ class SharedMemoryTransport:
                 attached.close()
             self._arenas.clear()
 
-    def _attached(self, arena: ArenaRef) -> AttachedMemory:
+    def _attached(self, arena: ArenaRef) -> MappedArena:
         with self._lock:
-            found = self._arenas.pop(arena, None) or attach(arena, writable=False)
+            found = self._arenas.pop(arena, None) or self._attach(arena)
             self._arenas[arena] = found
             if len(self._arenas) > self._max_arenas:
                 self._arenas.popitem(last=False)  # a copy under way keeps the mapping alive through its view
