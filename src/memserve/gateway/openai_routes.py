@@ -21,6 +21,7 @@ from memserve.gateway.errors import ApiError, ClientGone
 from memserve.gateway.records import RequestState
 from memserve.gateway.request_flow import Job, RequestFlow
 from memserve.gateway.runtime import GatewayRuntime
+from memserve.gateway.upstream import forwarded_headers
 
 _log = logging.getLogger(__name__)
 
@@ -75,11 +76,13 @@ class CompletionRoute:
         async with scope(deadline_s=self._context.settings.request_deadline_s) as work, client.ends(work):
             tokens = await self._context.tokenizer.tokens(path=self._path, body=request.values)
             self._note(request_id, request.model, tokens)
+            headers = forwarded_headers(client.headers)
+            headers[REQUEST_ID_HEADER] = request_id
             job = Job(
                 id=request_id,
                 path=self._path,
                 request=request,
-                headers=client.headers,
+                headers=headers,
                 tokens=tokens,
                 alone=request_body.must_run_alone(request),
             )

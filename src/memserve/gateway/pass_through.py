@@ -16,6 +16,7 @@ from memserve.gateway.client_connection import ClientConnection
 from memserve.gateway.ending import scope
 from memserve.gateway.errors import ApiError, ClientGone, InstanceLost, unavailable
 from memserve.gateway.runtime import GatewayRuntime
+from memserve.gateway.upstream import forwarded_headers
 
 _MAX_ATTEMPTS = 3
 _SERVING = (Role.COLOCATED, Role.DECODE, Role.PREFILL)
@@ -71,7 +72,7 @@ class PassThrough:
         async with (
             self._runtime.watch.using(instance),
             self._runtime.upstream.exchange(
-                instance, method=method, target=target, headers=client.headers, body=body
+                instance, method=method, target=target, headers=forwarded_headers(client.headers), body=body
             ) as answer,
         ):
             await client.start(status=answer.status, headers=answer.headers())

@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 
 import msgspec
-from starlette.datastructures import Headers
+from multidict import CIMultiDict
 
 from memserve.cluster.view import InstanceView
 from memserve.core.enums import Role
@@ -42,7 +42,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     id: RequestId
     path: str
     request: ClientRequest
-    headers: Headers
+    headers: CIMultiDict[str]
+    """For the engines; among them the request id, which vLLM makes part of its answer's id."""
     tokens: bytes
     alone: bool
 

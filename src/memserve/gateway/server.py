@@ -55,7 +55,17 @@ async def running(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> As
     finally:
         started.cancel()
         server.should_exit = True
-        await asyncio.wait({task, started})
+        await _stopped(task)
+        listener.close()
+
+
+async def _stopped(task: asyncio.Task[None]) -> None:
+    """Until the server is down, GRACE_S at most; a cancellation meanwhile takes effect after it."""
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 def _config(app: ASGIApp) -> uvicorn.Config:

@@ -82,13 +82,14 @@ class Upstream:
 
     @asynccontextmanager
     async def exchange(
-        self, instance: InstanceView, *, method: str, target: str, headers: Headers, body: bytes
+        self, instance: InstanceView, *, method: str, target: str, headers: CIMultiDict[str], body: bytes
     ) -> AsyncIterator[UpstreamAnswer]:
-        """Send the request, give its answer. `target` is path and query, already quoted."""
+        """Send the request, give its answer. `target` is path and query, already quoted; `headers` from
+        `forwarded_headers`."""
         url = URL(instance.url.rstrip("/") + target, encoded=True)
         try:
             async with self._session.request(
-                method, url, data=body or None, headers=_forwarded(headers), allow_redirects=False
+                method, url, data=body or None, headers=headers, allow_redirects=False
             ) as response:
                 if (
                     response.status >= HTTPStatus.INTERNAL_SERVER_ERROR
@@ -100,7 +101,8 @@ class Upstream:
             raise _lost(instance, f"failed at {target}: {error or type(error).__name__}") from error
 
 
-def _forwarded(headers: Headers) -> CIMultiDict[str]:
+def forwarded_headers(headers: Headers) -> CIMultiDict[str]:
+    """The client's headers as an engine gets them; answers must come uncompressed to be read here."""
     forwarded: CIMultiDict[str] = CIMultiDict((k, v) for k, v in headers.items() if k not in _HOP_BY_HOP)
     forwarded["Accept-Encoding"] = "identity"
     return forwarded

@@ -1,0 +1,180 @@
+"""A whole gateway on loopback: fake engines under real HTTP servers, the real Scheduler, a scripted cluster."""
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+import aiohttp
+import msgspec
+from starlette.types import ASGIApp
+
+from memserve.cluster.view import ClusterView, InstanceState, InstanceView
+from memserve.config import GatewaySettings
+from memserve.core.clock import SystemClock
+from memserve.core.enums import Role, Tier
+from memserve.core.errors import InstanceUnavailable
+from memserve.core.ids import Epoch, Incarnation, InstanceId, RequestId
+from memserve.gateway.app import create_app
+from memserve.gateway.context import GatewayContext
+from memserve.gateway.metrics import GatewayMetrics
+from memserve.gateway.records import RequestHistory
+from memserve.gateway.reports import ReportLog
+from memserve.gateway.server import running
+from memserve.scheduler.scheduler import Scheduler
+from memserve.wire.identity import KvIdentity
+from memserve.wire.messages import Load, PeerInfo, TierStats
+from tests.fakes.engine import FakeEngine
+from tests.fakes.waiting import Changes
+
+IDENTITY = KvIdentity(
+    model="tiny", dtype="float32", engine="fake", backend="none", block_size=4, block_bytes=64, num_layers=1
+)
+BLOCK_SIZE = 4
+
+
+class ScriptedCluster:
+    """The cluster manager's side: a view that tests change, and the faults that were told."""
+
+    def __init__(self) -> None:
+        self.view = ClusterView()
+        self.faults: list[tuple[str, str]] = []
+        self.changes = Changes()
+
+    def request_failed(self, instance: InstanceId, incarnation: Incarnation, why: str) -> None:
+        self.faults.append((instance, why))
+        self.changes.happened()
+
+    def add(self, name: str, role: Role, url: str) -> None:
+        identity = PeerInfo(
+            instance=InstanceId(name), incarnation=Incarnation(1), endpoint=f"tcp://{name}", identity=IDENTITY
+        )
+        stats = TierStats(tier=Tier.DRAM, num_blocks=8, num_free=5, num_reserved=1, num_cached=2, num_leased=1)
+        load = Load(num_running=1, num_waiting=2, pool=(stats,))
+        view = InstanceView(peer=identity, role=role, url=url, state=InstanceState.ACTIVE, load=load)
+        self._become((*self.view.instances, view))
+
+    def remove(self, name: str) -> None:
+        self._become(tuple(i for i in self.view.instances if i.instance != name))
+
+    def set_state(self, name: str, state: InstanceState) -> None:
+        self._become(
+            tuple(msgspec.structs.replace(i, state=state) if i.instance == name else i for i in self.view.instances)
+        )
+
+    def _become(self, instances: tuple[InstanceView, ...]) -> None:
+        self.view = ClusterView(epoch=Epoch(self.view.epoch + 1), instances=instances)
+
+
+class NotedReleases:
+    """ReleaseClient that writes down what was released."""
+
+    def __init__(self) -> None:
+        self.released: list[tuple[str, RequestId]] = []
+        self.reachable = True
+        self.changes = Changes()
+
+    async def release(self, *, endpoint: str, request: RequestId, deadline_s: float) -> None:
+        assert deadline_s > 0
+        self.released.append((endpoint, request))
+        self.changes.happened()
+        if not self.reachable:
+            raise InstanceUnavailable(f"{endpoint} is away")
+
+
+class CharacterTokens:
+    """PromptTokenizer with a token a character of the prompt's JSON."""
+
+    async def tokens(self, *, path: str, body: Mapping[str, Any]) -> bytes:
+        prompt = msgspec.json.encode(body.get("messages", body.get("prompt")))
+        return array("i", list(prompt)).tobytes()
+
+
+class Rig:
+    def __init__(self, *, deadline_s: float) -> None:
+        self.engines: dict[str, FakeEngine] = {}
+        self.cluster = ScriptedCluster()
+        self.releases = NotedReleases()
+        self.url = ""
+        self.http: aiohttp.ClientSession
+        metrics = GatewayMetrics(lambda: self.cluster.view)
+        history = RequestHistory(clock=SystemClock())
+        self.context = GatewayContext(
+            settings=GatewaySettings(request_deadline_s=deadline_s),
+            base_models=frozenset({"tiny", ""}),
+            scheduler=Scheduler(block_size=BLOCK_SIZE, policy="prompt-tree", clock=SystemClock(), random=Random(1)),
+            cluster=self.cluster,
+            tokenizer=CharacterTokens(),
+            releases=self.releases,
+            history=history,
+            metrics=metrics,
+            reports=ReportLog(history=history, metrics=metrics),
+        )
+
+    def engine(self, name: str) -> FakeEngine:
+        return self.engines[name]
+
+    def phases(self, name: str) -> list[str]:
+        return [s.phase for s in self.engines[name].seen if "kv_transfer_params" in s.body]
+
+    async def post(self, body: Any, *, path: str = "/v1/chat/completions", **headers: str) -> tuple[int, Any]:
+        """Status and decoded JSON."""
+        data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        async with self.http.post(
+            self.url + path, data=data, headers={"content-type": "application/json", **headers}
+        ) as response:
+            return response.status, msgspec.json.decode(await response.read())
+
+    async def stream(self, body: dict[str, Any], *, path: str = "/v1/chat/completions", **headers: str) -> bytes:
+        """The whole stream's bytes."""
+        async with self.http.post(self.url + path, json={**body, "stream": True}, headers=headers) as response:
+            assert response.status == 200, await response.text()
+            assert response.headers["content-type"].startswith("text/event-stream")
+            return await response.read()
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        async with self.http.get(self.url + path) as response:
+            body = await response.read()
+            return response.status, msgspec.json.decode(body) if body else None
+
+    async def metric(self, line: str) -> float:
+        """Value of the sample that starts with `line`; 0 when there is none."""
+        async with self.http.get(self.url + "/metrics") as response:
+            text = await response.text()
+        return sum(float(row.rsplit(" ", 1)[1]) for row in text.splitlines() if row.startswith(line))
+
+
+@asynccontextmanager
+async def rig(*, prefill: int = 1, decode: int = 1, colocated: int = 0, deadline_s: float = 30.0) -> AsyncIterator[Rig]:
+    """Engines p0.., d0.., c0.. behind a gateway. All servers stop at the same time."""
+    made = Rig(deadline_s=deadline_s)
+    roles = {"p": (Role.PREFILL, prefill), "d": (Role.DECODE, decode), "c": (Role.COLOCATED, colocated)}
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group, aiohttp.ClientSession() as made.http:
+        for letter, (role, number) in roles.items():
+            for name in (f"{letter}{i}" for i in range(number)):
+                engine = made.engines[name] = FakeEngine(name)
+                made.cluster.add(name, role, await _start(group, engine.app, stop))
+        made.url = await _start(group, create_app(made.context), stop)
+        try:
+            yield made
+        finally:
+            stop.set()
+
+
+async def _start(group: asyncio.TaskGroup, app: ASGIApp, stop: asyncio.Event) -> str:
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def serve() -> None:
+        async with running(app) as port:
+            ready.set_result(f"http://127.0.0.1:{port}")
+            await stop.wait()
+
+    group.create_task(serve())
+    return await ready
+
+
+def chat(text: str = "hello there, how are you?", **fields: Any) -> dict[str, Any]:
+    return {"model": "tiny", "messages": [{"role": "user", "content": text}], **fields}

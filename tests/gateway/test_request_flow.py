@@ -1,0 +1,151 @@
+"""A request over a prefill and a decode instance: what each is sent, and what the client gets."""
+
+import asyncio
+
+import msgspec
+
+from memserve.core.enums import Role
+from tests.gateway.rig import chat, rig
+
+
+async def test_the_prompt_goes_to_prefill_first_and_then_to_decode() -> None:
+    async with rig() as cluster:
+        status, answer = await cluster.post(chat())
+        assert status == 200
+        assert answer["choices"][0]["message"]["content"].startswith("Paged memory")
+        assert (cluster.phases("p0"), cluster.phases("d0")) == (["prefill"], ["decode"])
+
+
+async def test_each_instance_is_told_who_its_peer_is() -> None:
+    async with rig() as cluster:
+        await cluster.post(chat(), **{"x-request-id": "abc"})
+        prefill, decode = (cluster.engine(n).seen[0].body["kv_transfer_params"]["memserve"] for n in ("p0", "d0"))
+        assert (prefill["request"], prefill["peer"]["instance"]) == ("abc", "d0")
+        assert (decode["request"], decode["peer"]["instance"]) == ("abc", "p0")
+
+
+async def test_prefill_is_sent_no_output_fields_but_all_that_shapes_the_prompt() -> None:
+    output = {
+        "stream": True, "stream_options": {"include_usage": True}, "max_completion_tokens": 50, "min_tokens": 5,
+        "n": 2, "logprobs": True, "top_logprobs": 3, "return_token_ids": True,
+    }  # fmt: skip
+    prompt = {
+        "tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "auto", "documents": [{"a": "b"}],
+        "chat_template_kwargs": {"x": 1}, "add_generation_prompt": False, "continue_final_message": True,
+        "cache_salt": "pepper", "temperature": 0.0, "response_format": {"type": "text"},
+    }  # fmt: skip
+    async with rig() as cluster:
+        async with cluster.http.post(cluster.url + "/v1/chat/completions", json=chat(**output, **prompt)) as response:
+            await response.read()
+        sent = dict(cluster.engine("p0").seen[0].body)
+        del sent["kv_transfer_params"]
+        assert sent == chat(**prompt, max_tokens=1)
+
+
+async def test_decode_gets_the_clients_body_byte_for_byte_but_for_the_transfer_parameters() -> None:
+    body = b'{"model":"tiny","messages":[{"role":"user","content":"\\u00e9 \xc3\xa9"}],"temperature":1.50e0,"x":1E400}'
+    async with rig() as cluster:
+        request = msgspec.json.decode(body.replace(b"1E400", b"1"))
+        await cluster.post(body.replace(b"1E400", b"1"))
+        sent = dict(cluster.engine("d0").seen[0].body)
+        del sent["kv_transfer_params"]
+        assert sent == request
+
+
+async def test_headers_of_the_client_reach_the_engine_and_the_engines_reach_the_client() -> None:
+    async with rig() as cluster:
+        headers = {"authorization": "Bearer x", "x-request-id": "r1", "accept-encoding": "gzip"}
+        async with cluster.http.post(cluster.url + "/v1/chat/completions", json=chat(), headers=headers) as response:
+            assert response.headers["x-engine"] == "fake"
+            assert response.headers["x-request-id"] == "r1"
+        seen = cluster.engine("d0").seen[0].headers
+        assert (seen["authorization"], seen["x-request-id"]) == ("Bearer x", "r1")
+        assert seen["accept-encoding"] == "identity"
+
+
+async def test_a_colocated_instance_does_all_of_it() -> None:
+    async with rig(prefill=0, decode=0, colocated=2) as cluster:
+        status, answer = await cluster.post(chat())
+        assert status == 200
+        [name] = [n for n, engine in cluster.engines.items() if engine.seen]
+        assert cluster.phases(name) == ["whole"]
+        assert "peer" not in cluster.engine(name).seen[0].body["kv_transfer_params"]["memserve"]
+        assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 8
+        assert answer["kv_transfer_params"] is None
+
+
+async def test_requests_that_need_the_whole_computation_skip_prefill() -> None:
+    async with rig() as cluster:
+        path = "/v1/completions"
+        for fields in (
+            {"prompt_logprobs": 0},
+            {"echo": True, "logprobs": 1},
+            {"use_beam_search": True},
+            {"prompt": ["one", "two"]},
+            {"prompt": [[1, 2], [3]]},
+            {"truncate_prompt_tokens": -1},
+        ):
+            status, _ = await cluster.post({"model": "tiny", "prompt": "text", **fields}, path=path)
+            assert status == 200
+        assert cluster.phases("p0") == []
+        assert cluster.phases("d0") == ["whole"] * 6
+
+
+async def test_one_prompt_in_a_list_and_plain_token_ids_are_prefilled() -> None:
+    async with rig() as cluster:
+        for prompt in ("text", ["text"], [1, 2, 3], [[1, 2, 3]]):
+            await cluster.post({"model": "tiny", "prompt": prompt}, path="/v1/completions")
+        assert cluster.phases("p0") == ["prefill"] * 4
+
+
+async def test_a_refusal_by_prefill_reaches_the_client_unchanged() -> None:
+    async with rig() as cluster:
+        status, answer = await cluster.post({**chat(), "model": "nobody"})
+        assert status == 404
+        assert answer["error"]["message"] == "The model `nobody` does not exist. Valid aliases: tiny."
+        assert cluster.phases("d0") == []
+        assert cluster.cluster.faults == []
+
+
+async def test_a_max_tokens_that_vllm_refuses_reaches_it_as_it_is() -> None:
+    async with rig() as cluster:
+        for limit in (-1, 0, "many"):
+            status, answer = await cluster.post(chat(max_tokens=limit))
+            assert (status, answer["error"]["param"]) == (400, "max_tokens")
+        assert cluster.phases("p0") == []
+
+
+async def test_the_same_request_id_twice_is_told_apart() -> None:
+    async with rig() as cluster:
+        for _ in range(2):
+            await cluster.post(chat(), **{"x-request-id": "same"})
+        first, second = (s.body["kv_transfer_params"]["memserve"]["request"] for s in cluster.engine("d0").seen)
+        assert first == "same"
+        assert second.startswith("same-")
+
+
+async def test_a_prompt_that_was_seen_goes_where_its_prefix_is() -> None:
+    async with rig(prefill=3, decode=1) as cluster:
+        for _ in range(4):
+            await cluster.post(chat("a prompt long enough to fill several blocks of four tokens"))
+        assert sorted(len(cluster.phases(f"p{i}")) for i in range(3)) == [0, 0, 4]
+
+
+async def test_many_requests_at_once_are_served_each_with_its_own_answer() -> None:
+    async with rig(prefill=2, decode=2) as cluster:
+        answers = await asyncio.gather(*(cluster.post(chat(f"number {i}")) for i in range(40)))
+        assert [status for status, _ in answers] == [200] * 40
+        assert len({answer["id"] for _, answer in answers}) == 40
+        assert cluster.context.scheduler.stats().num_in_flight == 0
+
+
+async def test_salt_and_adapter_keep_prompts_apart_in_routing() -> None:
+    async with rig(prefill=1, decode=1) as cluster:
+        text = "a prompt long enough to fill several blocks of four tokens"
+        matched = []
+        for number, fields in enumerate(({}, {}, {"cache_salt": "s"}, {"model": "an-adapter"})):
+            await cluster.post({**chat(text), **fields}, **{"x-request-id": f"n{number}"})
+            _, record = await cluster.get(f"/admin/requests/n{number}")
+            [decision] = record["decisions"]
+            matched.append([c["matched_tokens"] > 0 for c in decision["candidates"] if c["role"] == Role.PREFILL])
+        assert matched == [[False], [True], [False], [False]]
