@@ -6,6 +6,7 @@ Owns the list of tested versions and the identity of an engine's KV. Never chang
 import hashlib
 import importlib.metadata
 import json
+import logging
 from pathlib import Path
 
 import torch
@@ -21,6 +22,15 @@ TESTED_VERSIONS = ("0.32",)
 
 _SAMPLES_PER_FILE = 16
 _SAMPLE_BYTES = 4096
+
+
+def adopt_logging() -> None:
+    """Let memserve's log lines go where vLLM's go, in vLLM's form."""
+    ours, theirs = logging.getLogger("memserve"), logging.getLogger("vllm")
+    if not ours.handlers:
+        ours.handlers = list(theirs.handlers)
+        ours.setLevel(theirs.level)
+        ours.propagate = False
 
 
 def vllm_version() -> str:

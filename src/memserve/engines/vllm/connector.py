@@ -7,6 +7,7 @@ the pool and its agent) or WorkerSide (in each worker process, with the bytes). 
       "kv_connector_module_path": "memserve.engines.vllm.connector", "kv_load_failure_policy": "recompute"}'
 """
 
+import logging
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +18,6 @@ from vllm.config import VllmConfig
 from vllm.distributed.kv_events import KVCacheEvent
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata, KVConnectorRole
 from vllm.forward_context import ForwardContext
-from vllm.logger import init_logger
 from vllm.v1.attention.backend import AttentionMetadata
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -31,7 +31,13 @@ from memserve.core.enums import Phase
 from memserve.core.errors import ConfigError
 from memserve.core.ids import RequestId
 from memserve.engines.vllm.committer import Committer
-from memserve.engines.vllm.compat import kv_identity, request_namespace, untested_version_warning, vllm_version
+from memserve.engines.vllm.compat import (
+    adopt_logging,
+    kv_identity,
+    request_namespace,
+    untested_version_warning,
+    vllm_version,
+)
 from memserve.engines.vllm.jobs import JobsDone, StepPlan
 from memserve.engines.vllm.layout import EngineMemory
 from memserve.engines.vllm.scheduler_side import SchedulerSide
@@ -40,7 +46,7 @@ from memserve.instance.mempool import MemPool
 from memserve.storage.shared_memory import attach
 from memserve.wire.messages import RequestParams
 
-logger = init_logger(__name__)
+logger = logging.getLogger(__name__)
 
 PARAMS_KEY = "memserve"
 """Our part of vLLM's kv_transfer_params."""
@@ -57,6 +63,7 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
 
     def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
+        adopt_logging()
         self._pool: MemPool | None = None
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide | None = None
