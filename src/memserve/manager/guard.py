@@ -1,0 +1,113 @@
+"""Guard: the small process between the gateway and one instance, so that none is ever left behind.
+
+    gateway ── guard (own session) ── instance (own process group) ── its helpers
+
+Ends the whole group (SIGTERM, after `_GRACE_S` SIGKILL) when told to by SIGTERM and when the gateway
+dies, even by kill -9: the kernel then signals the guard. When the guard itself is killed, the kernel
+kills the instance. When the instance ends, what is left of its group goes too, then its shared memory.
+Exits with the instance's code, or 128 + the number of the signal that ended it.
+
+Run as `python -m memserve.manager.guard PARENT CORES PREFIX COMMAND...`; imports nothing heavy.
+"""
+
+import ctypes
+import glob
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_GRACE_S = 5.0
+_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def command(*, argv: tuple[str, ...], cores: tuple[int, ...], shared_memory: str, python: str) -> list[str]:
+    """The argv that runs `argv` under a guard; the calling process is the one whose death ends it."""
+    listed = ",".join(str(core) for core in cores)
+    return [python, "-m", "memserve.manager.guard", str(os.getpid()), listed, shared_memory, *argv]
+
+
+def remove_files(prefix: str) -> None:
+    """Unlink every file whose path begins with `prefix`; "" names none."""
+    if prefix:
+        for path in glob.glob(glob.escape(prefix) + "*"):  # noqa: PTH207 - a prefix, not a folder
+            Path(path).unlink(missing_ok=True)
+
+
+def main(arguments: list[str]) -> int:
+    parent, cores, prefix, *argv = arguments
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOP, signal.SIGCHLD})
+    _die_with_parent(signal.SIGTERM)
+    if os.getppid() != int(parent):
+        return 128 + signal.SIGTERM
+    if cores:
+        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    child = _spawn(argv)
+    try:
+        return os.waitstatus_to_exitcode(_watch(child))
+    finally:
+        _signal_group(child, signal.SIGKILL)
+        remove_files(prefix)
+
+
+def _spawn(argv: list[str]) -> int:
+    guard = os.getpid()
+    child = os.fork()
+    if child:
+        _own_group(child)
+        return child
+    try:
+        os.setpgid(0, 0)
+        _die_with_parent(signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+        if os.getppid() == guard:
+            os.execvp(argv[0], argv)  # noqa: S606 - the instance's own command, no shell
+    except OSError as error:
+        os.write(2, f"OSError: cannot start {argv[0]}: {error.strerror}\n".encode())
+    finally:
+        os._exit(127)
+
+
+def _own_group(child: int) -> None:
+    """The child does the same; whoever comes first, the group exists before anyone signals it."""
+    try:
+        os.setpgid(child, child)
+    except (PermissionError, ProcessLookupError):
+        return  # it runs its command already, or has ended
+
+
+def _watch(child: int) -> int:
+    """The child's wait status, once it has ended by itself or was ended."""
+    kill_at: float | None = None
+    while True:
+        left_s = 3600.0 if kill_at is None else max(0.0, kill_at - time.monotonic())
+        got = signal.sigtimedwait({*_STOP, signal.SIGCHLD}, left_s)
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        if got is not None and got.si_signo in _STOP and kill_at is None:
+            kill_at = time.monotonic() + _GRACE_S
+            _signal_group(child, signal.SIGTERM)
+        elif got is None and kill_at is not None:
+            _signal_group(child, signal.SIGKILL)
+            kill_at += _GRACE_S
+
+
+def _signal_group(child: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(child, number)
+    except ProcessLookupError:
+        return  # the group is empty already
+
+
+def _die_with_parent(number: signal.Signals) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.exit(code if code >= 0 else 128 - code)

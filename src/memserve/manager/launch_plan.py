@@ -1,0 +1,212 @@
+"""The exact command, environment and cores of each instance of one machine, as data.
+
+Pure: the same settings and the same machine give the same plan, so `--dry-run` prints what would run.
+Starts nothing (launcher.py) and checks nothing against the machine (preflight.py).
+"""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from memserve.config import ConnectorConfig, ServeConfig
+from memserve.core.enums import CachingMode, Role
+from memserve.core.errors import ConfigError
+from memserve.core.ids import InstanceId
+from memserve.manager.engine_args import given, number_of, value_of
+from memserve.manager.machine import Machine
+
+HOST = "127.0.0.1"
+"""Instances started here are reached through the gateway only."""
+
+_SERVER = "vllm.entrypoints.openai.api_server"
+_RESERVED = ("--model", "--host", "--port", "--kv-transfer-config")
+_GPU_SHARE = 0.9
+
+
+class LaunchSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One child process. Paths and URLs as text, so that a plan can be printed or stored."""
+
+    instance: InstanceId
+    role: Role
+    url: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    """On top of the environment of the process that launches."""
+    cores: tuple[int, ...]
+    """The child may run on these only; () leaves it to the kernel."""
+    log: str
+    """File that takes its output."""
+    shared_memory: str
+    """Every file whose path begins so belongs to the child and goes when it ends."""
+
+    def shell(self) -> str:
+        """A line to paste into a shell; only the pinning to cores and the log are left out."""
+        settings = [f"{name}={shlex.quote(value)}" for name, value in sorted(self.env.items())]
+        return " ".join([*settings, shlex.join(self.argv)])
+
+
+class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
+    specs: tuple[LaunchSpec, ...]
+    machine: Machine
+    """Whose interpreter and environment they run with."""
+
+    def shell(self) -> str:
+        """One paragraph per instance."""
+        return "\n\n".join(f"# {spec.instance}: {spec.url}, log {spec.log}\n{spec.shell()}" for spec in self.specs)
+
+
+def num_instances(config: ServeConfig) -> int:
+    return sum(count for _, count in _roles(config))
+
+
+def tensor_parallel_size(config: ServeConfig) -> int:
+    """Ranks of each instance. Raises ConfigError on a value that is no number."""
+    return number_of(config.engine.args, "--tensor-parallel-size", "-tp") or 1
+
+
+def served_model_name(config: ServeConfig) -> str:
+    """What clients put into "model": as the user said, else a folder's own name, else the hub name."""
+    wanted = value_of(config.engine.args, "--served-model-name")
+    return wanted or (Path(config.model).name if _is_local(config) else config.model)
+
+
+def plan(
+    config: ServeConfig,
+    *,
+    manager_endpoint: str,
+    ports: Sequence[int],
+    machine: Machine,
+    cluster: str,
+    log_folder: Path,
+) -> LaunchPlan:
+    """One spec per instance, named role-number. `config.model` is an absolute folder or a hub name.
+
+    Raises ConfigError when the settings make no cluster or name an option that memserve sets itself.
+    """
+    config.cluster.check()
+    for name in _RESERVED:
+        if given(config.engine.args, name):
+            raise ConfigError(f"engine option {name} is set by memserve for each instance: leave it out")
+    if not config.model:
+        raise ConfigError("no model is set: give --model with a folder or a name")
+    if len(ports) != num_instances(config):
+        raise ConfigError(f"{num_instances(config)} instances need as many ports, {len(ports)} are given")
+    cores = _cores(config, machine)
+    specs = []
+    for index, (name, role) in enumerate(_names(config)):
+        connector = ConnectorConfig(
+            instance=name,
+            role=role,
+            caching=config.cluster.caching,
+            transfer=config.cluster.transfer,
+            dram=config.pool.dram,
+            bind=HOST,
+            cluster=cluster,
+            join=manager_endpoint,
+            url=f"http://{HOST}:{ports[index]}",
+        )
+        spec = LaunchSpec(
+            instance=name,
+            role=role,
+            url=connector.url,
+            argv=_argv(config, machine, connector, ports[index]),
+            env=_env(config, machine, index),
+            cores=cores[index],
+            log=str(log_folder / f"{name}.log"),
+            shared_memory=f"/dev/shm/memserve-{cluster}-{name}-",  # noqa: S108 - POSIX shared memory lies here
+        )
+        specs.append(spec)
+    return LaunchPlan(specs=tuple(specs), machine=machine)
+
+
+def _roles(config: ServeConfig) -> tuple[tuple[Role, int], ...]:
+    wanted = config.cluster
+    return (Role.PREFILL, wanted.prefill), (Role.DECODE, wanted.decode), (Role.COLOCATED, wanted.colocated)
+
+
+def _names(config: ServeConfig) -> Iterator[tuple[InstanceId, Role]]:
+    for role, count in _roles(config):
+        for number in range(count):
+            yield InstanceId(f"{role}-{number}"), role
+
+
+def _is_local(config: ServeConfig) -> bool:
+    return Path(config.model).is_absolute()
+
+
+def _argv(config: ServeConfig, machine: Machine, connector: ConnectorConfig, port: int) -> tuple[str, ...]:
+    args = config.engine.args
+    argv = [machine.python, "-m", _SERVER, "--model", config.model, "--host", HOST, "--port", str(port)]
+    if not given(args, "--served-model-name"):
+        argv += ["--served-model-name", served_model_name(config)]
+    argv += ["--enable-prompt-tokens-details", "--kv-transfer-config", _kv_transfer_config(connector)]
+    if not given(args, "--enable-prefix-caching", "--no-enable-prefix-caching"):
+        argv.append(_prefix_caching(connector))
+    argv += _cpu_args(config) if machine.computes_on_cpu else _gpu_args(config, machine)
+    return (*argv, *args)
+
+
+def _kv_transfer_config(connector: ConnectorConfig) -> str:
+    config = {
+        "kv_connector": "MemServeConnector",
+        "kv_connector_module_path": "memserve.engines.vllm.connector",
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": connector,
+    }
+    return msgspec.json.encode(config).decode()
+
+
+def _prefix_caching(connector: ConnectorConfig) -> str:
+    """The milestones of arXiv 2406.17565: PD-Basic caches nowhere, PD-Caching-1 only where prefill runs."""
+    caching = connector.caching
+    off = caching is CachingMode.BASIC or (caching is CachingMode.PREFILL and connector.role is Role.DECODE)
+    return "--no-enable-prefix-caching" if off else "--enable-prefix-caching"
+
+
+def _cpu_args(config: ServeConfig) -> list[str]:
+    """What starts fastest and computes fastest on vLLM's CPU backend; each gives way to the user's own."""
+    args = config.engine.args
+    executor = "uni" if tensor_parallel_size(config) == 1 else "mp"
+    defaults = {"--dtype": "float32", "--distributed-executor-backend": executor, "--block-size": "32"}
+    chosen = [part for name, value in defaults.items() if not given(args, name) for part in (name, value)]
+    eager = [] if given(args, "--enforce-eager", "--no-enforce-eager") else ["--enforce-eager"]
+    return [*eager, *chosen]
+
+
+def _gpu_args(config: ServeConfig, machine: Machine) -> list[str]:
+    """Instances that must share a GPU share its memory evenly."""
+    wanted = num_instances(config) * tensor_parallel_size(config)
+    if wanted <= len(machine.devices) or not machine.devices or given(config.engine.args, "--gpu-memory-utilization"):
+        return []
+    on_one = -(-wanted // len(machine.devices))
+    return ["--gpu-memory-utilization", f"{_GPU_SHARE / on_one:.2f}"]
+
+
+def _env(config: ServeConfig, machine: Machine, index: int) -> dict[str, str]:
+    env = {}
+    ranks = tensor_parallel_size(config)
+    if _is_local(config):
+        env["HF_HUB_OFFLINE"] = "1"
+    if machine.computes_on_cpu:
+        env |= {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        if ranks == 1:
+            env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    env = {name: value for name, value in env.items() if name not in machine.environment}
+    count = len(machine.devices)
+    if count >= ranks:
+        own = [machine.devices[(index * ranks + rank) % count] for rank in range(ranks)]
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    return env
+
+
+def _cores(config: ServeConfig, machine: Machine) -> list[tuple[int, ...]]:
+    """Own cores for each instance when there are enough; otherwise the kernel shares them out better."""
+    count = num_instances(config)
+    threads = machine.environment.get("OMP_NUM_THREADS", "1")
+    each = tensor_parallel_size(config) * (int(threads) if threads.isdecimal() else 1)
+    if not machine.computes_on_cpu or each < 1 or len(machine.cores) < count * each:
+        return [()] * count
+    return [machine.cores[index * each : (index + 1) * each] for index in range(count)]

