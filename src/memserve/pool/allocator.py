@@ -4,11 +4,12 @@ An id carries the generation of its block, which grows with each free: an id tha
 recognised for 2**28 further uses of its block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
+from typing import cast
 
 from memserve.core.enums import Tier
 from memserve.core.errors import ConfigError, InvalidBlocks, PoolExhausted
-from memserve.core.ids import BlockId, block_generation, block_index, make_block_id
+from memserve.core.ids import GENERATION_MASK, BlockId, block_generation, block_index, make_block_id
 
 
 class BlockAllocator:
@@ -22,9 +23,8 @@ class BlockAllocator:
         # Ids are made when a block becomes free, so that handing them out is one slice.
         self._free = [make_block_id(tier, 0, index) for index in reversed(range(num_blocks))]
         self._used: set[BlockId] = set()
-        first = make_block_id(tier, 0, 0)
-        self._one_generation = make_block_id(tier, 1, 0) - first
-        self._last_generation = make_block_id(tier, -1, 0)
+        self._num_freed = 0
+        self._one_generation = make_block_id(tier, 1, 0) - make_block_id(tier, 0, 0)
 
     def __repr__(self) -> str:
         return f"BlockAllocator({self._tier.name}, {self.num_free} of {self._num_blocks} blocks free)"
@@ -56,22 +56,29 @@ class BlockAllocator:
         self._used.update(taken)
         return taken
 
-    def free(self, blocks: Sequence[BlockId]) -> None:
+    def free(self, blocks: Collection[BlockId]) -> None:
         """Take all back or none. Raises InvalidBlocks for any that is not out, or is named twice."""
-        returned = set(blocks)
-        if len(returned) != len(blocks) or not returned <= self._used:
+        used = self._used
+        if not used.issuperset(blocks):
             raise InvalidBlocks(self._explain(blocks))
-        self._used -= returned
-        if max(returned, default=0) >= self._last_generation:
-            self._free += [self._successor(block) for block in reversed(blocks)]
-            return
+        num_left = len(used) - len(blocks)
+        used.difference_update(blocks)
+        if len(used) != num_left:
+            used.update(blocks)
+            raise InvalidBlocks(self._explain(blocks))
+        self._num_freed += len(blocks)
+        # The last freed go out first, in the order in which they came: neighbours stay neighbours.
+        self._free += self._successors(blocks)[::-1]
+
+    def _successors(self, blocks: Collection[BlockId]) -> list[BlockId]:
+        """The ids of the next generation."""
+        if self._num_freed > GENERATION_MASK:
+            return [make_block_id(self._tier, block_generation(b) + 1, block_index(b)) for b in blocks]
+        # So few were freed that no generation has wrapped: adding one is enough.
         step = self._one_generation
-        self._free += [BlockId(block + step) for block in reversed(blocks)]
+        return cast("list[BlockId]", [block + step for block in blocks])
 
-    def _successor(self, block: BlockId) -> BlockId:
-        return make_block_id(self._tier, block_generation(block) + 1, block_index(block))
-
-    def _explain(self, blocks: Sequence[BlockId]) -> str:
+    def _explain(self, blocks: Collection[BlockId]) -> str:
         strange = [block for block in blocks if block not in self._used]
         if not strange:
             return (

@@ -9,7 +9,7 @@ Any other move is a bug and raises IllegalTransition.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from enum import Enum
 
 from memserve.core.enums import Tier
@@ -48,59 +48,57 @@ class BlockStates:
     """State of every block that is not free, and how many there are of each by tier."""
 
     def __init__(self) -> None:
-        self._states: dict[BlockId, BlockState] = {}
+        self._members: dict[BlockState, set[BlockId]] = {
+            state: set() for state in BlockState if state is not BlockState.FREE
+        }
         self._counts: Counter[tuple[Tier, BlockState]] = Counter()
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{n} {state.value} in {tier.name}" for (tier, state), n in sorted_counts(self._counts))
+        counts = ", ".join(f"{len(blocks)} {state.value}" for state, blocks in self._members.items() if blocks)
         return f"BlockStates({counts or 'all free'})"
 
     def state(self, block: BlockId) -> BlockState:
         """FREE for an id that names no block of the pool, too."""
-        return self._states.get(block, BlockState.FREE)
-
-    def are_all(self, blocks: Iterable[BlockId], state: BlockState) -> bool:
-        return {*map(self._states.get, blocks)} <= {None if state is BlockState.FREE else state}
+        return next((state for state, blocks in self._members.items() if block in blocks), BlockState.FREE)
 
     def count(self, tier: Tier, state: BlockState) -> int:
         """Number of blocks; FREE ones are not counted here."""
         return self._counts[tier, state]
 
-    def not_free(self) -> dict[BlockId, BlockState]:
-        """A copy of the whole table."""
-        return dict(self._states)
+    def members(self, state: BlockState) -> frozenset[BlockId]:
+        """A copy of all blocks in this state, which is not FREE."""
+        return frozenset(self._members[state])
 
     def move(self, blocks: Collection[BlockId], start: BlockState, finish: BlockState) -> None:
         """All of `blocks` or none. Raises IllegalTransition for a move that is not in the table."""
         if (start, finish) not in LEGAL_MOVES:
             raise IllegalTransition(f"{len(blocks)} blocks: {start.name} -> {finish.name} is not a legal move")
-        if not self.are_all(blocks, start):
-            block = next(block for block in blocks if self.state(block) is not start)
-            raise IllegalTransition(
-                f"block {block:#x} is {self.state(block).name}, so it cannot move {start.name} -> {finish.name}"
-            )
-        if finish is BlockState.FREE:
-            for block in blocks:
-                del self._states[block]
-        else:
-            self._states.update(dict.fromkeys(blocks, finish))
+        if start is not BlockState.FREE:
+            self._leave(blocks, start, finish)
+        if finish is not BlockState.FREE:
+            self._members[finish].update(blocks)
         for tier, number in by_tier(blocks):
             self._counts[tier, start] -= number
             self._counts[tier, finish] += number
 
+    def _leave(self, blocks: Collection[BlockId], start: BlockState, finish: BlockState) -> None:
+        members = self._members[start]
+        if not members.issuperset(blocks):
+            block = next(block for block in blocks if block not in members)
+            raise IllegalTransition(
+                f"block {block:#x} is {self.state(block).name}, so it cannot move {start.name} -> {finish.name}"
+            )
+        num_left = len(members) - len(blocks)
+        members.difference_update(blocks)
+        if len(members) != num_left:
+            members.update(blocks)
+            raise IllegalTransition(f"a block is named twice among {len(blocks)} to move {start.name} -> {finish.name}")
 
-def sorted_counts(counts: Counter[tuple[Tier, BlockState]]) -> list[tuple[tuple[Tier, BlockState], int]]:
-    """What there is any of, FREE left out, in the order of tiers."""
-    return sorted(
-        ((key, n) for key, n in counts.items() if n and key[1] is not BlockState.FREE),
-        key=lambda item: (item[0][0], item[0][1].value),
-    )
 
-
-def by_tier(blocks: Collection[BlockId]) -> Iterable[tuple[Tier, int]]:
+def by_tier(blocks: Collection[BlockId]) -> Sequence[tuple[Tier, int]]:
     """Which tiers the blocks lie in, and how many in each."""
     if not blocks:
         return ()
     # The tier is in the highest bits: when the smallest and the largest id agree, all do.
     first, last = block_tier(min(blocks)), block_tier(max(blocks))
-    return ((first, len(blocks)),) if first is last else Counter(map(block_tier, blocks)).items()
+    return ((first, len(blocks)),) if first is last else tuple(Counter(map(block_tier, blocks)).items())

@@ -3,37 +3,35 @@
 Reads everything, changes nothing; linear in the size of the pool, so for tests and diagnosis.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-from memserve.core.enums import Tier
 from memserve.core.errors import InvariantError
 from memserve.core.ids import BlockId, block_tier
-from memserve.pool.allocator import BlockAllocator
-from memserve.pool.block import BlockState, BlockStates
+from memserve.pool.block import BlockState
 from memserve.pool.radix_index import RadixIndex
 from memserve.pool.radix_node import Anchor, Node
+from memserve.pool.stock import BlockStock
 from memserve.pool.tokens import TOKEN_BYTES
 
 
-def check_states(
-    states: BlockStates, allocators: Mapping[Tier, BlockAllocator], expected: Mapping[BlockState, Iterable[BlockId]]
-) -> None:
+def check_stock(stock: BlockStock, expected: Mapping[BlockState, Collection[BlockId]]) -> None:
     """Each block that is out is in the state that its one place says, and the counts add up."""
-    places = [(block, state) for state, blocks in expected.items() for block in blocks]
-    table = states.not_free()
-    _require(len(dict(places)) == len(places), "a block is in two places")
-    _require(dict(places) == table, f"places {Counter(s for _, s in places)}, table {Counter(table.values())}")
-    for tier, allocator in allocators.items():
-        out = [block for block in table if block_tier(block) is tier]
-        _require(all(map(allocator.is_used, out)), f"a free block of {tier.name} is in use")
+    for state, blocks in expected.items():
+        members = stock.states.members(state)
+        _require(len(blocks) == len(members), f"{len(blocks)} {state.value} blocks, {len(members)} in the table")
+        _require(members.issuperset(blocks), f"a block is not {state.value}, though it is where those are")
+    _require(stock.readers.keys() == set(expected[BlockState.DETACHED]), "detached blocks without readers")
+    out = [block for blocks in expected.values() for block in blocks]
+    _require(len(set(out)) == len(out), "a block is in two places")
+    for tier, allocator in stock.allocators.items():
+        mine = [block for block in out if block_tier(block) is tier]
+        _require(all(map(allocator.is_used, mine)), f"a free block of {tier.name} is in use")
         _require(
-            len(out) + allocator.num_free == allocator.num_blocks,
-            f"{tier.name}: {len(out)} in use and {allocator.num_free} free of {allocator.num_blocks}",
+            len(mine) + allocator.num_free == allocator.num_blocks,
+            f"{tier.name}: {len(mine)} in use and {allocator.num_free} free of {allocator.num_blocks}",
         )
-        for state in expected:
-            number = sum(table[block] is state for block in out)
-            _require(states.count(tier, state) == number, f"{tier.name} counts {state.value} blocks wrong")
+        counted = sum(stock.states.count(tier, state) for state in expected)
+        _require(counted == len(mine), f"{tier.name}: {len(mine)} in use, {counted} counted")
 
 
 def check_index(index: RadixIndex, anchors: Iterable[Anchor]) -> None:

@@ -9,25 +9,26 @@ evicted or deleted. Whatever a lease reads keeps its bytes until the lease ends.
 always removed before its block can be handed out again.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from memserve.core.clock import Clock
 from memserve.core.enums import Tier
-from memserve.core.errors import InvalidBlocks, PoolExhausted
+from memserve.core.errors import InvalidBlocks, InvariantError, PoolExhausted
 from memserve.core.ids import BlockId, LeaseId, block_tier
-from memserve.pool.allocator import BlockAllocator
-from memserve.pool.block import BlockState, BlockStates, by_tier
+from memserve.pool.block import BlockState, by_tier
 from memserve.pool.events import EventLog, PoolEvent
 from memserve.pool.eviction import EvictionPolicy, LeastRecentlyUsed
 from memserve.pool.eviction_queue import EvictionQueue
-from memserve.pool.invariants import check_index, check_queued, check_states
+from memserve.pool.invariants import check_index, check_queued, check_stock
 from memserve.pool.lease import Allocation, Hold, HoldBook, Lease, deadline_after
 from memserve.pool.radix_index import Insertion, Place, Pruned, RadixIndex, differing
 from memserve.pool.radix_node import Anchor, Node
 from memserve.pool.reclaim import Reclaimer, Spot, num_protected
-from memserve.pool.swap import Swap
+from memserve.pool.stock import BlockStock
+from memserve.pool.swap import OpenSwaps, Swap
 from memserve.pool.tokens import Tokens
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import TierStats
@@ -50,16 +51,12 @@ class PoolLedger:
     ) -> None:
         self.block_size = block_size
         self._clock = clock
-        self._allocators = {tier: BlockAllocator(tier=tier, num_blocks=n) for tier, n in sorted(capacity.items())}
-        self._states = BlockStates()
+        self._stock = BlockStock(capacity)
         self._index = RadixIndex(block_size=block_size)
         self._queue = EvictionQueue(eviction or LeastRecentlyUsed())
         self._holds = HoldBook()
         self._active: dict[BlockId, Allocation] = {}
-        self._detached: dict[BlockId, int] = {}
-        self._swaps: dict[int, list[Anchor]] = {}
-        self._moving: set[BlockId] = set()
-        self._receiving: set[BlockId] = set()
+        self._swaps = OpenSwaps()
         self._events = EventLog()
 
     def __repr__(self) -> str:
@@ -88,7 +85,7 @@ class PoolLedger:
         """Give active blocks back. Raises InvalidBlocks, and frees none, if any is not active or named twice."""
         self._require_active(blocks)
         self._end_active(blocks)
-        self._to_free(blocks, BlockState.ACTIVE)
+        self._stock.give_back(blocks, BlockState.ACTIVE)
 
     # ------------------------------------------------------------ the index
 
@@ -107,13 +104,13 @@ class PoolLedger:
         duplicates = self._check_insert(blocks, new, held)
         if new:
             self._end_active(new)
-            self._states.move(new, BlockState.ACTIVE, BlockState.HISTORICAL)
+            self._stock.states.move(new, BlockState.ACTIVE, BlockState.HISTORICAL)
             self._adopt(self._index.graft(place, data, new, namespace=namespace))
             self._announce_stored(data, new, namespace)
         elif place:
             self._queue.used(place.node)
         self._end_active(duplicates)
-        self._to_free(duplicates, BlockState.ACTIVE)
+        self._stock.give_back(duplicates, BlockState.ACTIVE)
         return Insertion(num_new=len(new), duplicates=duplicates)
 
     def match(self, tokens: Tokens, *, owner: str, namespace: Namespace = b"", ttl_s: float | None = None) -> Match:
@@ -192,7 +189,9 @@ class PoolLedger:
 
         Raises InvalidBlocks for a block that is not indexed, there already or on the move, PoolExhausted.
         """
-        unfit = [b for b in blocks if b in self._moving or self._states.state(b) is not BlockState.HISTORICAL]
+        unfit = [
+            b for b in blocks if b in self._swaps.sources or self._stock.states.state(b) is not BlockState.HISTORICAL
+        ]
         if not blocks or unfit or len(set(blocks)) != len(blocks) or any(block_tier(b) is target for b in blocks):
             raise InvalidBlocks(
                 f"cannot move {len(blocks)} blocks to {target.name}, {len(unfit)} of them not cached or on the move: "
@@ -205,20 +204,20 @@ class PoolLedger:
 
         A block that was deleted meanwhile stays deleted. Raises InvalidBlocks when the swap is not open.
         """
-        if swap.id not in self._swaps:
+        if swap not in self._swaps:
             raise InvalidBlocks(f"swap {swap.id} of {len(swap.pairs)} blocks is not open: finished or cancelled before")
         readers = self._readers()
         for source, target in swap.pairs:
-            if self._states.state(source) is BlockState.HISTORICAL:
+            if self._stock.states.state(source) is BlockState.HISTORICAL:
                 self._rename(source, target, readers)
             else:
-                self._to_free((target,), BlockState.RECEIVING)
+                self._stock.give_back((target,), BlockState.RECEIVING)
         self._close_swap(swap)
 
     def cancel_swap(self, swap: Swap) -> None:
         """Nothing was copied: the targets are free again. Nothing happens when the swap is not open."""
-        if swap.id in self._swaps:
-            self._to_free([target for _, target in swap.pairs], BlockState.RECEIVING)
+        if swap in self._swaps:
+            self._stock.give_back([target for _, target in swap.pairs], BlockState.RECEIVING)
             self._close_swap(swap)
 
     # ------------------------------------------------------------ what is going on
@@ -230,17 +229,11 @@ class PoolLedger:
     def stats(self) -> tuple[TierStats, ...]:
         """One record a tier; free, reserved and cached blocks add up to all."""
         leases = [hold.anchor for hold in self._holds if isinstance(hold, Lease)]
-        return tuple(
-            TierStats(
-                tier=tier,
-                num_blocks=allocator.num_blocks,
-                num_free=allocator.num_free,
-                num_reserved=allocator.num_blocks - allocator.num_free - self._num_cached(tier),
-                num_cached=self._num_cached(tier),
-                num_leased=num_protected(leases, tier),
-            )
-            for tier, allocator in self._allocators.items()
-        )
+        return tuple(self._tier_stats(tier, leases) for tier in self._stock.allocators)
+
+    def state(self, block: BlockId) -> BlockState:
+        """FREE for an id that no longer names a block of this pool, or never did."""
+        return self._stock.states.state(block)
 
     def take_events(self) -> tuple[PoolEvent, ...]:
         """What happened to the index since the last call, oldest first."""
@@ -249,47 +242,49 @@ class PoolLedger:
     def check(self) -> None:
         """Raise InvariantError unless everything fits together; linear in the size of the pool."""
         expected = {
-            BlockState.ACTIVE: tuple(self._active),
+            BlockState.ACTIVE: self._active.keys(),
             BlockState.HISTORICAL: [block for node in self._index.nodes() for block in node.blocks],
-            BlockState.DETACHED: tuple(self._detached),
-            BlockState.RECEIVING: self._receiving,
+            BlockState.DETACHED: self._stock.readers.keys(),
+            BlockState.RECEIVING: self._swaps.targets,
         }
-        check_states(self._states, self._allocators, expected)
+        check_stock(self._stock, expected)
         check_index(self._index, self._anchors())
         check_queued(self._index)
 
     # ------------------------------------------------------------ inside
 
-    def _num_cached(self, tier: Tier) -> int:
-        return self._states.count(tier, BlockState.HISTORICAL)
+    def _tier_stats(self, tier: Tier, leases: Iterable[Anchor]) -> TierStats:
+        num_blocks, num_free = self._stock.allocators[tier].num_blocks, self._stock.num_free(tier)
+        num_cached = self._stock.num_cached(tier)
+        return TierStats(
+            tier=tier,
+            num_blocks=num_blocks,
+            num_free=num_free,
+            num_reserved=num_blocks - num_free - num_cached,
+            num_cached=num_cached,
+            num_leased=num_protected(leases, tier),
+        )
 
     def _take(self, num_blocks: int, tier: Tier, state: BlockState) -> tuple[BlockId, ...]:
-        if tier not in self._allocators:
-            raise PoolExhausted(f"{num_blocks} blocks of {tier.name} asked for; this pool has none at all")
-        allocator = self._allocators[tier]
-        if num_blocks > allocator.num_free:
+        if num_blocks > self._stock.num_free(tier):
             self.expire()
-            self._evict(num_blocks - allocator.num_free, num_blocks, tier)
-        blocks = allocator.allocate(num_blocks)
-        self._states.move(blocks, BlockState.FREE, state)
-        return blocks
+            self._make_room(num_blocks, tier)
+        return self._stock.take(num_blocks, tier, state)
 
-    def _evict(self, short: int, num_asked: int, tier: Tier) -> None:
-        if short <= 0:
-            return
-        num_cached, num_held = self._num_cached(tier), num_protected(self._anchors(), tier)
-        if short > num_cached - num_held:
+    def _make_room(self, num_blocks: int, tier: Tier) -> None:
+        """Evict until that many blocks are free, or raise PoolExhausted and evict none."""
+        num_free, num_cached = self._stock.num_free(tier), self._stock.num_cached(tier)
+        num_held = num_protected(self._anchors(), tier)
+        if num_blocks > num_free + num_cached - num_held:
             raise PoolExhausted(
-                f"{num_asked} blocks of {tier.name} asked for: {self._allocators[tier].num_free} of "
-                f"{self._allocators[tier].num_blocks} are free, {num_cached} cached and {num_held} of those leased; "
-                "ask for fewer, or release some"
+                f"{num_blocks} blocks of {tier.name} asked for: {num_free} are free, {num_cached} cached, "
+                f"{num_held} of those leased or on the move; ask for fewer or release some"
             )
         reclaimer = Reclaimer(self._queue, tier)
-        before = self._allocators[tier].num_free
-        while (missing := short - (self._allocators[tier].num_free - before)) > 0:
+        while (missing := num_blocks - self._stock.num_free(tier)) > 0:
             cut = reclaimer.next_cut(missing)
             if cut is None:
-                break
+                raise InvariantError(f"{missing} evictable blocks of {tier.name} are not in the eviction queue")
             self._cut(cut.node, cut.keep)
         reclaimer.close()
 
@@ -300,10 +295,8 @@ class PoolLedger:
         self._events.evicted(namespace=namespace, tokens=tokens, num_blocks=len(pruned.blocks))
 
     def _anchors(self) -> list[Anchor]:
-        anchors = [hold.anchor for hold in self._holds if isinstance(hold, Lease)]
-        for moving in self._swaps.values():
-            anchors += moving
-        return anchors
+        leases = [hold.anchor for hold in self._holds if isinstance(hold, Lease)]
+        return [*leases, *self._swaps.anchors()]
 
     def _require_active(self, blocks: Sequence[BlockId]) -> None:
         if len(set(blocks)) != len(blocks):
@@ -312,7 +305,7 @@ class PoolLedger:
         if strange:
             raise InvalidBlocks(
                 f"{len(strange)} of {len(blocks)} blocks are not active, the first is {strange[0]:#x} "
-                f"({self._states.state(strange[0]).value}): freed or inserted before, expired, or of another pool"
+                f"({self._stock.states.state(strange[0]).value}): freed or inserted before, expired, or of another pool"
             )
 
     def _check_insert(
@@ -323,7 +316,7 @@ class PoolLedger:
             raise InvalidBlocks(f"{len(blocks)} blocks, {len(set(blocks))} different ones: name each once")
         self._require_active(new)
         others = differing(blocks, held)
-        misplaced = [b for b in others if self._states.state(b) in (BlockState.HISTORICAL, BlockState.RECEIVING)]
+        misplaced = [b for b in others if self._stock.states.state(b) in (BlockState.HISTORICAL, BlockState.RECEIVING)]
         if misplaced:
             raise InvalidBlocks(
                 f"{len(misplaced)} of {len(blocks)} blocks are indexed elsewhere or targets of a swap, "
@@ -344,9 +337,8 @@ class PoolLedger:
             self._events.stored(namespace=namespace, tokens=data, num_blocks=num_blocks, tier=tier)
 
     def _end_active(self, blocks: Iterable[BlockId]) -> None:
-        for block in blocks:
-            allocation = self._active.pop(block)
-            allocation.num_left -= 1
+        for allocation, number in Counter(map(self._active.pop, blocks)).items():
+            allocation.num_left -= number
             if not allocation.num_left:
                 self._holds.close(allocation)
 
@@ -357,38 +349,16 @@ class PoolLedger:
         elif isinstance(hold, Allocation):
             left = [block for block in hold.blocks if self._active.get(block) is hold]
             self._end_active(left)
-            self._to_free(left, BlockState.ACTIVE)
+            self._stock.give_back(left, BlockState.ACTIVE)
 
     def _drop_anchor(self, anchor: Anchor) -> None:
         self._index.release(anchor)
-        last: list[BlockId] = []
-        for block in anchor.detached:
-            self._detached[block] -= 1
-            if not self._detached[block]:
-                del self._detached[block]
-                last.append(block)
-        anchor.detached.clear()
-        self._to_free(last, BlockState.DETACHED)
+        self._stock.end_reads(anchor)
 
     def _unindexed(self, pruned: Pruned) -> None:
-        """Free what the index no longer names, but what leases and swaps still read."""
         for anchor, lost in pruned.displaced:
-            self._detach(anchor, lost)
-        kept = [block for block in pruned.blocks if block in self._detached] if pruned.displaced else []
-        self._states.move(kept, BlockState.HISTORICAL, BlockState.DETACHED)
-        gone = [block for block in pruned.blocks if block not in self._detached] if kept else pruned.blocks
-        self._to_free(gone, BlockState.HISTORICAL)
-
-    def _detach(self, anchor: Anchor, blocks: Iterable[BlockId]) -> None:
-        for block in blocks:
-            anchor.detached.append(block)
-            self._detached[block] = self._detached.get(block, 0) + 1
-
-    def _to_free(self, blocks: Sequence[BlockId], start: BlockState) -> None:
-        self._states.move(blocks, start, BlockState.FREE)
-        for tier, number in by_tier(blocks):
-            same = blocks if number == len(blocks) else [block for block in blocks if block_tier(block) is tier]
-            self._allocators[tier].free(same)
+            self._stock.detach(lost, anchor)
+        self._stock.unindex(pruned.blocks)
 
     def _open_swap(self, spots: Sequence[Spot], target: Tier) -> Swap:
         sources = [spot.node.blocks[spot.position] for spot in spots]
@@ -402,16 +372,10 @@ class PoolLedger:
             for anchor in anchors:
                 self._index.release(anchor)
             raise
-        swap = Swap(id=self._holds.new_id(), pairs=tuple(zip(sources, targets, strict=True)))
-        self._swaps[swap.id] = anchors
-        self._moving.update(sources)
-        self._receiving.update(targets)
-        return swap
+        return self._swaps.open(tuple(zip(sources, targets, strict=True)), anchors)
 
     def _close_swap(self, swap: Swap) -> None:
-        self._moving.difference_update(source for source, _ in swap.pairs)
-        self._receiving.difference_update(target for _, target in swap.pairs)
-        for anchor in self._swaps.pop(swap.id):
+        for anchor in self._swaps.close(swap):
             self._drop_anchor(anchor)
 
     def _readers(self) -> dict[Node, list[tuple[Anchor, int]]]:
@@ -426,14 +390,11 @@ class PoolLedger:
     def _rename(self, source: BlockId, target: BlockId, readers: Mapping[Node, list[tuple[Anchor, int]]]) -> None:
         node, position = self._index.locate(source)
         self._index.replace(source, target)
-        self._states.move((target,), BlockState.RECEIVING, BlockState.HISTORICAL)
+        self._stock.states.move((target,), BlockState.RECEIVING, BlockState.HISTORICAL)
         self._queue.add(node, block_tier(target))
-        reading = [anchor for anchor, offset in readers.get(node, ()) if offset > position]
-        for anchor in reading:
-            self._detach(anchor, (source,))
-        if reading:
-            self._states.move((source,), BlockState.HISTORICAL, BlockState.DETACHED)
-        else:
-            self._to_free((source,), BlockState.HISTORICAL)
+        for anchor, offset in readers.get(node, ()):
+            if offset > position:
+                self._stock.detach((source,), anchor)
+        self._stock.unindex((source,))
         namespace, tokens = self._index.path(node, position + 1)
         self._events.moved(namespace=namespace, tokens=tokens, source=block_tier(source), target=block_tier(target))

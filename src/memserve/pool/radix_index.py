@@ -74,13 +74,11 @@ class RadixIndex:
         return tuple(place.blocks) if place else ()
 
     def insert(self, tokens: Tokens, blocks: Sequence[BlockId], *, namespace: Namespace = b"") -> Insertion:
-        """Index the first len(blocks) whole blocks of tokens. The caller owns each block not yet indexed.
+        """Index the first len(blocks) whole blocks of tokens. Raises InvalidTokens when there are fewer.
 
-        Raises InvalidTokens when there are fewer tokens, InvalidBlocks when a block is named twice.
+        The caller sees to it that no block gets two positions.
         """
         data = self.whole_blocks(tokens, num_blocks=len(blocks))
-        if len(set(blocks)) != len(blocks):
-            raise InvalidBlocks(f"{len(blocks)} blocks for {len(blocks)} positions, some of them the same")
         place = self.find(data, namespace=namespace)
         num_held = len(place.blocks) if place else 0
         if num_held < len(blocks):
@@ -263,6 +261,8 @@ class RadixIndex:
 
 def differing(given: Sequence[BlockId], held: Sequence[BlockId]) -> tuple[BlockId, ...]:
     """The given blocks, as far as positions are held, that are not the held ones."""
+    if list(given[: len(held)]) == list(held[: len(given)]):
+        return ()
     return tuple(mine for mine, there in zip(given, held, strict=False) if mine != there)
 
 

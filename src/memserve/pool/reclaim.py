@@ -44,11 +44,10 @@ class Reclaimer:
         Blocks of other tiers below the least wanted block of this one are wanted even less and go before it.
         """
         while (node := self._queue.pop(self._tier)) is not None:
-            floor = node.num_anchored()
             if num_in_tier(node.blocks, self._tier) == 0:
                 continue
             self._parked.append(node)
-            if is_anchored_below(node) or num_in_tier(node.blocks[floor:], self._tier) == 0:
+            if is_anchored_below(node) or num_in_tier(node.blocks[node.num_anchored() :], self._tier) == 0:
                 continue
             leaf = node
             while leaf.children:
@@ -100,7 +99,10 @@ def num_in_tier(blocks: list[BlockId], tier: Tier) -> int:
 
 
 def _cut_position(leaf: Node, tier: Tier, num_blocks: int) -> int:
+    """How many blocks to keep, so that `num_blocks` of the tier go, or all that are not anchored."""
     keep, floor = len(leaf.blocks), leaf.num_anchored()
+    if num_in_tier(leaf.blocks, tier) == keep:
+        return max(floor, keep - num_blocks)
     while keep > floor and num_blocks > 0:
         keep -= 1
         num_blocks -= block_tier(leaf.blocks[keep]) is tier

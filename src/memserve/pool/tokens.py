@@ -38,7 +38,7 @@ def as_token_bytes(tokens: Tokens) -> bytes | memoryview:
 def _as_integers(tokens: Sequence[int] | npt.NDArray[np.integer[Any]] | memoryview) -> npt.NDArray[Any]:
     if isinstance(tokens, np.ndarray):
         integers: npt.NDArray[Any] = tokens
-    elif isinstance(tokens, memoryview) and tokens.itemsize == 1:
+    elif isinstance(tokens, memoryview) and tokens.itemsize == 1 and tokens.ndim == 1:
         return _from_raw(tokens)
     elif isinstance(tokens, memoryview | array):
         integers = np.asarray(tokens)
@@ -52,6 +52,8 @@ def _as_integers(tokens: Sequence[int] | npt.NDArray[np.integer[Any]] | memoryvi
 
 
 def _from_sequence(tokens: Sequence[int]) -> npt.NDArray[Any]:
+    if not isinstance(tokens, Sequence):
+        raise InvalidTokens(f"tokens are of type {type(tokens).__name__}; give one flat sequence of integers")
     try:
         return np.frombuffer(array("i", tokens), dtype=np.intc)
     except (TypeError, OverflowError) as error:
@@ -61,7 +63,7 @@ def _from_sequence(tokens: Sequence[int]) -> npt.NDArray[Any]:
 def _from_raw(raw: bytes | bytearray | memoryview) -> npt.NDArray[Any]:
     try:
         return np.frombuffer(raw, dtype=_INT32)
-    except ValueError as error:
+    except (ValueError, BufferError) as error:
         raise InvalidTokens(f"{len(raw)} bytes of tokens: give {TOKEN_BYTES} contiguous bytes a token") from error
 
 
