@@ -1,0 +1,289 @@
+"""The cluster manager over real sockets and real child processes."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from aiohttp import web
+from children import alive, free_port, leaving_nothing, plan, processes, serving, spec, until
+
+from memserve.cluster.view import ClusterView, InstanceState
+from memserve.core.clock import ManualClock, SystemClock
+from memserve.core.enums import Phase, Role
+from memserve.core.errors import ConfigError, DeadlineExceeded, IdentityMismatch, InvariantError
+from memserve.core.ids import Epoch, Incarnation, InstanceId, RequestId
+from memserve.manager.manager import ClusterManager
+from memserve.rpc.channel import RpcClient
+from memserve.wire.identity import KvIdentity
+from memserve.wire.messages import (
+    AckReply,
+    ClusterMessage,
+    DeadInstance,
+    HeartbeatReply,
+    HeartbeatRequest,
+    JoinReply,
+    JoinRequest,
+    LeaveRequest,
+    Load,
+    PeerInfo,
+    ReportRequest,
+    RequestReport,
+)
+
+IDENTITY = KvIdentity(model="m", dtype="f", engine="e", backend="b", block_size=32, block_bytes=64, num_layers=1)
+A = InstanceId("colocated-0")
+REPORT = RequestReport(
+    request=RequestId("r"),
+    instance=A,
+    phase=Phase.WHOLE,
+    prompt_tokens=10,
+    hbm_tokens=0,
+    dram_tokens=4,
+    received_tokens=0,
+    computed_tokens=6,
+    output_tokens=2,
+)
+
+
+class Told:
+    """What the manager told its owner."""
+
+    def __init__(self) -> None:
+        self.views: list[ClusterView] = []
+        self.dead: list[DeadInstance] = []
+        self.reports: list[RequestReport] = []
+
+    def change(self, view: ClusterView, dead: tuple[DeadInstance, ...]) -> None:
+        self.views.append(view)
+        self.dead.extend(dead)
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    return Told()
+
+
+@pytest.fixture
+async def manager(told: Told) -> AsyncIterator[ClusterManager]:
+    manager = ClusterManager(
+        cluster="test", bind="127.0.0.1", clock=SystemClock(), on_report=told.reports.append, on_change=told.change
+    )
+    await manager.start()
+    yield manager
+    await manager.stop()
+
+
+@pytest.fixture
+async def client(manager: ClusterManager) -> AsyncIterator[RpcClient[ClusterMessage]]:
+    client: RpcClient[ClusterMessage] = RpcClient(manager.endpoint, ClusterMessage)
+    yield client
+    await client.close()
+
+
+class Server:
+    """A server whose /health answers with `status`."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.asked = 0
+        self.url = ""
+
+    async def health(self, _request: web.Request) -> web.Response:
+        self.asked += 1
+        return web.Response(status=self.status)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    server = Server()
+    app = web.Application()
+    app.router.add_get("/health", server.health)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    server.url = f"http://127.0.0.1:{port}"
+    yield server
+    await runner.cleanup()
+
+
+def join_request(
+    name: InstanceId = A, *, url: str = "", incarnation: int = 1, identity: KvIdentity = IDENTITY, cluster: str = "test"
+) -> JoinRequest:
+    peer = PeerInfo(
+        instance=name, incarnation=Incarnation(incarnation), endpoint="tcp://127.0.0.1:9", identity=identity
+    )
+    return JoinRequest(cluster=cluster, peer=peer, role=Role.COLOCATED, url=url, pid=1)
+
+
+def states(manager: ClusterManager) -> dict[str, InstanceState]:
+    return {i.instance: i.state for i in manager.view.instances}
+
+
+async def test_a_joined_instance_is_active_once_its_server_answers(
+    manager: ClusterManager, client: RpcClient[ClusterMessage], server: Server
+) -> None:
+    server.status = 503
+    assert await client.call(join_request(url=server.url), deadline_s=5) == JoinReply(epoch=Epoch(1), heartbeat_s=1.0)
+    await until(lambda: server.asked >= 2, "the server was asked twice")
+    assert states(manager) == {A: InstanceState.JOINING}
+    server.status = 200
+    await manager.wait_ready(1, deadline_s=10)
+    assert states(manager) == {A: InstanceState.ACTIVE}
+
+
+async def test_a_failed_request_takes_an_instance_out_until_its_server_answers_again(
+    manager: ClusterManager, client: RpcClient[ClusterMessage], server: Server
+) -> None:
+    await client.call(join_request(url=server.url), deadline_s=5)
+    await manager.wait_ready(1, deadline_s=10)
+    server.status = 503
+    manager.request_failed(A, Incarnation(1), "connection refused")
+    assert manager.view.active() == ()
+    server.status = 200
+    await manager.wait_ready(1, deadline_s=10)
+
+
+async def test_an_instance_of_another_model_is_refused_with_the_fields(
+    manager: ClusterManager, client: RpcClient[ClusterMessage]
+) -> None:
+    await client.call(join_request(), deadline_s=5)
+    other = msgspec.structs.replace(IDENTITY, dtype="g")
+    with pytest.raises(IdentityMismatch, match="dtype: 'g' here, 'f' there"):
+        await client.call(join_request(InstanceId("colocated-1"), identity=other), deadline_s=5)
+    assert list(states(manager)) == [A]
+
+
+async def test_an_instance_of_another_cluster_is_refused(client: RpcClient[ClusterMessage]) -> None:
+    with pytest.raises(ConfigError, match='cluster "elsewhere", but this is "test"'):
+        await client.call(join_request(cluster="elsewhere"), deadline_s=5)
+
+
+async def test_a_heartbeat_tells_the_load_and_hears_of_the_dead(
+    manager: ClusterManager, client: RpcClient[ClusterMessage]
+) -> None:
+    other = InstanceId("colocated-1")
+    await client.call(join_request(), deadline_s=5)
+    await client.call(join_request(other), deadline_s=5)
+    await client.call(LeaveRequest(instance=other, incarnation=Incarnation(1)), deadline_s=5)
+    beat = HeartbeatRequest(instance=A, incarnation=Incarnation(1), load=Load(num_running=3))
+    reply = await client.call(beat, deadline_s=5)
+    assert isinstance(reply, HeartbeatReply)
+    assert (reply.known, reply.dead) == (True, (DeadInstance(instance=other, incarnation=Incarnation(1)),))
+    assert manager.view.instances[0].load.num_running == 3
+
+
+async def test_an_unknown_incarnation_is_asked_to_join_again(client: RpcClient[ClusterMessage]) -> None:
+    reply = await client.call(HeartbeatRequest(instance=A, incarnation=Incarnation(9), load=Load()), deadline_s=5)
+    assert isinstance(reply, HeartbeatReply)
+    assert not reply.known
+
+
+async def test_reports_come_through(client: RpcClient[ClusterMessage], told: Told) -> None:
+    assert await client.call(ReportRequest(report=REPORT), deadline_s=5) == AckReply()
+    assert told.reports == [REPORT]
+
+
+async def test_a_new_incarnation_is_told_together_with_the_death_of_the_old(
+    client: RpcClient[ClusterMessage], told: Told
+) -> None:
+    await client.call(join_request(incarnation=1), deadline_s=5)
+    await client.call(join_request(incarnation=2), deadline_s=5)
+    assert told.dead == [DeadInstance(instance=A, incarnation=Incarnation(1))]
+
+
+async def test_silence_is_noticed(told: Told) -> None:
+    clock = ManualClock()
+    manager = ClusterManager(
+        cluster="test", bind="127.0.0.1", clock=clock, on_report=told.reports.append, on_change=told.change
+    )
+    await manager.start()
+    client: RpcClient[ClusterMessage] = RpcClient(manager.endpoint, ClusterMessage)
+    try:
+        await client.call(join_request(), deadline_s=5)
+        await manager.wait_ready(1, deadline_s=5)
+        for _ in range(30):  # in steps that a running clock could take
+            clock.advance(0.2)
+        await until(lambda: states(manager) == {A: InstanceState.SUSPECT}, "the silent instance is suspect")
+    finally:
+        await client.close()
+        await manager.stop()
+
+
+async def test_children_join_and_serve_and_stop_leaves_none_of_them(
+    manager: ClusterManager, tmp_path: Path, told: Told
+) -> None:
+    specs = [serving(tmp_path, name, manager.endpoint) for name in ("prefill-0", "decode-0")]
+    await manager.run_local(plan(*specs))
+    await manager.wait_ready(2, deadline_s=30)
+    assert {i.instance: i.role for i in manager.view.active()} == {"prefill-0": Role.PREFILL, "decode-0": Role.DECODE}
+    pids = [pid for one in specs for pid in await processes(one)]
+    async with leaving_nothing(pids), asyncio.timeout(10):
+        await manager.stop()
+        await manager.stop()
+        await until(lambda: not alive(pids), "the children are gone")
+
+
+async def test_a_killed_child_is_dead_at_once_and_its_end_is_told(
+    manager: ClusterManager, tmp_path: Path, told: Told
+) -> None:
+    one = serving(tmp_path, "colocated-0", manager.endpoint)
+    await manager.run_local(plan(one))
+    await manager.wait_ready(1, deadline_s=30)
+    os.kill((await processes(one))[0], signal.SIGKILL)
+    await until(lambda: told.dead, "the death was told", deadline_s=3)
+    assert manager.view.instances == ()
+
+
+async def test_waiting_ends_with_the_reason_of_a_child_that_died(manager: ClusterManager, tmp_path: Path) -> None:
+    await manager.run_local(plan(spec(tmp_path, say="ValueError: max_model_len 9000 is too long", exit_code=1)))
+    with pytest.raises(ConfigError, match=r"colocated-0 ended: ValueError: max_model_len 9000 .*its log is .*\.log"):
+        await manager.wait_ready(1, deadline_s=30)
+
+
+async def test_waiting_too_long_tells_the_states_and_the_logs(manager: ClusterManager, tmp_path: Path) -> None:
+    await manager.run_local(plan(spec(tmp_path)))
+    with pytest.raises(DeadlineExceeded, match=r"0 of 1 instances are ready .*colocated-0 started, not joined.*\.log"):
+        await manager.wait_ready(1, deadline_s=0.05)
+
+
+async def test_nothing_can_be_run_before_start(told: Told) -> None:
+    manager = ClusterManager(
+        cluster="test", bind="127.0.0.1", clock=SystemClock(), on_report=told.reports.append, on_change=told.change
+    )
+    with pytest.raises(InvariantError):
+        await manager.run_local(plan())
+    await manager.stop()
+
+
+async def test_after_a_standstill_of_the_manager_nobody_is_judged_by_it(
+    told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = ManualClock()
+    manager = ClusterManager(
+        cluster="test", bind="127.0.0.1", clock=clock, on_report=told.reports.append, on_change=told.change
+    )
+    await manager.start()
+    client: RpcClient[ClusterMessage] = RpcClient(manager.endpoint, ClusterMessage)
+    try:
+        await client.call(join_request(), deadline_s=5)
+        clock.advance(60)
+        await until(lambda: "stood still for 59.5 s" in caplog.text, "the standstill was noticed")
+        reply = await client.call(HeartbeatRequest(instance=A, incarnation=Incarnation(1), load=Load()), deadline_s=5)
+        assert isinstance(reply, HeartbeatReply)
+        assert reply.known
+    finally:
+        await client.close()
+        await manager.stop()
+
+
+def test_the_guard_imports_nothing_heavy() -> None:
+    heavy = "'numpy' in sys.modules or 'msgspec' in sys.modules or 'aiohttp' in sys.modules"
+    argv = [sys.executable, "-c", f"import sys, memserve.manager.guard; sys.exit({heavy})"]
+    assert subprocess.run(argv, check=False).returncode == 0
