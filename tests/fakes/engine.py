@@ -53,6 +53,8 @@ class FakeEngine:
         self.name = name
         self.model = model
         self.fault = Fault.NONE
+        self.faults_to_come: list[Fault] = []
+        """Each completion request takes one; the list may be shared, so that whoever is asked first fails."""
         self.hold: asyncio.Event | None = None
         """When set, whole answers and streams' later events wait for it."""
         self.report_tokens = {"hbm_tokens": 3, "dram_tokens": 4, "received_tokens": 0, "computed_tokens": 2}
@@ -71,6 +73,8 @@ class FakeEngine:
         )
 
     async def _completion(self, scope: Scope, body: bytes, send: Send) -> None:
+        if self.faults_to_come:
+            self.fault = self.faults_to_come.pop(0)
         request = self._note(scope, body)
         if self.fault is Fault.STALL:
             await asyncio.Event().wait()
@@ -140,7 +144,9 @@ class FakeEngine:
             for number, event in enumerate(self._events(scope, request)):
                 await self._pause(number)
                 self.sent.append(event)
+                self.changes.happened()
                 await send({"type": "http.response.body", "body": event, "more_body": True})
+                await asyncio.sleep(0)  # sending to a client that left does not suspend
         await send({"type": "http.response.body", "body": b""})
 
     async def _pause(self, number: int) -> None:

@@ -1,15 +1,15 @@
 """A whole gateway on loopback: fake engines under real HTTP servers, the real Scheduler, a scripted cluster."""
 
-import asyncio
 from array import array
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from itertools import count
 from random import Random
 from typing import Any
 
 import aiohttp
 import msgspec
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from memserve.cluster.view import ClusterView, InstanceState, InstanceView
 from memserve.config import GatewaySettings
@@ -103,7 +103,7 @@ class Rig:
         history = RequestHistory(clock=SystemClock())
         self.context = GatewayContext(
             settings=GatewaySettings(request_deadline_s=deadline_s),
-            base_models=frozenset({"tiny", ""}),
+            base_models=frozenset({"tiny"}),
             scheduler=Scheduler(block_size=BLOCK_SIZE, policy="prompt-tree", clock=SystemClock(), random=Random(1)),
             cluster=self.cluster,
             tokenizer=CharacterTokens(),
@@ -146,34 +146,60 @@ class Rig:
         return sum(float(row.rsplit(" ", 1)[1]) for row in text.splitlines() if row.startswith(line))
 
 
-@asynccontextmanager
-async def rig(*, prefill: int = 1, decode: int = 1, colocated: int = 0, deadline_s: float = 30.0) -> AsyncIterator[Rig]:
-    """Engines p0.., d0.., c0.. behind a gateway. All servers stop at the same time."""
-    made = Rig(deadline_s=deadline_s)
-    roles = {"p": (Role.PREFILL, prefill), "d": (Role.DECODE, decode), "c": (Role.COLOCATED, colocated)}
-    stop = asyncio.Event()
-    async with asyncio.TaskGroup() as group, aiohttp.ClientSession() as made.http:
+class LoopbackServer:
+    """One real HTTP server for many apps, each under a path of its own: starting one a test takes too long."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self._apps: dict[str, ASGIApp] = {}
+        self._names = count()
+
+    def mount(self, app: ASGIApp) -> str:
+        """URL of the app."""
+        name = f"app{next(self._names)}"
+        self._apps[name] = app
+        return f"{self.url}/{name}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            for step in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{step}.complete"})
+            return
+        _, name, rest = scope["path"].split("/", 2)
+        raw = b"/" + scope["raw_path"].split(b"/", 2)[2]
+        await self._apps[name]({**scope, "path": "/" + rest, "raw_path": raw}, receive, send)
+
+
+class Rigs:
+    """Makes rigs on one server."""
+
+    def __init__(self, server: LoopbackServer) -> None:
+        self._server = server
+
+    @asynccontextmanager
+    async def __call__(
+        self, *, prefill: int = 1, decode: int = 1, colocated: int = 0, deadline_s: float = 30.0
+    ) -> AsyncIterator[Rig]:
+        """Engines p0.., d0.., c0.. behind a gateway."""
+        made = Rig(deadline_s=deadline_s)
+        roles = {"p": (Role.PREFILL, prefill), "d": (Role.DECODE, decode), "c": (Role.COLOCATED, colocated)}
         for letter, (role, number) in roles.items():
             for name in (f"{letter}{i}" for i in range(number)):
                 engine = made.engines[name] = FakeEngine(name)
-                made.cluster.add(name, role, await _start(group, engine.app, stop))
-        made.url = await _start(group, create_app(made.context), stop)
-        try:
+                made.cluster.add(name, role, self._server.mount(engine.app))
+        app = create_app(made.context)
+        made.url = self._server.mount(app)
+        async with app.router.lifespan_context(app), aiohttp.ClientSession() as made.http:
             yield made
-        finally:
-            stop.set()
 
 
-async def _start(group: asyncio.TaskGroup, app: ASGIApp, stop: asyncio.Event) -> str:
-    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    async def serve() -> None:
-        async with running(app) as port:
-            ready.set_result(f"http://127.0.0.1:{port}")
-            await stop.wait()
-
-    group.create_task(serve())
-    return await ready
+@asynccontextmanager
+async def serving() -> AsyncIterator[LoopbackServer]:
+    server = LoopbackServer()
+    async with running(server) as port:
+        server.url = f"http://127.0.0.1:{port}"
+        yield server
 
 
 def chat(text: str = "hello there, how are you?", **fields: Any) -> dict[str, Any]:

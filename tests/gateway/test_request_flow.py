@@ -5,10 +5,10 @@ import asyncio
 import msgspec
 
 from memserve.core.enums import Role
-from tests.gateway.rig import chat, rig
+from tests.gateway.rig import Rigs, chat
 
 
-async def test_the_prompt_goes_to_prefill_first_and_then_to_decode() -> None:
+async def test_the_prompt_goes_to_prefill_first_and_then_to_decode(rig: Rigs) -> None:
     async with rig() as cluster:
         status, answer = await cluster.post(chat())
         assert status == 200
@@ -16,7 +16,7 @@ async def test_the_prompt_goes_to_prefill_first_and_then_to_decode() -> None:
         assert (cluster.phases("p0"), cluster.phases("d0")) == (["prefill"], ["decode"])
 
 
-async def test_each_instance_is_told_who_its_peer_is() -> None:
+async def test_each_instance_is_told_who_its_peer_is(rig: Rigs) -> None:
     async with rig() as cluster:
         await cluster.post(chat(), **{"x-request-id": "abc"})
         prefill, decode = (cluster.engine(n).seen[0].body["kv_transfer_params"]["memserve"] for n in ("p0", "d0"))
@@ -24,7 +24,7 @@ async def test_each_instance_is_told_who_its_peer_is() -> None:
         assert (decode["request"], decode["peer"]["instance"]) == ("abc", "p0")
 
 
-async def test_prefill_is_sent_no_output_fields_but_all_that_shapes_the_prompt() -> None:
+async def test_prefill_is_sent_no_output_fields_but_all_that_shapes_the_prompt(rig: Rigs) -> None:
     output = {
         "stream": True, "stream_options": {"include_usage": True}, "max_completion_tokens": 50, "min_tokens": 5,
         "n": 2, "logprobs": True, "top_logprobs": 3, "return_token_ids": True,
@@ -42,7 +42,7 @@ async def test_prefill_is_sent_no_output_fields_but_all_that_shapes_the_prompt()
         assert sent == chat(**prompt, max_tokens=1)
 
 
-async def test_decode_gets_the_clients_body_byte_for_byte_but_for_the_transfer_parameters() -> None:
+async def test_decode_gets_the_clients_body_byte_for_byte_but_for_the_transfer_parameters(rig: Rigs) -> None:
     body = b'{"model":"tiny","messages":[{"role":"user","content":"\\u00e9 \xc3\xa9"}],"temperature":1.50e0,"x":1E400}'
     async with rig() as cluster:
         request = msgspec.json.decode(body.replace(b"1E400", b"1"))
@@ -52,7 +52,7 @@ async def test_decode_gets_the_clients_body_byte_for_byte_but_for_the_transfer_p
         assert sent == request
 
 
-async def test_headers_of_the_client_reach_the_engine_and_the_engines_reach_the_client() -> None:
+async def test_headers_of_the_client_reach_the_engine_and_the_engines_reach_the_client(rig: Rigs) -> None:
     async with rig() as cluster:
         headers = {"authorization": "Bearer x", "x-request-id": "r1", "accept-encoding": "gzip"}
         async with cluster.http.post(cluster.url + "/v1/chat/completions", json=chat(), headers=headers) as response:
@@ -63,7 +63,7 @@ async def test_headers_of_the_client_reach_the_engine_and_the_engines_reach_the_
         assert seen["accept-encoding"] == "identity"
 
 
-async def test_a_colocated_instance_does_all_of_it() -> None:
+async def test_a_colocated_instance_does_all_of_it(rig: Rigs) -> None:
     async with rig(prefill=0, decode=0, colocated=2) as cluster:
         status, answer = await cluster.post(chat())
         assert status == 200
@@ -74,7 +74,7 @@ async def test_a_colocated_instance_does_all_of_it() -> None:
         assert answer["kv_transfer_params"] is None
 
 
-async def test_requests_that_need_the_whole_computation_skip_prefill() -> None:
+async def test_requests_that_need_the_whole_computation_skip_prefill(rig: Rigs) -> None:
     async with rig() as cluster:
         path = "/v1/completions"
         for fields in (
@@ -91,14 +91,14 @@ async def test_requests_that_need_the_whole_computation_skip_prefill() -> None:
         assert cluster.phases("d0") == ["whole"] * 6
 
 
-async def test_one_prompt_in_a_list_and_plain_token_ids_are_prefilled() -> None:
+async def test_one_prompt_in_a_list_and_plain_token_ids_are_prefilled(rig: Rigs) -> None:
     async with rig() as cluster:
         for prompt in ("text", ["text"], [1, 2, 3], [[1, 2, 3]]):
             await cluster.post({"model": "tiny", "prompt": prompt}, path="/v1/completions")
         assert cluster.phases("p0") == ["prefill"] * 4
 
 
-async def test_a_refusal_by_prefill_reaches_the_client_unchanged() -> None:
+async def test_a_refusal_by_prefill_reaches_the_client_unchanged(rig: Rigs) -> None:
     async with rig() as cluster:
         status, answer = await cluster.post({**chat(), "model": "nobody"})
         assert status == 404
@@ -107,7 +107,7 @@ async def test_a_refusal_by_prefill_reaches_the_client_unchanged() -> None:
         assert cluster.cluster.faults == []
 
 
-async def test_a_max_tokens_that_vllm_refuses_reaches_it_as_it_is() -> None:
+async def test_a_max_tokens_that_vllm_refuses_reaches_it_as_it_is(rig: Rigs) -> None:
     async with rig() as cluster:
         for limit in (-1, 0, "many"):
             status, answer = await cluster.post(chat(max_tokens=limit))
@@ -115,7 +115,7 @@ async def test_a_max_tokens_that_vllm_refuses_reaches_it_as_it_is() -> None:
         assert cluster.phases("p0") == []
 
 
-async def test_the_same_request_id_twice_is_told_apart() -> None:
+async def test_the_same_request_id_twice_is_told_apart(rig: Rigs) -> None:
     async with rig() as cluster:
         for _ in range(2):
             await cluster.post(chat(), **{"x-request-id": "same"})
@@ -124,14 +124,14 @@ async def test_the_same_request_id_twice_is_told_apart() -> None:
         assert second.startswith("same-")
 
 
-async def test_a_prompt_that_was_seen_goes_where_its_prefix_is() -> None:
+async def test_a_prompt_that_was_seen_goes_where_its_prefix_is(rig: Rigs) -> None:
     async with rig(prefill=3, decode=1) as cluster:
         for _ in range(4):
             await cluster.post(chat("a prompt long enough to fill several blocks of four tokens"))
         assert sorted(len(cluster.phases(f"p{i}")) for i in range(3)) == [0, 0, 4]
 
 
-async def test_many_requests_at_once_are_served_each_with_its_own_answer() -> None:
+async def test_many_requests_at_once_are_served_each_with_its_own_answer(rig: Rigs) -> None:
     async with rig(prefill=2, decode=2) as cluster:
         answers = await asyncio.gather(*(cluster.post(chat(f"number {i}")) for i in range(40)))
         assert [status for status, _ in answers] == [200] * 40
@@ -139,7 +139,7 @@ async def test_many_requests_at_once_are_served_each_with_its_own_answer() -> No
         assert cluster.context.scheduler.stats().num_in_flight == 0
 
 
-async def test_salt_and_adapter_keep_prompts_apart_in_routing() -> None:
+async def test_salt_and_adapter_keep_prompts_apart_in_routing(rig: Rigs) -> None:
     async with rig(prefill=1, decode=1) as cluster:
         text = "a prompt long enough to fill several blocks of four tokens"
         matched = []
