@@ -1,7 +1,8 @@
 """The commands and their options, and how every refusal looks: one line on stderr, never a traceback.
 
 Exit status: 0 done, 1 it went wrong on the way, 2 something that the operator can set right, 130 stopped at once.
-What stands after `--` belongs to vLLM and is cut off before the options are read.
+What stands after `--` belongs to vLLM and is cut off before the options are read. Each command imports what it
+needs when it is called, so that help and refusals come at once.
 """
 
 import sys
@@ -14,10 +15,7 @@ import typer
 from rich.console import Console
 
 from memserve import __version__
-from memserve.cli.demo import run_demo
 from memserve.cli.options import ServeOptions, serve_config
-from memserve.cli.serve import run_serve
-from memserve.cli.status import show_status
 from memserve.core.enums import CachingMode, TransferMode
 from memserve.core.errors import ConfigError, MemserveError
 
@@ -27,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -104,7 +103,10 @@ def serve(
         engine_args=context.obj or (),
     )
     with _refusals():
-        raise typer.Exit(run_serve(serve_config(options), dry_run=dry_run))
+        settings = serve_config(options)
+        from memserve.cli.serve import run_serve  # noqa: PLC0415
+
+        raise typer.Exit(run_serve(settings, dry_run=dry_run))
 
 
 @app.command()
@@ -114,6 +116,8 @@ def demo(
 ) -> None:
     """Play real conversations on a small cluster and on plain vLLM, and compare tokens and times."""
     with _refusals():
+        from memserve.cli.demo import run_demo  # noqa: PLC0415
+
         raise typer.Exit(run_demo(json_file=json))
 
 
@@ -124,4 +128,6 @@ def status(
 ) -> None:
     """Show the instances of a running cluster and what they hold."""
     with _refusals():
+        from memserve.cli.status import show_status  # noqa: PLC0415
+
         show_status(url)

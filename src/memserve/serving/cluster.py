@@ -1,0 +1,146 @@
+"""A running cluster: manager, instances, scheduler and gateway, for the length of a block.
+
+Owns the order of starting and stopping and nothing that they do. What fails while starting is raised with
+its reason, after everything that had started is gone again.
+
+    prepare -> manager listens -> instances start -> all ready -> gateway serves -> (block) -> all stopped
+
+On the way out the instances go first: requests still in progress then end at once instead of holding the
+gateway, and everything is gone within 10 s.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from random import Random
+
+from memserve.cluster.view import ClusterView, InstanceState
+from memserve.core.clock import Clock, SystemClock
+from memserve.core.errors import InstanceUnavailable
+from memserve.gateway.app import create_app
+from memserve.gateway.context import GatewayContext
+from memserve.gateway.metrics import GatewayMetrics
+from memserve.gateway.records import RequestHistory
+from memserve.gateway.release import RpcReleases
+from memserve.gateway.reports import ReportLog
+from memserve.gateway.server import running
+from memserve.gateway.tokenization import Tokenization, load_tokenization
+from memserve.manager.manager import ClusterManager
+from memserve.scheduler.scheduler import Scheduler
+from memserve.serving.prepare import LOOPBACK, PreparedRun
+from memserve.serving.watcher import Watcher
+from memserve.wire.messages import DeadInstance
+
+START_DEADLINE_S = 1800.0
+"""For the slowest instance to load its weights; one that dies is noticed at once."""
+
+
+class Cluster:
+    """What the owner of a running cluster can ask."""
+
+    def __init__(self, *, url: str, model: str, manager: ClusterManager, emptied: asyncio.Event) -> None:
+        self.url = url
+        """Base URL of the gateway."""
+        self.model = model
+        """What clients put into "model"."""
+        self._manager = manager
+        self._emptied = emptied
+
+    @property
+    def view(self) -> ClusterView:
+        return self._manager.view
+
+    async def wait_empty(self) -> None:
+        """Until no instance is left: nothing can be served any more."""
+        await self._emptied.wait()
+
+    def __repr__(self) -> str:
+        return f"Cluster({self.url}, {self._manager})"
+
+
+class _Changes:
+    """Turns views of the cluster into what the Watcher and the Cluster want to know."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._ready: set[tuple[str, int]] = set()
+        self.emptied = asyncio.Event()
+
+    def changed(self, view: ClusterView, _dead: tuple[DeadInstance, ...]) -> None:
+        for instance in view.instances:
+            member = (instance.instance, instance.incarnation)
+            if instance.state is InstanceState.ACTIVE and member not in self._ready:
+                self._ready.add(member)
+                self._watcher.ready(instance)
+        if not view.instances:
+            self.emptied.set()
+
+
+@asynccontextmanager
+async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -> AsyncIterator[Cluster]:
+    """Everything running and ready inside the block, nothing left after it.
+
+    Raises ConfigError with the reason from an instance's log when one ends while starting.
+    """
+    clock = SystemClock()
+    listener = watcher or Watcher()
+    changes = _Changes(listener)
+    history = RequestHistory(clock=clock)
+    metrics = GatewayMetrics(lambda: manager.view)
+    reports = ReportLog(history=history, metrics=metrics)
+    manager = ClusterManager(
+        cluster=run.cluster, bind=LOOPBACK, clock=clock, on_report=reports.ingest, on_change=changes.changed
+    )
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(manager.stop)
+        tokenizer = await _start(run, manager, listener)
+        stack.callback(tokenizer.close)
+        releases = RpcReleases()
+        stack.push_async_callback(releases.close)
+        context = GatewayContext(
+            settings=run.config.gateway,
+            base_models=frozenset({run.model_name, ""}),
+            scheduler=_scheduler(run, manager.view, clock),
+            cluster=manager,
+            tokenizer=tokenizer,
+            releases=releases,
+            history=history,
+            metrics=metrics,
+            reports=reports,
+        )
+        host = run.config.gateway.host
+        port = await stack.enter_async_context(running(create_app(context), host=host, port=run.config.gateway.port))
+        stack.push_async_callback(manager.stop)
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        yield Cluster(url=url, model=run.model_name, manager=manager, emptied=changes.emptied)
+
+
+async def _start(run: PreparedRun, manager: ClusterManager, watcher: Watcher) -> Tokenization:
+    """Instances up and ready; the tokenizer is loaded while they start."""
+    await manager.start()
+    plan = run.plan(manager_endpoint=manager.endpoint)
+    watcher.starting(plan)
+    await manager.run_local(plan)
+    tokenizer = await asyncio.to_thread(load_tokenization, run.config.model)
+    try:
+        await manager.wait_ready(len(plan.specs), START_DEADLINE_S)
+    except BaseException:
+        tokenizer.close()
+        raise
+    return tokenizer
+
+
+def _scheduler(run: PreparedRun, view: ClusterView, clock: Clock) -> Scheduler:
+    """Routes in blocks of the size that the engines chose."""
+    sizes = {instance.peer.identity.block_size for instance in view.active()}
+    if len(sizes) != 1:
+        raise InstanceUnavailable(
+            f"the instances' block sizes are {sorted(sizes)} tokens; they must be one and the same"
+        )
+    return Scheduler(
+        block_size=sizes.pop(),
+        policy=run.config.cluster.policy,
+        clock=clock,
+        random=Random(),  # noqa: S311 - chooses among equals, keeps no secret
+        caching=run.config.cluster.caching,
+    )

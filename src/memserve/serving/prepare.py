@@ -1,0 +1,113 @@
+"""From settings to a run that can start: the model found, the numbers checked, names and places chosen.
+
+Owns every check that can be made before a process is started, so that what is wrong shows in a second and
+not after a minute. Blocks (the bundled model is converted on first use); starts no instance.
+"""
+
+import secrets
+import shutil
+import socket
+import time
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from memserve.bundled.model import bundled_model
+from memserve.config import ServeConfig
+from memserve.core.errors import ConfigError
+from memserve.manager.launch_plan import LaunchPlan, num_instances, plan, served_model_name
+from memserve.manager.machine import Machine
+from memserve.manager.preflight import preflight
+from memserve.scheduler.policies import policy
+
+LOOPBACK = "127.0.0.1"
+
+_KEPT_LOG_FOLDERS = 20
+
+
+class PreparedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Checked settings with everything chosen that differs from run to run."""
+
+    config: ServeConfig
+    """`model` is an absolute folder or a hub name."""
+    machine: Machine
+    cluster: str
+    """Name of this run's cluster; part of the names of its shared memory."""
+    log_folder: Path
+    warnings: tuple[str, ...]
+    """What is risky but may work; for the operator to see."""
+
+    @property
+    def model_name(self) -> str:
+        """What clients put into "model"."""
+        return served_model_name(self.config)
+
+    def plan(self, *, manager_endpoint: str) -> LaunchPlan:
+        """The processes to start, on ports that are free now."""
+        return plan(
+            self.config,
+            manager_endpoint=manager_endpoint,
+            ports=free_ports(num_instances(self.config)),
+            machine=self.machine,
+            cluster=self.cluster,
+            log_folder=self.log_folder,
+        )
+
+
+def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
+    """Check and complete the settings. Raises ConfigError on the first thing that could not work.
+
+    `cache` is the folder for the bundled model and the logs of runs.
+    """
+    config.cluster.check()
+    policy(config.cluster.policy, Random(0))  # noqa: S311 - only to have the name checked
+    _check_port(config.gateway.host, config.gateway.port)
+    machine = Machine.here()
+    found = msgspec.structs.replace(config, model=_find_model(config.model, cache))
+    warnings = preflight(found, machine=machine)
+    cluster = secrets.token_hex(4)
+    return PreparedRun(
+        config=found,
+        machine=machine,
+        cluster=cluster,
+        log_folder=_log_folder(cache, cluster),
+        warnings=warnings,
+    )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that nobody listens on at this moment, all different."""
+    sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _find_model(model: str, cache: Path) -> str:
+    """An absolute folder for the bundled model and for whatever is a folder here; else the name as it is."""
+    if not model:
+        return str(bundled_model(cache))
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raise ConfigError unless the gateway could listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another address with --host and --port"
+        ) from error
+
+
+def _log_folder(cache: Path, cluster: str) -> Path:
+    """A new name in the folder of logs, of which the latest are kept. Nothing is created yet."""
+    logs = cache / "logs"
+    if logs.is_dir():
+        for old in sorted(logs.iterdir())[:-_KEPT_LOG_FOLDERS]:
+            shutil.rmtree(old, ignore_errors=True)
+    return logs / f"{time.strftime('%Y%m%d-%H%M%S')}-{cluster}"

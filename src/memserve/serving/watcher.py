@@ -1,0 +1,14 @@
+"""Who is told what happens while a cluster starts and runs. Light to import: knows neither gateway nor engine."""
+
+from memserve.cluster.view import InstanceView
+from memserve.manager.launch_plan import LaunchPlan
+
+
+class Watcher:
+    """Tells the owner what happens; a subclass overrides what it wants to hear."""
+
+    def starting(self, plan: LaunchPlan) -> None:
+        """The instances are about to be started."""
+
+    def ready(self, instance: InstanceView) -> None:
+        """This instance takes requests from now on."""
