@@ -59,6 +59,18 @@ class ScriptedCluster:
     def remove(self, name: str) -> None:
         self._become(tuple(i for i in self.view.instances if i.instance != name))
 
+    def restart(self, name: str) -> None:
+        """A new incarnation takes the place of the old one."""
+        peers = {
+            i.instance: msgspec.structs.replace(i.peer, incarnation=i.incarnation + 1) for i in self.view.instances
+        }
+        self._become(
+            tuple(
+                msgspec.structs.replace(i, peer=peers[i.instance]) if i.instance == name else i
+                for i in self.view.instances
+            )
+        )
+
     def set_state(self, name: str, state: InstanceState) -> None:
         self._become(
             tuple(msgspec.structs.replace(i, state=state) if i.instance == name else i for i in self.view.instances)

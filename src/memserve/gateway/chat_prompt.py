@@ -33,15 +33,14 @@ class ChatPrompt:
         self._part_lists = part_lists
 
     def tokens(self, tokenizer: Any) -> list[int]:
-        encoded = tokenizer.apply_chat_template(
+        text = tokenizer.apply_chat_template(
             [self._message(m) for m in self._messages],
             tools=self._tools(),
-            tokenize=True,
-            return_dict=True,
-            tokenizer_kwargs={"add_special_tokens": bool(self._body.get("add_special_tokens"))},
+            tokenize=False,
             **self._template_arguments(),
         )
-        tokens: list[int] = encoded["input_ids"]
+        # The template has put its special tokens in; vLLM adds others only when asked to.
+        tokens: list[int] = tokenizer(text, add_special_tokens=bool(self._body.get("add_special_tokens"))).input_ids
         return tokens
 
     def _template_arguments(self) -> dict[str, Any]:
