@@ -91,12 +91,13 @@ def transfer(
     data: bytes | None = None,
     destination: tuple[BlockId, ...] | None = None,
     tier: Tier = Tier.DRAM,
+    incarnation: Incarnation = LIFE,
 ) -> TransferRequest:
     first = int(Tier.DRAM) << 60
     return TransferRequest(
         transfer=TransferId(name),
         source=BlockList(
-            instance=SENDER, incarnation=LIFE, blocks=tuple(BlockId(first + n) for n in range(num_blocks))
+            instance=SENDER, incarnation=incarnation, blocks=tuple(BlockId(first + n) for n in range(num_blocks))
         ),
         tier=tier,
         checksums=(0,) * num_blocks,

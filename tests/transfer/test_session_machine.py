@@ -8,7 +8,7 @@ import contextlib
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from memserve.core.enums import Tier
 from memserve.core.errors import InvalidBlocks, PoolExhausted, TransferFailed
@@ -20,9 +20,10 @@ from memserve.wire.messages import AllocRequest, CommitRequest, ReserveRequest, 
 from tests.transfer.parts import LIFE, SENDER, TTL_S, Receiver, commit, reserve, tokens, transfer
 
 PROMPTS = (tokens(10), tokens(18), tokens(8, first=100))
-NUM_TRANSFERS = 6
+INDICES = st.integers(0, 19)
 REFUSALS = (TransferFailed, PoolExhausted, InvalidBlocks)
 """What a peer may be told; a bug of ours is none of them."""
+FATES = st.sampled_from(["now", "now", "now", "twice", "later", "now and later", "lost"])
 Parcel = tuple[str, int, object]
 """What is asked, by which life of the sender, and the message."""
 
@@ -36,57 +37,72 @@ class LossyTransfers(RuleBasedStateMachine):
         self.life = int(LIFE)
         self.network: list[Parcel] = []
         self.writing: dict[TransferId, tuple[float, tuple[BlockId, ...]]] = {}
+        self.names: list[TransferId] = []
         self.given_up: set[TransferId] = set()
         self.published: set[bytes] = set()
-        self.copying: dict[TransferId, bytes | None] = {}
+        self.copying: dict[TransferId, tuple[str, bytes | None]] = {}
         self.local: list[tuple[BlockId, ...]] = []
 
-    def post(self, kind: str, message: object) -> None:
-        if len(self.network) < 20:
-            self.network.append((kind, self.life, message))
+    def post(self, fate: str, kind: str, message: object) -> None:
+        """What the channel makes of a message."""
+        parcel = (kind, self.life, message)
+        for _ in range({"now": 1, "twice": 2, "now and later": 1}.get(fate, 0)):
+            self.hand_over(parcel)
+        if fate in ("later", "now and later"):
+            self.network.append(parcel)
 
-    def name(self, number: int) -> TransferId:
-        return TransferId(f"p/{self.life}/{number}")
+    def hand_over(self, parcel: Parcel) -> None:
+        if parcel[1] == self.life:  # the agent has closed the connection of an earlier life
+            with contextlib.suppress(*REFUSALS):
+                self.handle(parcel)
 
-    @rule(number=st.integers(0, NUM_TRANSFERS - 1), request=st.sampled_from(["r1", "r2"]))
-    def send_reserve(self, number: int, request: str) -> None:
+    def new_name(self, kind: int) -> TransferId:
+        self.names.append(TransferId(f"p/{self.life}/{len(self.names)}/{kind}"))
+        return self.names[-1]
+
+    @rule(kind=st.integers(0, 11), request=st.sampled_from(["r1", "r2"]), fate=FATES)
+    def send_reserve(self, kind: int, request: str, fate: str) -> None:
         asked = reserve(
-            self.name(number),
-            data=PROMPTS[number % 3],
-            request=request if number % 2 else "r1",
-            reuse=number % 2 == 0,
-            tail=number != 4,
-            handoff=number != 5,
+            self.new_name(kind),
+            data=PROMPTS[kind % 3],
+            request=request,
+            reuse=kind % 2 == 0,
+            tail=kind != 4,
+            handoff=kind % 4 != 1,
             incarnation=Incarnation(self.life),
         )
-        if self.name(number) not in self.given_up:
-            self.post("reserve", asked)
+        self.post(fate, "reserve", asked)
 
-    @rule(number=st.integers(0, NUM_TRANSFERS - 1))
-    def send_commit(self, number: int) -> None:
-        if self.name(number) in self.writing:
-            _, blocks = self.writing.pop(self.name(number))
-            self.given_up.add(self.name(number))
-            self.post("commit", commit(self.name(number), num_blocks=len(blocks), insert=number != 3))
+    @precondition(lambda self: self.writing)
+    @rule(index=INDICES, insert=st.booleans(), fate=FATES)
+    def send_commit(self, index: int, insert: bool, fate: str) -> None:
+        name = sorted(self.writing)[index % len(self.writing)]
+        _, blocks = self.writing.pop(name)
+        self.given_up.add(name)
+        self.post(fate, "commit", commit(name, num_blocks=len(blocks), insert=insert))
 
-    @rule(number=st.integers(0, NUM_TRANSFERS - 1))
-    def send_abort(self, number: int) -> None:
-        self.writing.pop(self.name(number), None)
-        self.given_up.add(self.name(number))
-        self.post("abort", self.name(number))
+    @precondition(lambda self: self.names)
+    @rule(index=INDICES, fate=FATES)
+    def send_abort(self, index: int, fate: str) -> None:
+        name = self.names[-1 - index % min(4, len(self.names))]
+        self.writing.pop(name, None)
+        self.given_up.add(name)
+        self.post(fate, "abort", name)
 
-    @rule(number=st.integers(10, 12), insert=st.booleans())
-    def send_transfer(self, number: int, insert: bool) -> None:
-        asked = transfer(self.name(number), data=PROMPTS[2] if insert else None)
-        self.post("transfer", asked)
+    @precondition(lambda self: len(self.copying) < 2)
+    @rule(insert=st.booleans(), fate=FATES)
+    def send_transfer(self, insert: bool, fate: str) -> None:
+        self.post(
+            fate,
+            "transfer",
+            transfer(self.new_name(2), data=PROMPTS[2] if insert else None, incarnation=Incarnation(self.life)),
+        )
 
-    @rule(index=st.integers(0, 19), repeat=st.booleans())
-    def deliver(self, index: int, repeat: bool) -> None:
-        if index < len(self.network):
-            parcel = self.network[index] if repeat else self.network.pop(index)
-            if parcel[1] == self.life:  # the agent has closed the connection of an earlier life
-                with contextlib.suppress(*REFUSALS):
-                    self.handle(parcel)
+    @precondition(lambda self: self.network)
+    @rule(index=INDICES, repeat=st.booleans())
+    def deliver_late(self, index: int, repeat: bool) -> None:
+        index %= len(self.network)
+        self.hand_over(self.network[index] if repeat else self.network.pop(index))
 
     def handle(self, parcel: Parcel) -> None:
         kind, life, message = parcel
@@ -106,19 +122,12 @@ class LossyTransfers(RuleBasedStateMachine):
             sessions.reservations.abort(TransferId(str(message)), sender)
         elif isinstance(message, TransferRequest) and sessions.copies.repeated(message) is None:
             sessions.copies.begin(message)
-            self.copying[message.transfer] = message.tokens
+            self.copying[message.transfer] = (sender, message.tokens)
 
-    @rule(index=st.integers(0, 19))
-    def lose(self, index: int) -> None:
-        if index < len(self.network):
-            self.network.pop(index)
-
+    @precondition(lambda self: self.copying)
     @rule(works=st.booleans())
     def end_copy(self, works: bool) -> None:
-        if not self.copying:
-            return
-        name, data = self.copying.popitem()
-        sender = peer_owner(SENDER, Incarnation(1))  # TransferRequests of the parts name this life
+        name, (sender, data) = self.copying.popitem()
         if not works:
             self.receiver.sessions.copies.fail(name, sender)
             return
@@ -129,9 +138,9 @@ class LossyTransfers(RuleBasedStateMachine):
         if data is not None:
             self.published.add(data)
 
-    @rule(seconds=st.floats(0.1, 2 * TTL_S))
-    def pass_time(self, seconds: float) -> None:
-        self.receiver.clock.advance(seconds)
+    @rule(lives=st.sampled_from([0.05, 0.3, 0.6, 1.1, 2.1]))
+    def pass_time(self, lives: float) -> None:
+        self.receiver.clock.advance(lives * TTL_S)
         now = self.receiver.clock.now()
         self.writing = {name: room for name, room in self.writing.items() if room[0] > now}
         self.receiver.sessions.expire()

@@ -76,7 +76,7 @@ class TransferSessions:
         )
 
     def _may_end(self, record: TransferRecord) -> bool:
-        return record.state is not TransferState.COPYING and not self.copies.is_busy(record)
+        return not self.copies.is_busy(record)
 
     def _leave(self, record: TransferRecord) -> None:
         if self._may_end(record):
