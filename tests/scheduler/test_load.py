@@ -12,7 +12,7 @@ def test_shares_of_all_requests_add_up() -> None:
     load = LoadLedger()
     load.add(request=ONE, phase=Phase.PREFILL, instance=A, num_tokens=100)
     load.add(request=TWO, phase=Phase.DECODE, instance=A, num_tokens=5)
-    assert load.queued(A) == 105
+    assert load.queued([A, B]) == [105, 0]
 
 
 def test_a_repeated_share_replaces_the_first() -> None:
@@ -28,7 +28,7 @@ def test_dropping_a_phase_twice_takes_it_out_once() -> None:
     load.add(request=TWO, phase=Phase.PREFILL, instance=A, num_tokens=10)
     load.drop(ONE, Phase.PREFILL)
     load.drop(ONE, Phase.PREFILL)
-    assert load.queued(A) == 10
+    assert load.queued([A]) == [10]
 
 
 def test_a_forgotten_instance_has_nothing_queued_and_later_drops_change_nothing() -> None:

@@ -6,6 +6,7 @@ a 4,000-token prompt and a 40-token one the same.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 from memserve.core.enums import Phase
 from memserve.core.ids import InstanceId, RequestId
@@ -39,9 +40,9 @@ class LoadLedger:
         for request, phase in gone:
             self._take_out(request, phase)
 
-    def queued(self, instance: InstanceId) -> int:
-        """Tokens."""
-        return self._queued.get(instance, 0)
+    def queued(self, instances: Iterable[InstanceId]) -> list[int]:
+        """Tokens queued on each, in order."""
+        return [self._queued.get(instance, 0) for instance in instances]
 
     def snapshot(self) -> dict[InstanceId, int]:
         """Tokens queued per instance; those with nothing are left out."""

@@ -24,6 +24,8 @@ from memserve.core.ids import InstanceId
 from memserve.scheduler.tokens import TOKEN_BYTES
 from memserve.wire.identity import Namespace
 
+_REMEMBERED_GROUPS = 1024
+
 
 class PromptTreeStats(msgspec.Struct, frozen=True, kw_only=True):
     num_blocks: int
@@ -59,6 +61,7 @@ class PromptTree:
         self._used: OrderedDict[_Node, None] = OrderedDict()
         self._bits: dict[InstanceId, int] = {}
         self._names: dict[int, InstanceId] = {}
+        self._groups: dict[int, tuple[InstanceId, ...]] = {}  # names by mask, for as long as no bit changes its owner
 
     def match(self, tokens: bytes, namespace: Namespace = b"") -> dict[InstanceId, int]:
         """Leading tokens that each instance holds, whole blocks only; those that hold none are left out."""
@@ -136,6 +139,7 @@ class PromptTree:
         if not bit:
             return
         del self._names[bit]
+        self._groups.clear()
         for node in list(self._used):
             if node.mask & bit and node in self._used:
                 self._unhold(node, bit)
@@ -158,11 +162,12 @@ class PromptTree:
         return bit
 
     def _note(self, found: dict[InstanceId, int], mask: int, at: int) -> None:
-        num_tokens = at // TOKEN_BYTES
-        while mask:
-            bit = mask & -mask
-            found[self._names[bit]] = num_tokens
-            mask ^= bit
+        names = self._groups.get(mask)
+        if names is None:
+            if len(self._groups) >= _REMEMBERED_GROUPS:
+                self._groups.clear()
+            names = self._groups[mask] = tuple(name for bit, name in self._names.items() if mask & bit)
+        found.update(dict.fromkeys(names, at // TOKEN_BYTES))
 
     def _touch(self, node: _Node) -> None:
         while node.parent is not None:

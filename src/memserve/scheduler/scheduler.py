@@ -9,7 +9,7 @@ nobody: it learns from the responses that pass through the gateway, as in arXiv 
 A request served by one instance (no prefill instance, or a role has nobody left) goes the same way.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from random import Random
 
 import msgspec
@@ -20,6 +20,7 @@ from memserve.core.enums import CachingMode, Phase, Role
 from memserve.core.errors import InstanceUnavailable
 from memserve.core.ids import InstanceId, RequestId
 from memserve.scheduler import policies
+from memserve.scheduler.candidates import SERVING, Candidates, Group, candidates, nobody
 from memserve.scheduler.decision import Candidate, Decision, Outcome
 from memserve.scheduler.load import LoadLedger
 from memserve.scheduler.policies import Choice, Policy
@@ -27,7 +28,6 @@ from memserve.scheduler.prompt_tree import PromptTree, PromptTreeStats
 from memserve.scheduler.tokens import TOKEN_BYTES, Tokens, token_bytes
 from memserve.wire.identity import Namespace
 
-_SERVING = (Role.PREFILL, Role.DECODE, Role.COLOCATED)
 _FIRST_OUTPUT_GUESS = 128
 _OUTPUT_MEMORY = 0.05
 """Weight of the newest answer in the running mean of answer lengths."""
@@ -46,6 +46,18 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
 class _Place(msgspec.Struct, frozen=True, kw_only=True):
     instance: InstanceId
     role: Role
+
+
+class _Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt and where it belongs."""
+
+    data: bytes
+    namespace: Namespace
+    session: str
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.data) // TOKEN_BYTES
 
 
 class _Flight(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,13 +95,13 @@ class Scheduler:
         self._first_policy, self._decode_policy = policies.policy(policy, random), policies.policy(policy, random)
         self._trees = {
             role: PromptTree(block_size=block_size, clock=clock, ttl_s=ttl_s, max_blocks=max_tree_blocks)
-            for role in _SERVING
+            for role in SERVING
         }
         self._load = LoadLedger()
         self._flights: dict[RequestId, _Flight] = {}
         self._expected_output = float(_FIRST_OUTPUT_GUESS)
         self._view: ClusterView | None = None
-        self._places: dict[Role, tuple[_Place, ...]] = {}
+        self._everyone = Candidates(first=Group(), decode=Group())
 
     def decide(
         self,
@@ -109,21 +121,22 @@ class Scheduler:
         """
         data = token_bytes(tokens)
         self._forget_request(request)
-        firsts, decodes = self._candidates(view, exclude)
-        first, weighed = self._choose(self._first_policy, firsts, data, namespace, session)
-        decode = None
-        if first.role is Role.PREFILL and decodes:
-            decode, more = self._choose(self._decode_policy, decodes, data, namespace, session)
-            weighed = weighed + more
-        flight = _Flight(tokens=data, namespace=namespace, first=first, decode=decode, alone=decode is None)
-        self._enter(request, flight, weighed)
+        found = self._candidates(view, exclude)
+        asked = _Asked(data=data, namespace=namespace, session=session)
+        weighed = self._weigh(self._first_policy, found.first, asked)
+        first, decode = self._best(weighed), None
+        if first.role is Role.PREFILL and found.decode.instances:
+            others = self._weigh(self._decode_policy, found.decode, asked)
+            decode = self._best(others)
+            weighed += others
+        self._enter(request, asked, first, decode)
         return Decision(
             request=request,
             epoch=view.epoch,
             policy=self._policy,
             prefill=first.instance if decode else None,
             decode=decode.instance if decode else first.instance,
-            candidates=weighed,
+            candidates=tuple(weighed),
         )
 
     def prefilled(self, request: RequestId) -> None:
@@ -168,64 +181,53 @@ class Scheduler:
     def __repr__(self) -> str:
         return f"Scheduler({self._policy}, {len(self._flights)} in flight, {self._load}, {self._trees})"
 
-    def _candidates(
-        self, view: ClusterView, exclude: frozenset[InstanceId]
-    ) -> tuple[tuple[_Place, ...], tuple[_Place, ...]]:
-        """Those that may compute the prompt, and those that may then decode for a prefill instance."""
+    def _candidates(self, view: ClusterView, exclude: frozenset[InstanceId]) -> Candidates:
         if view is not self._view:
-            self._view = view
-            self._places = {
-                role: tuple(_Place(instance=i.instance, role=role) for i in view.active(role)) for role in _SERVING
-            }
-        places = self._places
-        if exclude:
-            places = {role: tuple(p for p in group if p.instance not in exclude) for role, group in places.items()}
-        prefills, decodes, colocated = (places[role] for role in _SERVING)
-        paired = prefills and decodes
-        firsts = prefills + colocated if paired else prefills + decodes + colocated
-        if not firsts:
-            raise InstanceUnavailable(_nobody(view, exclude))
-        return firsts, decodes if paired else ()
+            self._view, self._everyone = view, candidates(view)
+        found = candidates(view, exclude) if exclude else self._everyone
+        if not found.first.instances:
+            raise InstanceUnavailable(nobody(view, exclude))
+        return found
 
-    def _choose(
-        self, by: Policy, places: tuple[_Place, ...], data: bytes, namespace: Namespace, session: str
-    ) -> tuple[_Place, tuple[Candidate, ...]]:
+    def _weigh(self, by: Policy, group: Group, asked: _Asked) -> list[Candidate]:
         held: dict[InstanceId, int] = {}
-        for role in {place.role for place in places}:
-            held.update(self._trees[role].match(data, namespace))
-        instances = [place.instance for place in places]
-        matched = [held.get(instance, 0) for instance in instances]
-        queued = [self._load.queued(instance) for instance in instances]
-        scores = by.scores(
-            Choice(
-                prompt_tokens=len(data) // TOKEN_BYTES,
-                session=session,
-                instances=instances,
-                matched=matched,
-                queued=queued,
-            )
+        for role in dict.fromkeys(group.roles):
+            held.update(self._trees[role].match(asked.data, asked.namespace))
+        matched = [held.get(instance, 0) for instance in group.instances]
+        queued = self._load.queued(group.instances)
+        choice = Choice(
+            prompt_tokens=asked.num_tokens,
+            session=asked.session,
+            instances=group.instances,
+            matched=matched,
+            queued=queued,
         )
-        weighed = tuple(
-            Candidate(instance=place.instance, role=place.role, matched_tokens=m, queued_tokens=q, score=s)
-            for place, m, q, s in zip(places, matched, queued, scores, strict=True)
-        )
-        best = min(scores)
-        return places[self._random.choice([i for i, score in enumerate(scores) if score == best])], weighed
+        columns = zip(group.instances, group.roles, matched, queued, by.scores(choice), strict=True)
+        return [
+            Candidate(instance=instance, role=role, matched_tokens=holds, queued_tokens=waits, score=score)
+            for instance, role, holds, waits, score in columns
+        ]
 
-    def _enter(self, request: RequestId, flight: _Flight, weighed: Iterable[Candidate]) -> None:
-        self._flights[request] = flight
-        num_tokens = len(flight.tokens) // TOKEN_BYTES
-        lacks = {candidate.instance: num_tokens - candidate.matched_tokens for candidate in weighed}
-        output = round(self._expected_output)
-        add = self._load.add
-        if flight.first is not None:
-            first = flight.first.instance
-            add(request=request, phase=Phase.PREFILL, instance=first, num_tokens=lacks[first])
-            if flight.decode is None:
-                add(request=request, phase=Phase.DECODE, instance=first, num_tokens=output)
-        if flight.decode is not None:
-            decode = flight.decode.instance
-            add(request=request, phase=Phase.DECODE, instance=decode, num_tokens=lacks[decode] + output)
+    def _best(self, weighed: Sequence[Candidate]) -> Candidate:
+        lowest = min(candidate.score for candidate in weighed)
+        return self._random.choice([candidate for candidate in weighed if candidate.score == lowest])
+
+    def _enter(self, request: RequestId, asked: _Asked, first: Candidate, decode: Candidate | None) -> None:
+        add, output = self._load.add, round(self._expected_output)
+        lacks = asked.num_tokens - first.matched_tokens
+        add(request=request, phase=Phase.PREFILL, instance=first.instance, num_tokens=lacks)
+        if decode is None:
+            add(request=request, phase=Phase.DECODE, instance=first.instance, num_tokens=output)
+        else:
+            takes_in = asked.num_tokens - decode.matched_tokens
+            add(request=request, phase=Phase.DECODE, instance=decode.instance, num_tokens=takes_in + output)
+        self._flights[request] = _Flight(
+            tokens=asked.data,
+            namespace=asked.namespace,
+            first=_Place(instance=first.instance, role=first.role),
+            decode=None if decode is None else _Place(instance=decode.instance, role=decode.role),
+            alone=decode is None,
+        )
 
     def _learn(self, flight: _Flight, output_tokens: Sequence[int]) -> None:
         """The last output token was never fed back, so no instance holds its KV."""
@@ -246,17 +248,3 @@ class Scheduler:
 
 def _unless(place: _Place | None, instance: InstanceId) -> _Place | None:
     return None if place is not None and place.instance == instance else place
-
-
-def _nobody(view: ClusterView, exclude: frozenset[InstanceId]) -> str:
-    serving = [i for i in view.instances if i.role in _SERVING]
-    left_out = [i for i in serving if i.instance in exclude]
-    states: dict[str, int] = {}
-    for instance in serving:
-        if instance.instance not in exclude:
-            states[instance.state] = states.get(instance.state, 0) + 1
-    counts = [f"{count} {state}" for state, count in states.items()]
-    if left_out:
-        counts.append(f"{len(left_out)} already tried for this request")
-    listed = ", ".join(counts) or "none joined yet"
-    return f"no instance can take the request: of {len(serving)} serving instances {listed}; try again shortly"
