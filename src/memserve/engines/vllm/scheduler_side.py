@@ -24,7 +24,7 @@ from memserve.engines.vllm.request_state import Loading, RequestState, Saving
 from memserve.instance.mempool import MemPool
 from memserve.transfer.handoff import HandoffState
 from memserve.wire.identity import Namespace
-from memserve.wire.messages import ArenaRef, Load, RequestParams, RequestReport, ReserveRequest
+from memserve.wire.messages import ArenaRef, Load, MovedBlocks, RequestParams, RequestReport, ReserveRequest
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +101,8 @@ class SchedulerSide:
         if state is None:
             return 0
         now = self._clock.now()
-        by_layer = _by_layer(state)
-        if by_layer is not None and not by_layer.is_settled(now):
-            return None  # the receiver's addresses are needed before the forward starts
+        if state.handing_over is not None and not state.handing_over.is_settled(now):
+            return None  # the decode instance must know of the handoff before it gets the request
         self._drop_loading(state)
         if state.phase is Phase.DECODE:
             handoff = self._pool.handoff(state.request, state.prompt)
@@ -213,7 +212,7 @@ class SchedulerSide:
             self._save(state, whole)
         if state.phase is Phase.DECODE and state.peer is not None and self._caching is CachingMode.RETURN and whole:
             state.returning = self._reserve(state, whole)
-        report = self._report(state)
+        report = self._report(state, moved=())
         state.is_kept_by_us = not self._wind_down(state)
         return state.is_kept_by_us, report
 
@@ -256,7 +255,8 @@ class SchedulerSide:
         if state.phase is Phase.DECODE:
             self._pool.finish_handoff(state.request, state.prompt)
         if not state.is_aborted:
-            self._pool.report(self._report(state))
+            moved = (o.moved(source=self._pool.info.instance, block_size=self._block_size) for o in state.outgoing)
+            self._pool.report(self._report(state, moved=tuple(m for m in moved if m is not None)))
 
     # ------------------------------------------------------------ sending and saving
 
@@ -325,13 +325,11 @@ class SchedulerSide:
         if saving.lease is not None:
             self._pool.local.release(saving.lease)
 
-    def _report(self, state: RequestState) -> RequestReport:
-        source = self._pool.info.instance
-        moved = (o.moved(source=source, block_size=self._block_size) for o in state.outgoing)
+    def _report(self, state: RequestState, *, moved: tuple[MovedBlocks, ...]) -> RequestReport:
         num_found = state.num_hbm_tokens + state.num_dram_tokens + state.num_received_tokens
         return RequestReport(
             request=state.request,
-            instance=source,
+            instance=self._pool.info.instance,
             phase=state.phase,
             prompt_tokens=state.num_prompt_tokens,
             hbm_tokens=state.num_hbm_tokens,
@@ -339,7 +337,7 @@ class SchedulerSide:
             received_tokens=state.num_received_tokens,
             computed_tokens=state.num_prompt_tokens - num_found,
             output_tokens=state.num_output_tokens,
-            moved=tuple(m for m in moved if m is not None),
+            moved=moved,
         )
 
 

@@ -1,0 +1,145 @@
+"""Real processes for the end-to-end tests: `memserve serve` as a user starts it, and plain vLLM beside it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+START_S = 300.0
+STOP_S = 15.0
+
+
+class Served:
+    """One server process with its output in a file. `close` ends it as Ctrl-C would."""
+
+    def __init__(self, command: Sequence[str], *, log: Path, url: str, env: dict[str, str] | None = None) -> None:
+        self.url = url
+        self.log = log
+        self._output = log.open("wb")
+        self.process = subprocess.Popen(
+            command, stdout=self._output, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
+        )
+        self.http = httpx.Client(base_url=url, timeout=120.0)
+
+    def wait_ready(self) -> "Served":
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended with {self.process.returncode}: {self.text()[-3000:]}")
+            if self._is_healthy():
+                return self
+            time.sleep(0.2)
+        raise AssertionError(f"not ready within {START_S:g} s: {self.text()[-3000:]}")
+
+    def _is_healthy(self) -> bool:
+        try:
+            return self.http.get("/health", timeout=2.0).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def close(self) -> float:
+        """Seconds that stopping took."""
+        begin = time.monotonic()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise
+        self.http.close()
+        self._output.close()
+        return time.monotonic() - begin
+
+    # ------------------------------------------------------------ what a client sees
+
+    def complete(
+        self, prompt: Sequence[int] | str, *, num_tokens: int, request_id: str = "", **more: Any
+    ) -> dict[str, Any]:
+        """One greedy completion of exactly `num_tokens` tokens, with their ids and log-probabilities."""
+        body = {
+            "model": self.model,
+            "prompt": prompt,
+            "max_tokens": num_tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+            "return_token_ids": True,
+            "logprobs": 1,
+            **more,
+        }
+        headers = {"X-Request-Id": request_id} if request_id else {}
+        answer = self.http.post("/v1/completions", json=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    @property
+    def model(self) -> str:
+        return str(self.http.get("/v1/models").json()["data"][0]["id"])
+
+    def counters(self) -> dict[tuple[str, ...], float]:
+        """Every sample of /metrics by name and label values."""
+        families = text_string_to_metric_families(self.http.get("/metrics").text)
+        return {
+            (s.name, *(v for _, v in sorted(s.labels.items()))): s.value for family in families for s in family.samples
+        }
+
+    def cluster(self) -> dict[str, Any]:
+        return self.http.get("/admin/cluster").json()["view"]
+
+    def reports(self, request: str, *, count: int) -> list[dict[str, Any]]:
+        """What the instances report for a request, once `count` of them have."""
+        deadline = time.monotonic() + 20.0
+        while time.monotonic() < deadline:
+            record = self.http.get(f"/admin/requests/{request}").json()
+            if len(record.get("reports", ())) >= count:
+                return list(record["reports"])
+            time.sleep(0.05)
+        raise AssertionError(f"{count} reports did not arrive for {request}: {record}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def serve(*arguments: str, log: Path) -> Served:
+    """`memserve serve ARGUMENTS` on a free port."""
+    port = free_port()
+    command = [sys.executable, "-m", "memserve", "serve", "--port", str(port), *arguments]
+    return Served(command, log=log, url=f"http://127.0.0.1:{port}")
+
+
+def plain_vllm(model: Path, *arguments: str, log: Path) -> Served:
+    """vLLM without memserve and without prefix caching, with the same arithmetic as the instances."""
+    port = free_port()
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
+        *("--served-model-name", model.name, "--host", "127.0.0.1", "--port", str(port)),
+        *("--dtype", "float32", "--enforce-eager", "--block-size", "32", "--distributed-executor-backend", "uni"),
+        *("--enable-prompt-tokens-details", *arguments),
+    ]
+    env = {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }
+    return Served(command, log=log, url=f"http://127.0.0.1:{port}", env=env)
+
+
+def shared_memory_files() -> set[str]:
+    return {p.name for p in Path("/dev/shm").glob("memserve-*")}
