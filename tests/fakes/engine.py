@@ -40,6 +40,7 @@ class Seen(msgspec.Struct, frozen=True):
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
+    raw: bytes
 
     @property
     def phase(self) -> str:
@@ -100,7 +101,7 @@ class FakeEngine:
     def _note(self, scope: Scope, body: bytes) -> dict[str, Any]:
         request: dict[str, Any] = msgspec.json.decode(body)
         headers = {k.decode(): v.decode() for k, v in scope["headers"]}
-        self.seen.append(Seen(scope["path"], headers, request))
+        self.seen.append(Seen(scope["path"], headers, request, body))
         self.changes.happened()
         return request
 

@@ -84,6 +84,20 @@ async def test_the_transfer_parameters_belong_to_the_gateway(rig: Rigs) -> None:
         assert status == 200
 
 
+async def test_the_transfer_parameters_cannot_be_had_through_other_paths(rig: Rigs) -> None:
+    async with rig() as cluster:
+        for body in (
+            {"kv_transfer_params": {"memserve": {}}},
+            {"vllm_xargs": {"kv_transfer_params": "x"}},
+            b'{"kv\\u005ftransfer_params": {"a": 1}}',
+            b"{",
+            b"[" * 10_000,
+        ):
+            status, answer = await cluster.post(body, path="/v1/responses")
+            assert (status, is_error(answer, 400)) == (400, True), body
+        assert cluster.engine("p0").seen == cluster.engine("d0").seen == []
+
+
 async def test_a_request_id_that_is_none_is_replaced(rig: Rigs) -> None:
     async with rig() as cluster:
         for wanted in ("", "a b", "x" * 129, "caf\u00e9"):

@@ -34,8 +34,23 @@ async def test_a_request_in_progress_finishes_when_the_server_stops() -> None:
         async with aiohttp.ClientSession() as http, http.get(url) as response:
             return await response.text()
 
-    async with running(Starlette(routes=[Route("/", slow)])) as port:
-        asked = asyncio.create_task(ask(f"http://127.0.0.1:{port}/"))
+    async def refused(port: int) -> None:
+        """Until the server takes no more connections."""
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionError:
+                return
+            writer.close()
+            await writer.wait_closed()
+
+    async def go_on_once_stopping(port: int) -> None:
+        await refused(port)
+        go_on.set()
+
+    app = Starlette(routes=[Route("/", slow)])
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group, running(app) as port:
+        asked = group.create_task(ask(f"http://127.0.0.1:{port}/"))
         await arrived.wait()
-        asyncio.get_running_loop().call_later(0.05, go_on.set)
-    assert await asked == "done"
+        group.create_task(go_on_once_stopping(port))
+    assert asked.result() == "done"

@@ -23,7 +23,7 @@ class ModelList:
         if least_busy(self._context.cluster.view) is not None:
             await self._engines(scope, receive, send)
             return
-        names = sorted(self._context.base_models)
+        names = sorted(name for name in self._context.base_models if name)
         models = [{"id": name, "object": "model", "created": 0, "owned_by": "memserve"} for name in names]
         body = msgspec.json.encode({"object": "list", "data": models})
         await ClientConnection(scope, receive, send).send_whole(status=200, body=body, headers=JSON_HEADERS)

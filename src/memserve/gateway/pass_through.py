@@ -12,6 +12,7 @@ from memserve.cluster.view import ClusterView, InstanceView
 from memserve.core.enums import Role
 from memserve.core.errors import DeadlineExceeded
 from memserve.core.ids import InstanceId
+from memserve.gateway import request_body
 from memserve.gateway.client_connection import ClientConnection
 from memserve.gateway.ending import scope
 from memserve.gateway.errors import ApiError, ClientGone, InstanceLost, unavailable
@@ -44,6 +45,8 @@ class PassThrough:
         try:
             target = _target(asgi_scope)
             body = await client.read_body()
+            if body and not client.headers.get("content-type", "").lower().startswith("multipart/"):
+                request_body.check_passing(body)
             async with scope(deadline_s=deadline_s) as work, client.ends(work):
                 await self._pass_on(client, asgi_scope["method"], target, body)
         except ApiError as error:

@@ -59,18 +59,21 @@ class ClientRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse(body: bytes) -> ClientRequest:
     """Read a body. Raises ApiError 400 on anything but a JSON object without kv_transfer_params."""
-    try:
-        values = msgspec.json.decode(body)
-        if not isinstance(values, dict):
-            raise bad_request(f"the request body is a JSON {type(values).__name__}; send an object")
-        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise bad_request(f"the request body is not valid JSON: {error}") from error
-    except RecursionError as error:
-        raise bad_request("the request body is nested too deep to be read") from error
-    if values.get(KV_FIELD) is not None:
-        raise bad_request(f"`{KV_FIELD}` belongs to the gateway; leave it out", param=KV_FIELD)
-    return ClientRequest(values=values, fields=fields)
+    values = _decoded(body, Any)
+    if not isinstance(values, dict):
+        raise bad_request(f"the request body is a JSON {type(values).__name__}; send an object")
+    _check_owner(values)
+    return ClientRequest(values=values, fields=_decoded(body, dict[str, msgspec.Raw]))
+
+
+def check_passing(body: bytes) -> None:
+    """For JSON that is sent on unread otherwise. Raises ApiError 400 as `parse` does: who could set the
+    transfer parameters could make an instance talk to any address."""
+    values = _decoded(body, Any)
+    if isinstance(values, dict):
+        _check_owner(values)
+        extra = values.get("vllm_xargs")
+        _check_owner(extra if isinstance(extra, dict) else {})
 
 
 def must_run_alone(request: ClientRequest) -> bool:
@@ -112,3 +115,17 @@ def decode_body(request: ClientRequest, *, request_id: RequestId, prefill: Insta
         peer=None if prefill is None else prefill.peer,
     )
     return msgspec.json.encode({**request.fields, KV_FIELD: {KV_KEY: params}})
+
+
+def _decoded(body: bytes, shape: Any) -> Any:
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise bad_request(f"the request body is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise bad_request("the request body is nested too deep to be read") from error
+
+
+def _check_owner(values: Mapping[str, Any]) -> None:
+    if values.get(KV_FIELD) is not None:
+        raise bad_request(f"`{KV_FIELD}` belongs to the gateway; leave it out", param=KV_FIELD)

@@ -100,10 +100,14 @@ class RequestFlow:
         self._context.metrics.failovers.labels(lost.instance).inc()
         if self._client.status is not None:
             raise ApiError(f"the answer broke off: {lost}", status=HTTPStatus.INTERNAL_SERVER_ERROR) from lost
-        # Before the next attempt: the same instance may be asked again under the same request id.
-        if self._holder is not None:
-            await self._desk.release(self._holder, self._job.id)
-            self._holder = None
+        holder, self._holder = self._holder, None
+        if holder is None:
+            return
+        if holder.instance == lost.instance:
+            self._desk.release_soon(holder, self._job.id)
+        else:
+            # It may be asked again under the same request id: what it holds goes before that.
+            await self._desk.release(holder, self._job.id)
 
     def _decide(self, excluded: frozenset[InstanceId], *, alone: bool) -> tuple[InstanceView | None, InstanceView]:
         view = self._context.cluster.view

@@ -1,14 +1,13 @@
 """An ASGI app on an address: start, tell the port, stop gracefully.
 
-Owns the listening socket. On SIGINT or SIGTERM, or when `running` is left, it takes no new connections,
-gives requests in progress GRACE_S seconds and closes.
+Owns the listening socket and no signal handlers: who runs the process decides when to stop. When the block
+of `running` is left it takes no new connections, gives requests in progress GRACE_S seconds and closes.
 """
 
 import asyncio
-import logging
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Generator
+from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -17,11 +16,10 @@ from memserve.core.errors import ConfigError
 
 GRACE_S = 10
 _BACKLOG = 2048
-_log = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """Says when it has started instead of being asked again and again."""
+    """Says when it has started instead of being asked again and again; leaves signals alone."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -31,12 +29,9 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.has_started.set()
 
-
-async def serve(app: ASGIApp, *, host: str, port: int) -> None:
-    """Serve until a signal says stop. Raises ConfigError when the address cannot be had."""
-    listener = _listen(host, port)
-    _log.info("serving on http://%s:%d", host, listener.getsockname()[1])
-    await _Server(_config(app)).serve(sockets=[listener])
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
 
 
 @asynccontextmanager
