@@ -2,7 +2,8 @@
 
 Runs in the agent's loop from `run` until it is cancelled, then leaves. A manager that does not answer, or
 that forgot this incarnation, is joined again; the instance serves on meanwhile. Reports wait in a bounded
-queue and go out in order; when it is full the oldest is dropped and counted.
+queue and go out in order; when it is full the oldest is dropped and counted. A report whose answer is lost
+goes out again: the manager may see it twice.
 """
 
 import asyncio

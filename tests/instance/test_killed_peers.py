@@ -1,0 +1,137 @@
+"""Peers killed with SIGKILL in the middle: nothing leaks, nothing half is ever found."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from memserve.core.errors import InstanceUnavailable
+from memserve.instance.mempool import HandoffState, MemPool
+from memserve.storage.shared_memory import sweep
+from tests.instance.conftest import BLOCK_BYTES, CLUSTER, MakePool
+from tests.instance.contents import contents, prompt
+from tests.instance.peer_process import DATA, REQUEST
+
+Peer = "subprocess.Popen[str]"
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(a: MemPool) -> Iterator[Start]:
+    """Start a peer that does something to pool `a`; returns once it has done it."""
+    peers: list[subprocess.Popen[str]] = []
+
+    def begin(deed: str, *, endpoint: str | None = None, instance: str = "peer") -> "subprocess.Popen[str]":
+        target = a.info.endpoint if endpoint is None else endpoint
+        peers.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.instance.peer_process", CLUSTER, instance, target, deed],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return peers[-1]
+
+    yield begin
+    for peer in peers:
+        peer.kill()
+        peer.communicate()
+    sweep(CLUSTER)
+
+
+def said(peer: "subprocess.Popen[str]") -> str:
+    assert peer.stdout is not None
+    return peer.stdout.readline().strip()
+
+
+def kill(peer: "subprocess.Popen[str]") -> None:
+    peer.kill()
+    peer.wait()
+
+
+def num_reserved(pool: MemPool) -> int:
+    return pool.stats().tiers[0].num_reserved
+
+
+@pytest.mark.parametrize(("deed", "num_blocks"), [("allocate", 3), ("reserve", 3)])
+def test_what_a_killed_peer_held_is_free_when_it_comes_back(
+    a: MemPool, start: Start, deed: str, num_blocks: int
+) -> None:
+    first = start(deed)
+    assert said(first)
+    assert num_reserved(a) == num_blocks
+    kill(first)
+    assert said(start("connect"))
+    assert num_reserved(a) == 0
+    assert a.stats().num_transfers_open == 0
+    assert a.match(DATA).num_tokens == 0
+    assert a.handoff(REQUEST, DATA).state is HandoffState.ABSENT
+    a.local.check()
+
+
+def test_a_peer_that_is_replaced_while_it_still_runs_keeps_the_room_it_may_be_writing_into(
+    a: MemPool, start: Start
+) -> None:
+    assert said(start("reserve"))
+    assert said(start("connect"))
+    assert num_reserved(a) == 3
+
+
+def test_what_was_committed_before_the_kill_is_handed_over(a: MemPool, start: Start) -> None:
+    peer = start("commit")
+    assert said(peer)
+    kill(peer)
+    assert said(start("connect"))
+    handoff = a.handoff(REQUEST, DATA)
+    assert (handoff.state, handoff.num_tokens) == (HandoffState.READY, 10)
+    assert bytes(a.view(handoff.blocks[0])) == b"1" * BLOCK_BYTES
+    a.finish_handoff(REQUEST, DATA)
+    assert num_reserved(a) == 0
+    assert a.stats().num_leases == 0
+
+
+def test_a_sender_killed_among_transfers_leaves_only_whole_prompts(make_pool: MakePool, start: Start) -> None:
+    receiver = make_pool("receiver", dram_bytes=256 * BLOCK_BYTES)
+    for num_prompts in (1, 2, 4):
+        while receiver.take_received(deadline_s=0):
+            pass  # of the round before
+        peer = start("stream", endpoint=receiver.info.endpoint)
+        assert said(peer)
+        for _ in range(num_prompts):
+            assert receiver.take_received(deadline_s=10)
+        kill(peer)
+        assert said(start("connect", endpoint=receiver.info.endpoint))
+        num_found = 0
+        for number in range(200):
+            with receiver.match(prompt(number)) as match:
+                assert receiver.read(match.addresses) == contents(number)[: match.num_tokens // 4 * BLOCK_BYTES]
+                num_found += match.num_tokens > 0
+        assert num_found >= num_prompts
+        assert num_reserved(receiver) == 0
+        assert receiver.stats().num_transfers_open == 0
+        receiver.local.check()
+
+
+def test_a_killed_receiver_is_unavailable_in_bounded_time_and_the_sender_is_unharmed(a: MemPool, start: Start) -> None:
+    peer = start("connect", endpoint="", instance="victim")
+    info = a.connect(said(peer))
+    blocks = a.alloc_mem(1)
+    a.transfer_with_insert(info, [1, 2, 3, 4], blocks)
+    kill(peer)
+    with pytest.raises(InstanceUnavailable):
+        a.alloc_mem(1, on=info)
+    a.free_mem(blocks)
+    assert num_reserved(a) == 0
+
+
+def test_a_killed_pools_memory_is_removed_when_the_next_of_its_cluster_starts(
+    make_pool: MakePool, start: Start
+) -> None:
+    peer = start("connect")
+    info_endpoint = said(peer)
+    assert info_endpoint
+    kill(peer)
+    make_pool("next")
+    assert sweep(CLUSTER) == ()
