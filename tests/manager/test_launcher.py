@@ -98,14 +98,15 @@ async def test_shared_memory_of_an_ended_child_is_removed_and_no_other(tmp_path:
     assert owners(cluster) == ["colocated-10"]
 
 
-async def test_a_guard_that_is_killed_takes_its_instance_along(tmp_path: Path) -> None:
-    one = spec(tmp_path)
+async def test_a_guard_that_is_killed_takes_its_instance_along(tmp_path: Path, cluster: str) -> None:
+    one = spec(tmp_path, memory=prefix_of(cluster))
     child = await start(one, HERE)
     pids = await processes(one)
     async with leaving_nothing(pids):
         os.kill(child.pid, signal.SIGKILL)
         await child.wait()
         await until(lambda: not alive(pids), "the instance is gone")
+        assert owners(cluster) == ["colocated-10"]
 
 
 PARENT = """

@@ -98,9 +98,12 @@ def test_an_instance_that_comes_after_a_forgotten_one_inherits_nothing() -> None
     tree = new_tree()
     tree.insert(A, prompt(1, 2))
     tree.insert(B, prompt(1, 2))
+    assert tree.match(prompt(1, 2)) == {A: 2, B: 2}
     tree.forget(A)
     tree.insert(InstanceId("c"), prompt(5, 6))
     assert tree.match(prompt(1, 2)) == {B: 2}
+    tree.insert(InstanceId("c"), prompt(1, 2))
+    assert tree.match(prompt(1, 2)) == {B: 2, InstanceId("c"): 2}
 
 
 def test_the_least_recently_used_prompt_goes_first_when_the_tree_is_full() -> None:
@@ -122,10 +125,11 @@ def test_a_shared_beginning_outlives_the_prompts_that_grew_from_it() -> None:
     assert tree.stats().num_blocks <= 3
 
 
-def test_the_root_of_an_emptied_namespace_can_be_filled_again() -> None:
+def test_an_emptied_namespace_leaves_nothing_behind_and_can_be_filled_again() -> None:
     tree = new_tree()
     tree.insert(A, prompt(1, 2), b"tenant")
     tree.forget(A)
+    assert tree.stats().num_namespaces == 0
     tree.insert(B, prompt(1, 2), b"tenant")
     assert tree.match(prompt(1, 2), b"tenant") == {B: 2}
 

@@ -137,6 +137,22 @@ def test_only_tokens_to_be_computed_count_as_load() -> None:
     assert scheduler.stats().queued_tokens[InstanceId("p0")] == 3
 
 
+def test_a_decode_instance_that_must_take_more_in_has_more_queued() -> None:
+    scheduler, where = new_scheduler(), disaggregated(1, 1)
+    scheduler.decide(request=ONE, tokens=PROMPT, view=where)
+    lacking_all = scheduler.stats().queued_tokens[InstanceId("d0")]
+    serve(scheduler, PROMPT, where)
+    scheduler.decide(request=ONE, tokens=PROMPT, view=where)
+    assert lacking_all - scheduler.stats().queued_tokens[InstanceId("d0")] == len(PROMPT)
+
+
+def test_longer_answers_make_later_requests_weigh_more() -> None:
+    scheduler, where = new_scheduler(), colocated(1)
+    before = scheduler.stats().expected_output_tokens
+    serve(scheduler, PROMPT, where, output=tuple(range(1000)))
+    assert scheduler.stats().expected_output_tokens > before
+
+
 def test_after_its_prefill_a_request_no_longer_weighs_on_the_prefill_instance() -> None:
     scheduler, where = new_scheduler(), disaggregated(1, 1)
     scheduler.decide(request=ONE, tokens=PROMPT, view=where)

@@ -32,6 +32,7 @@ class PromptTreeStats(msgspec.Struct, frozen=True, kw_only=True):
     """Distinct blocks, however many instances hold each."""
     num_nodes: int
     num_instances: int
+    num_namespaces: int
 
 
 class _Node:
@@ -145,7 +146,12 @@ class PromptTree:
                 self._unhold(node, bit)
 
     def stats(self) -> PromptTreeStats:
-        return PromptTreeStats(num_blocks=self._num_blocks, num_nodes=len(self._used), num_instances=len(self._bits))
+        return PromptTreeStats(
+            num_blocks=self._num_blocks,
+            num_nodes=len(self._used),
+            num_instances=len(self._bits),
+            num_namespaces=len(self._roots),
+        )
 
     def __repr__(self) -> str:
         blocks = f"{self._num_blocks}/{self._max_blocks} blocks"
