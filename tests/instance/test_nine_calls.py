@@ -203,7 +203,14 @@ def test_blocks_given_back_before_the_transfer_are_refused_by_the_sender(a: MemP
 
 @pytest.mark.parametrize(
     "change",
-    [{"dram_bytes": 0}, {"dram_bytes": 1}, {"dram_bytes": -4096}, {"block_bytes": 0}, {"dram_bytes": 1 << 60}],
+    [
+        {"dram_bytes": 0},
+        {"dram_bytes": 1},
+        {"dram_bytes": -4096},
+        {"block_bytes": 0},
+        {"dram_bytes": 1 << 60},
+        {"block_size": 0},
+    ],
 )
 def test_sizes_that_make_no_pool_are_a_config_error(make_pool: MakePool, change: dict[str, int]) -> None:
     with pytest.raises(ConfigError):

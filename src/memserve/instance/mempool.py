@@ -30,8 +30,7 @@ from memserve.instance.peer_links import PeerLinks
 from memserve.instance.receiver import Receiver
 from memserve.instance.records import PoolMatch, PoolStats, Received
 from memserve.instance.sender import TransferSender
-from memserve.instance.setup import default_identity, open_tiers
-from memserve.instance.tiers import TierMemory
+from memserve.instance.setup import checked_identity, open_tiers
 from memserve.pool.tokens import Tokens
 from memserve.storage.shared_memory import attach
 from memserve.transfer.handoff import Handoff, HandoffState
@@ -80,13 +79,7 @@ class MemPool:
         clock: Clock | None = None,
     ) -> None:
         """`block_size` in tokens; sizes in bytes are rounded down to whole blocks. Raises ConfigError."""
-        clock = clock or SystemClock()
-        identity = identity or default_identity(block_size=block_size, block_bytes=block_bytes)
-        if (identity.block_size, identity.block_bytes) != (block_size, block_bytes):
-            raise ConfigError(
-                f"the identity says {identity.block_size} tokens and {identity.block_bytes} bytes a block, "
-                f"the pool {block_size} and {block_bytes}: give both the same"
-            )
+        identity = checked_identity(identity, block_size=block_size, block_bytes=block_bytes)
         self._incarnation = Incarnation(time.time_ns())
         self._instance = InstanceId(instance)
         tiers = open_tiers(
@@ -97,9 +90,8 @@ class MemPool:
             dram_bytes=dram_bytes,
             hbm_bytes=hbm_bytes,
         )
-        self._arena = tiers.arena
-        self._memory = TierMemory(tiers.storages, block_bytes=block_bytes)
-        self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock)
+        self._arena, self._memory = tiers.arena, tiers.memory
+        self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock or SystemClock())
         self.local = LockedLedger(self._core.ledger, self._core.lock)
         self._addresses = Addresses(
             instance=self._instance, incarnation=self._incarnation, block_size=block_size, ledger=self.local

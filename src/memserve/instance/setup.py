@@ -5,6 +5,7 @@ import msgspec
 from memserve.core.enums import Tier
 from memserve.core.errors import ConfigError
 from memserve.core.ids import Incarnation, InstanceId
+from memserve.instance.tiers import TierMemory
 from memserve.storage.base import Storage
 from memserve.storage.private_memory import PrivateMemory
 from memserve.storage.shared_memory import SharedMemory, sweep
@@ -13,9 +14,9 @@ from memserve.wire.messages import ArenaRef
 
 
 class OpenTiers(msgspec.Struct, frozen=True, kw_only=True):
-    """Whoever gets it closes the storages."""
+    """Whoever gets it closes the memory."""
 
-    storages: dict[Tier, Storage]
+    memory: TierMemory
     arena: ArenaRef | None
     """Of the DRAM tier."""
 
@@ -31,6 +32,19 @@ def default_identity(*, block_size: int, block_bytes: int) -> KvIdentity:
         block_bytes=block_bytes,
         num_layers=1,
     )
+
+
+def checked_identity(identity: KvIdentity | None, *, block_size: int, block_bytes: int) -> KvIdentity:
+    """The one given or the default. Raises ConfigError unless its blocks have the pool's shape."""
+    if block_size < 1:
+        raise ConfigError(f"block_size = {block_size}: a block holds at least one token")
+    identity = identity or default_identity(block_size=block_size, block_bytes=block_bytes)
+    if (identity.block_size, identity.block_bytes) != (block_size, block_bytes):
+        raise ConfigError(
+            f"the identity says {identity.block_size} tokens and {identity.block_bytes} bytes a block, "
+            f"the pool {block_size} and {block_bytes}: give both the same"
+        )
+    return identity
 
 
 def open_tiers(
@@ -66,4 +80,4 @@ def open_tiers(
         )
         storages[Tier.DRAM] = shared
         arena = shared.ref
-    return OpenTiers(storages=storages, arena=arena)
+    return OpenTiers(memory=TierMemory(storages, block_bytes=block_bytes), arena=arena)
