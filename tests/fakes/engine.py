@@ -25,6 +25,8 @@ WORDS = ("Paged", " memory", " moves", ' "usage":', " \u00e9\U0001f600", " done"
 class Fault(Enum):
     NONE = auto()
     ANSWER_500 = auto()
+    ANSWER_501 = auto()
+    """What vLLM says when the model cannot do what is asked."""
     CUT = auto()
     """The connection breaks after two events, or inside a whole answer."""
     STALL = auto()
@@ -109,6 +111,8 @@ class FakeEngine:
         model, limit = request.get("model"), request.get("max_tokens", 16)
         if self.fault is Fault.ANSWER_500:
             return 500, _error("boom", "InternalServerError", 500)
+        if self.fault is Fault.ANSWER_501:
+            return 501, _error("no chat here", "NotImplementedError", 501)
         if model not in (None, self.model, "an-adapter"):
             text = f"The model `{model}` does not exist. Valid aliases: {self.model}."
             return 404, _error(text, "NotFoundError", 404, "model")

@@ -3,6 +3,7 @@
 import asyncio
 
 from memserve.core.enums import Role
+from tests.fakes.engine import Fault
 from tests.gateway.rig import Rigs, chat
 
 
@@ -102,6 +103,14 @@ async def test_a_refusal_by_prefill_reaches_the_client_unchanged(rig: Rigs) -> N
         assert status == 404
         assert answer["error"]["message"] == "The model `nobody` does not exist. Valid aliases: tiny."
         assert cluster.phases("d0") == []
+        assert cluster.cluster.faults == []
+
+
+async def test_what_the_model_cannot_do_is_told_and_is_no_fault(rig: Rigs) -> None:
+    async with rig() as cluster:
+        cluster.engine("p0").fault = Fault.ANSWER_501
+        status, answer = await cluster.post(chat())
+        assert (status, answer["error"]["message"]) == (501, "no chat here")
         assert cluster.cluster.faults == []
 
 
