@@ -39,7 +39,7 @@ def run_demo(*, json_file: Path | None) -> int:
     servers = DemoServers(prepare(demo_config(), cache=cache_folder(os.environ)))
     with TerminalProgress(console) as progress:
         stage = Stage(ours=servers.ours, plain=servers.plain, clock=SystemClock(), progress=progress)
-        report = uvloop.run(_run(stage, servers, scenes))
+        report = uvloop.run(_run(stage, scenes))
     if report is None:
         return _STOPPED
     console.print(render(report))
@@ -48,13 +48,13 @@ def run_demo(*, json_file: Path | None) -> int:
     return 0 if report.tokens_identical else 1
 
 
-async def _run(stage: Stage, servers: DemoServers, scenes: tuple[Scene, ...]) -> DemoReport | None:
+async def _run(stage: Stage, scenes: tuple[Scene, ...]) -> DemoReport | None:
     """None when it was stopped from outside."""
-    servers.signals = StopSignals.of_this_task()
+    signals = StopSignals.of_this_task()
     try:
         return await stage.run(scenes)
     except asyncio.CancelledError:
-        if not servers.signals.asked_to_stop:
+        if not signals.asked_to_stop:
             raise
         return None
 

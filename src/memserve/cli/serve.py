@@ -14,6 +14,7 @@ from memserve.bundled.model import cache_folder
 from memserve.cluster.view import InstanceView
 from memserve.config import ServeConfig
 from memserve.manager.launch_plan import LaunchPlan
+from memserve.serving.cluster import running_cluster
 from memserve.serving.prepare import LOOPBACK, PreparedRun, free_ports, prepare
 from memserve.serving.signals import StopSignals
 from memserve.serving.watcher import Watcher
@@ -61,12 +62,9 @@ class _Printer(Watcher):
 
 
 async def _serve(run: PreparedRun) -> int:
-    from memserve.serving.cluster import running_cluster  # noqa: PLC0415 - takes seconds, refusals come before it
-
     signals = StopSignals.of_this_task()
     try:
         async with running_cluster(run, watcher=_Printer()) as cluster:
-            signals.take()
             _console.print(usage(cluster.url, cluster.model), markup=False)
             await cluster.wait_empty()
         _console.print("memserve: no instance is left; the lines above say why", markup=False)

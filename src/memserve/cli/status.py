@@ -4,6 +4,7 @@ import asyncio
 
 import aiohttp
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -22,13 +23,15 @@ class _Cluster(msgspec.Struct, frozen=True, kw_only=True):
 def show_status(url: str) -> None:
     """Print one row an instance. Raises InstanceUnavailable when no gateway answers at `url`."""
     view = asyncio.run(_read(url.rstrip("/")))
-    Console().print(render(view))
+    console = Console(highlight=False)
+    console.print(f"cluster of {len(view.instances)} instances, epoch {view.epoch}")
+    console.print(render(view))
 
 
 def render(view: ClusterView) -> Table:
-    table = Table(title=f"Cluster, epoch {view.epoch}")
-    for heading in ("instance", "role", "state", "URL", "running", "waiting", "pool: cached / blocks"):
-        table.add_column(heading)
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for heading in ("instance", "role", "state", "URL", "running", "waiting", "cached / blocks"):
+        table.add_column(heading, no_wrap=True)
     for instance in view.instances:
         table.add_row(*_cells(instance))
     return table

@@ -34,9 +34,9 @@ class TerminalProgress:
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task = self._bars.add_task(text, total=steps or None)
-        self._bars.console.print(text, highlight=False)
+        self._bars.console.print(text, highlight=False, soft_wrap=True)
 
     def step(self, text: str) -> None:
         if self._task is not None:
             self._bars.advance(self._task)
-        self._bars.console.print(f"  {text}", highlight=False)
+        self._bars.console.print(f"  {text}", highlight=False, soft_wrap=True)

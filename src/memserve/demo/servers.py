@@ -19,7 +19,6 @@ from memserve.manager.launch_plan import LaunchSpec
 from memserve.manager.launcher import Child, start
 from memserve.serving.cluster import running_cluster
 from memserve.serving.prepare import PreparedRun
-from memserve.serving.signals import StopSignals
 
 _CONNECTOR = "--kv-transfer-config"
 _NO_CACHING = "--no-enable-prefix-caching"
@@ -49,14 +48,10 @@ class DemoServers:
 
     def __init__(self, run: PreparedRun) -> None:
         self._run = run
-        self.signals: StopSignals | None = None
-        """Who hears Ctrl-C; told again when the gateway, which would listen too, has started."""
 
     @asynccontextmanager
     async def ours(self) -> AsyncIterator[Served]:
         async with running_cluster(self._run) as cluster:
-            if self.signals is not None:
-                self.signals.take()
             yield Served(url=cluster.url, model=cluster.model)
 
     @asynccontextmanager

@@ -1,5 +1,6 @@
 """The demo's report as a person reads it: one table, the ratios and the verdict. Owns the layout only."""
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -7,39 +8,29 @@ from rich.text import Text
 from memserve.demo.report import DemoReport, TurnRow
 
 _COLUMNS = (
-    "conversation.turn",
-    "prompt",
-    "found\nHBM",
-    "found\nDRAM",
-    "computed",
-    "moved\nblocks",
-    "moved\nMiB",
-    "path",
-    "sent back\ntokens",
-    "TTFT s",
-    "JCT s",
-    "plain\nTTFT s",
-    "plain\nJCT s",
-    "same",
+    *("turn", "prompt\ntokens", "HBM\nhit", "DRAM\nhit", "com-\nputed", "moved\nblocks", "moved\nMiB", "path"),
+    *("sent\nback", "TTFT\ns", "JCT\ns", "plain\nTTFT", "plain\nJCT", "as\npl."),
 )
 
 
 def render(report: DemoReport) -> RenderableType:
-    """Table, ratios, `tokens identical: N of N`."""
-    table = Table(
-        title="Tokens of the prompt: found and computed at the prefill instance, moved to the decode instance"
-    )
+    """Table (fits 80 columns), what its columns mean, ratios, `tokens identical: N of N`."""
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for heading in _COLUMNS:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in report.turns:
         table.add_row(*_cells(row), end_section=_is_last_of_conversation(row, report))
+    legend = Text(
+        "hit, computed: prompt tokens at the prefill instance; moved: from there to the decode instance; sent back: "
+        "tokens whose KV the decode instance returned; plain: the same request on plain vLLM; as pl.: same tokens\n"
+    )
     ratios = Text(
         f"memserve over plain vLLM without prefix caching, turns after the first: "
         f"TTFT {report.ttft_ratio:.2f}, JCT {report.jct_ratio:.2f}"
     )
     colour = "green" if report.tokens_identical else "bold red"
     verdict = Text(f"tokens identical: {report.num_identical} of {len(report.turns)}", style=colour)
-    return Group(table, ratios, verdict)
+    return Group(table, legend, ratios, verdict)
 
 
 def _cells(row: TurnRow) -> tuple[str, ...]:

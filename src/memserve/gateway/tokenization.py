@@ -18,8 +18,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from memserve.core.errors import ConfigError
 from memserve.gateway.chat_prompt import ChatPrompt, walks_over_parts
 
@@ -90,6 +88,8 @@ class Tokenization:
 
 def load_tokenization(model: str, *, num_threads: int = 2) -> Tokenization:
     """For a folder or name that vLLM takes. Blocks. Raises ConfigError when there is no tokenizer to load."""
+    from transformers import AutoTokenizer  # noqa: PLC0415 - takes seconds; instances start meanwhile
+
     try:
         return Tokenization(AutoTokenizer.from_pretrained(model), num_threads=num_threads)
     except (OSError, ValueError) as error:

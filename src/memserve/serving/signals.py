@@ -1,7 +1,7 @@
 """How a run ends from outside: the first SIGINT or SIGTERM winds it up, a second SIGINT ends it at once.
 
-Owns the handlers of both signals. The HTTP server installs handlers of its own when it starts, so `take`
-is called again after that. Ending at once is safe: the guards above the instances end with this process.
+Owns the handlers of both signals; the HTTP server leaves them alone. Ending at once is safe: the guards above the
+instances notice that this process is gone and end them.
 """
 
 import asyncio
@@ -25,18 +25,13 @@ class StopSignals:
         if task is None:
             raise RuntimeError("StopSignals belong to a running task")
         signals = cls(task)
-        signals.take()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, signals._heard, number)
         return signals
 
     @property
     def asked_to_stop(self) -> bool:
         return self._received is not None
-
-    def take(self) -> None:
-        """Be the one who hears both signals."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._heard, number)
 
     def _heard(self, number: signal.Signals) -> None:
         if self._received is None:
