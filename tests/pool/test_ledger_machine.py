@@ -27,8 +27,13 @@ CAPACITY = {Tier.HBM: 6, Tier.DRAM: 10}
 Prompt = tuple[int, ...]
 Key = tuple[bytes, bytes]
 
-prompts = st.lists(st.sampled_from([(1, 1), (1, 2), (2, 1)]), max_size=7).map(lambda pairs: sum(pairs, ()))
-namespaces = st.sampled_from([b"", b"tenant"])
+# A few prompts that part at different blocks, cut anywhere: most calls meet what earlier ones left.
+prompts = st.builds(
+    lambda text, length: tuple(ord(letter) for letter in text[:length] for _ in range(BLOCK)),
+    st.sampled_from(["aaaaaaa", "aaaabbb", "aaabbbb", "abbbbbb", "bbbbbbb"]),
+    st.integers(0, 7),
+)
+namespaces = st.sampled_from([b"", b"", b"", b"tenant"])
 owners = st.sampled_from(["a", "b"])
 tiers = st.sampled_from([Tier.HBM, Tier.DRAM])
 ttls = st.sampled_from([None, 1.0, 5.0])
@@ -96,6 +101,20 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
             assert self.ledger.insert(prompt, blocks, namespace=namespace).num_new == 0
         for block in mine:
             del self.active[block]
+        if match.lease is not None:
+            self.ledger.release(match.lease)
+
+    @rule(prompt=prompts.filter(bool), namespace=namespaces, tier=tiers)
+    def compute_and_insert(self, prompt: Prompt, namespace: bytes, tier: Tier) -> None:
+        match = self.ledger.match(prompt, owner="inserter", namespace=namespace)
+        number = len(prompt) // BLOCK - len(match.blocks)
+        try:
+            new = self.ledger.allocate(number, tier=tier, owner="inserter") if number else ()
+        except PoolExhausted:
+            new = ()
+        for block, key in zip(new, keys(namespace, prompt)[len(match.blocks) :], strict=False):
+            self.write(block, key)
+        assert self.ledger.insert(prompt, match.blocks + new, namespace=namespace).num_new == len(new)
         if match.lease is not None:
             self.ledger.release(match.lease)
 

@@ -47,7 +47,8 @@ def check_index(index: RadixIndex, anchors: Iterable[Anchor]) -> None:
             _require(child.used_at <= node.used_at, f"{child!r} is used after its parent")
     num_blocks = sum(len(node.blocks) for node in nodes)
     _require(num_blocks == index.num_blocks, f"{num_blocks} blocks in the tree, {index.num_blocks} counted")
-    _check_anchors(nodes, anchors)
+    _require(index.anchors == set(anchors), f"{len(index.anchors)} anchors, not those of the open leases and swaps")
+    _check_anchors(nodes, index.anchors)
 
 
 def check_queued(index: RadixIndex) -> None:

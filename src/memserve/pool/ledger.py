@@ -248,7 +248,8 @@ class PoolLedger:
             BlockState.RECEIVING: self._swaps.targets,
         }
         check_stock(self._stock, expected)
-        check_index(self._index, self._anchors())
+        leases = [hold.anchor for hold in self._holds if isinstance(hold, Lease)]
+        check_index(self._index, [*leases, *self._swaps.anchors()])
         check_queued(self._index)
 
     # ------------------------------------------------------------ inside
@@ -274,7 +275,7 @@ class PoolLedger:
     def _make_room(self, num_blocks: int, tier: Tier) -> None:
         """Evict until that many blocks are free, or raise PoolExhausted and evict none."""
         num_free, num_cached = self._stock.num_free(tier), self._stock.num_cached(tier)
-        num_held = num_protected(self._anchors(), tier)
+        num_held = num_protected(self._index.anchors, tier)
         if num_blocks > num_free + num_cached - num_held:
             raise PoolExhausted(
                 f"{num_blocks} blocks of {tier.name} asked for: {num_free} are free, {num_cached} cached, "
@@ -293,10 +294,6 @@ class PoolLedger:
         pruned = self._index.prune(node, keep)
         self._unindexed(pruned)
         self._events.evicted(namespace=namespace, tokens=tokens, num_blocks=len(pruned.blocks))
-
-    def _anchors(self) -> list[Anchor]:
-        leases = [hold.anchor for hold in self._holds if isinstance(hold, Lease)]
-        return [*leases, *self._swaps.anchors()]
 
     def _require_active(self, blocks: Sequence[BlockId]) -> None:
         if len(set(blocks)) != len(blocks):

@@ -7,7 +7,7 @@ Lifecycle of a node: made by an insert or a split, shortened or removed by `prun
 in one node; a prefix that is indexed has all of its blocks indexed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import NamedTuple
 
 import msgspec
@@ -57,6 +57,7 @@ class RadixIndex:
         self._roots: dict[Namespace, Root] = {}
         self._homes = BlockHomes(self.nodes)
         self._num_blocks = 0
+        self._anchors: set[Anchor] = set()
 
     def __repr__(self) -> str:
         return (
@@ -67,6 +68,11 @@ class RadixIndex:
     @property
     def num_blocks(self) -> int:
         return self._num_blocks
+
+    @property
+    def anchors(self) -> Set[Anchor]:
+        """All that are not released. Not a copy."""
+        return self._anchors
 
     def match(self, tokens: Tokens, *, namespace: Namespace = b"") -> tuple[BlockId, ...]:
         """Blocks of the longest indexed prefix; tokens after the last whole block do not count."""
@@ -191,11 +197,13 @@ class RadixIndex:
         """Protect the prefix that ends at `place`. The anchor must be dropped by `release`."""
         anchor = Anchor(place.node, place.offset)
         _put(anchor, place.node, place.offset)
+        self._anchors.add(anchor)
         return anchor
 
     def release(self, anchor: Anchor) -> None:
         """The anchor protects nothing any more. Harmless when repeated."""
         _take(anchor)
+        self._anchors.discard(anchor)
 
     def locate(self, block: BlockId) -> tuple[Node, int]:
         """The node that names this block, and where in its run. Raises InvalidBlocks when none does."""
