@@ -176,6 +176,8 @@ def test_a_wrong_destination_is_refused(receiver: Receiver) -> None:
         ({"tokens": b""}, InvalidTokens),
         ({"private": bytes(MAX_PRIVATE_BYTES + 1)}, ProtocolError),
         ({"ttl_s": float("nan")}, ProtocolError),
+        ({"transfer": TransferId("x" * 257)}, ProtocolError),
+        ({"namespace": bytes(257)}, ProtocolError),
         ({"tier": Tier.DISK}, PoolExhausted),
         ({"source": BlockList(instance=SENDER, incarnation=LIFE, blocks=())}, InvalidBlocks),
         ({"source": BlockList(instance=SENDER, incarnation=LIFE, blocks=(BlockId(5), BlockId(5)))}, InvalidBlocks),

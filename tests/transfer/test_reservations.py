@@ -230,6 +230,15 @@ def test_a_reservation_that_finds_no_room_leaves_no_trace(receiver: Receiver) ->
     assert receiver.num_cached == 2
 
 
+def test_ids_that_are_too_long_to_remember_are_refused(receiver: Receiver) -> None:
+    for name, request in (("x" * 257, "r"), ("t", "x" * 257)):
+        with pytest.raises(ProtocolError, match="257"):
+            receiver.sessions.reservations.reserve(reserve(name, data=tokens(4), request=request))
+    with pytest.raises(ProtocolError, match="257"):
+        receiver.sessions.reservations.abort(TransferId("x" * 257), OWNER)
+    assert receiver.is_empty()
+
+
 def test_the_number_of_open_transfers_is_bounded() -> None:
     receiver = Receiver(max_open=2)
     for n in range(2):

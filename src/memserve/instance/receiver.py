@@ -18,6 +18,7 @@ from memserve.instance.core import PoolCore
 from memserve.instance.inbox import Inbox
 from memserve.instance.records import Received
 from memserve.storage.shared_memory import owner_lives
+from memserve.transfer.limits import check_names
 from memserve.transfer.record import peer_owner
 from memserve.transport.base import BlockCopy, Transport
 from memserve.wire.messages import (
@@ -104,6 +105,7 @@ class Receiver:
 
     def _hello(self, message: HelloRequest, sender: bytes) -> HelloReply:
         local, peer = self._local(), message.peer
+        check_names(peer.instance, peer.endpoint, *((peer.arena.host, peer.arena.path) if peer.arena else ()))
         local.identity.check_same(peer.identity, peer.instance)
         newest = self._newest.get(peer.instance)
         if newest is not None and newest.incarnation > peer.incarnation:

@@ -12,7 +12,7 @@ from memserve.core.errors import InvalidBlocks, InvalidTokens, MemserveError, Tr
 from memserve.core.ids import BlockId, TransferId
 from memserve.transfer.books import TransferBooks
 from memserve.transfer.ledger_port import Ledger
-from memserve.transfer.limits import check_distinct, check_mappable, check_private, check_ttl, num_tokens
+from memserve.transfer.limits import check_distinct, check_mappable, check_names, check_private, check_ttl, num_tokens
 from memserve.transfer.record import TransferRecord, peer_owner
 from memserve.transfer.states import TransferState
 from memserve.wire.messages import AllocReply, AllocRequest, TransferReply, TransferRequest
@@ -143,6 +143,7 @@ class Copies:
         num_blocks = len(request.source.blocks)
         check_ttl(request.ttl_s)
         check_private(request.private)
+        check_names(request.transfer, request.namespace)
         check_distinct(request.source.blocks, "source")
         check_mappable(request.source.blocks)
         if len(request.checksums) != num_blocks:

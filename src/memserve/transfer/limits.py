@@ -12,6 +12,8 @@ from memserve.transfer.record import TOKEN_BYTES
 MAX_TTL_S = 3600.0
 MAX_PRIVATE_BYTES = 1 << 20
 """Longest opaque user data of one transfer."""
+MAX_NAME_CHARS = 256
+"""Longest id and longest namespace that is remembered for a peer."""
 
 
 def num_tokens(tokens: bytes) -> int:
@@ -34,6 +36,13 @@ def check_ttl(ttl_s: float) -> None:
     """Raises ProtocolError; NaN is refused, too."""
     if not 0 < ttl_s <= MAX_TTL_S:
         raise ProtocolError(f"ttl_s = {ttl_s}: expected more than 0 and at most {MAX_TTL_S:g} seconds")
+
+
+def check_names(*names: str | bytes) -> None:
+    """Raises ProtocolError when one is too long to be remembered."""
+    longest = max(map(len, names))
+    if longest > MAX_NAME_CHARS:
+        raise ProtocolError(f"an id or namespace of {longest} characters: the longest allowed is {MAX_NAME_CHARS}")
 
 
 def check_distinct(blocks: Sequence[BlockId], what: str) -> None:

@@ -13,7 +13,7 @@ from memserve.core.ids import BlockId, RequestId, TransferId
 from memserve.transfer.books import Ending, TransferBooks
 from memserve.transfer.handoff import ABSENT, Handoff, HandoffState
 from memserve.transfer.ledger_port import Ledger
-from memserve.transfer.limits import check_ttl, num_tokens
+from memserve.transfer.limits import check_names, check_ttl, num_tokens
 from memserve.transfer.record import TOKEN_BYTES, TransferRecord, peer_owner
 from memserve.transfer.states import TransferState
 from memserve.wire.messages import CommitRequest, ReserveReply, ReserveRequest
@@ -70,6 +70,7 @@ class Reservations:
 
     def abort(self, transfer: TransferId, sender: str | None) -> None:
         """The sender has stopped writing and gives up; a later reserve of the same id is refused."""
+        check_names(transfer)
         record = self._books.find(transfer, sender)
         if record is not None and record.state is TransferState.RESERVED:
             self._books.end(record, TransferState.ABORTED)
@@ -103,6 +104,7 @@ class Reservations:
     def _open(self, request: ReserveRequest, sender: str) -> TransferRecord:
         tokens = num_tokens(request.tokens)
         check_ttl(request.ttl_s)
+        check_names(request.transfer, request.request, request.namespace)
         self._books.check_room()
         whole = tokens // self._block_size
         tail = 1 if request.tail and tokens % self._block_size else 0
