@@ -14,7 +14,7 @@ from memserve.bundled.model import cache_folder
 from memserve.cluster.view import InstanceView
 from memserve.config import ServeConfig
 from memserve.manager.launch_plan import LaunchPlan
-from memserve.serving.cluster import running_cluster
+from memserve.serving.cluster import Cluster, running_cluster
 from memserve.serving.prepare import LOOPBACK, PreparedRun, free_ports, prepare
 from memserve.serving.signals import StopSignals
 from memserve.serving.watcher import Watcher
@@ -66,7 +66,7 @@ async def _serve(run: PreparedRun) -> int:
     try:
         async with running_cluster(run, watcher=_Printer()) as cluster:
             _console.print(usage(cluster.url, cluster.model), markup=False)
-            await cluster.wait_empty()
+            await _until_empty(cluster)
         _console.print("memserve: no instance is left; the lines above say why", markup=False)
         return 1
     except asyncio.CancelledError:
@@ -74,6 +74,15 @@ async def _serve(run: PreparedRun) -> int:
             raise
         _console.print("stopped", markup=False)
         return 0
+
+
+async def _until_empty(cluster: Cluster) -> None:
+    """Returns when no instance is left, is cancelled when someone stops it."""
+    try:
+        await cluster.wait_empty()
+    except asyncio.CancelledError:
+        _console.print("stopping")
+        raise
 
 
 def usage(url: str, model: str) -> str:

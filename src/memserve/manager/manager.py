@@ -56,6 +56,7 @@ class ClusterManager:
         )
         self._children: dict[InstanceId, Child] = {}
         self._failures: list[str] = []
+        self._stopping = False
         self._changed = asyncio.Event()
         self._checked: set[tuple[InstanceId, Incarnation]] = set()
         self._group: asyncio.TaskGroup | None = None
@@ -81,6 +82,7 @@ class ClusterManager:
 
     async def stop(self) -> None:
         """Stop the children (within 10 s), then watching and listening. Idempotent."""
+        self._stopping = True
         children, self._children = list(self._children.values()), {}
         await asyncio.gather(*(child.stop() for child in children))
         await self._registry.close()
@@ -164,7 +166,8 @@ class ClusterManager:
             return
         dead = [effect for effect in effects if isinstance(effect, InstanceDied)]
         for effect in dead:
-            _log.warning("%s is out of the cluster: %s", effect.instance, effect.why)
+            level = logging.INFO if self._stopping else logging.WARNING
+            _log.log(level, "%s is out of the cluster: %s", effect.instance, effect.why)
         told = tuple(DeadInstance(instance=d.instance, incarnation=d.incarnation) for d in dead)
         for changed in (effect for effect in effects if isinstance(effect, ViewChanged)):
             self._on_change(changed.view, told)
