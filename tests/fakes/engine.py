@@ -62,6 +62,8 @@ class FakeEngine:
         """When set, whole answers and streams' later events wait for it."""
         self.report_tokens = {"hbm_tokens": 3, "dram_tokens": 4, "received_tokens": 0, "computed_tokens": 2}
         self.send_report = True
+        self.on_report: Callable[[RequestReport], None] = lambda _: None
+        """The cluster manager's part: told every report."""
         self.num_words = len(WORDS)
         self.seen: list[Seen] = []
         self.sent: list[bytes] = []
@@ -200,6 +202,7 @@ class FakeEngine:
             moved=self._moved(asked),
             **self.report_tokens,
         )
+        self.on_report(report)
         return {"memserve": msgspec.to_builtins(report)}
 
     def _moved(self, asked: dict[str, Any]) -> tuple[MovedBlocks, ...]:

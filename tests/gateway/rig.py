@@ -23,6 +23,7 @@ from memserve.gateway.metrics import GatewayMetrics
 from memserve.gateway.records import RequestHistory
 from memserve.gateway.reports import ReportLog
 from memserve.gateway.server import running
+from memserve.gateway.switches import Switches
 from memserve.scheduler.scheduler import Scheduler
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import Load, PeerInfo, TierStats
@@ -123,6 +124,7 @@ class Rig:
             history=history,
             metrics=metrics,
             reports=ReportLog(history=history, metrics=metrics),
+            switches=Switches(),
         )
 
     def engine(self, name: str) -> FakeEngine:
@@ -199,6 +201,7 @@ class Rigs:
         for letter, (role, number) in roles.items():
             for name in (f"{letter}{i}" for i in range(number)):
                 engine = made.engines[name] = FakeEngine(name)
+                engine.on_report = made.context.reports.ingest
                 made.cluster.add(name, role, self._server.mount(engine.app))
         app = create_app(made.context)
         made.url = self._server.mount(app)

@@ -117,3 +117,16 @@ async def test_models_come_from_an_instance_or_from_the_gateways_own_name(rig: R
         cluster.cluster.remove("d0")
         status, answer = await cluster.get("/v1/models")
         assert (status, [m["id"] for m in answer["data"]]) == (200, ["tiny"])
+
+
+async def test_how_kv_leaves_can_be_switched_while_serving(rig: Rigs) -> None:
+    async with rig() as cluster:
+        async with cluster.http.put(cluster.url + "/admin/transfer", json={"transfer": "by-layer"}) as answer:
+            assert answer.status == 200
+        await cluster.post(chat())
+        assert cluster.engine("p0").seen[-1].body["kv_transfer_params"]["memserve"]["transfer"] == "by-layer"
+
+
+async def test_an_unknown_way_for_kv_to_leave_is_refused(rig: Rigs) -> None:
+    async with rig() as cluster, cluster.http.put(cluster.url + "/admin/transfer", json={"transfer": "x"}) as answer:
+        assert answer.status == 400

@@ -1,6 +1,6 @@
 """What operators and monitors ask: health, metrics, the cluster, recent requests, the model list.
 
-Owns the read-only views; changes nothing.
+Owns the views and the few switches that may be set while the gateway serves.
 """
 
 from http import HTTPStatus
@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from memserve.core.enums import Role
+from memserve.core.enums import Role, TransferMode
 from memserve.core.ids import RequestId
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.errors import ApiError, bad_request, unavailable
@@ -18,6 +18,10 @@ from memserve.gateway.errors import ApiError, bad_request, unavailable
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 _DEFAULT_LIMIT = 100
 _MAX_LIMIT = 10_000
+
+
+class TransferChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    transfer: TransferMode | None
 
 
 class AdminRoutes:
@@ -29,6 +33,7 @@ class AdminRoutes:
             Route("/health", self.health),
             Route("/metrics", self.metrics),
             Route("/admin/cluster", self.cluster),
+            Route("/admin/transfer", self.set_transfer, methods=["PUT"]),
             Route("/admin/requests", self.requests),
             Route("/admin/requests/{request:path}", self.request),
         ]
@@ -45,6 +50,15 @@ class AdminRoutes:
     async def cluster(self, _: Request) -> Response:
         """The view, and what the scheduler has queued."""
         return _json({"view": self._context.cluster.view, "scheduler": self._context.scheduler.stats()})
+
+    async def set_transfer(self, request: Request) -> Response:
+        """From the next request on, KV leaves so: {"transfer": "by-layer" | "by-request" | null}."""
+        try:
+            asked = msgspec.json.decode(await request.body(), type=TransferChoice)
+        except msgspec.MsgspecError as error:
+            raise bad_request(f'{error}; send {{"transfer": "by-layer"}} or "by-request"', param="transfer") from error
+        self._context.switches.transfer = asked.transfer
+        return _json(asked)
 
     async def requests(self, request: Request) -> Response:
         """The latest, newest first; ?limit= up to 10,000."""

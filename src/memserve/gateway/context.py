@@ -10,6 +10,7 @@ from memserve.gateway.metrics import GatewayMetrics
 from memserve.gateway.ports import Membership, PromptTokenizer, ReleaseClient
 from memserve.gateway.records import RequestHistory
 from memserve.gateway.reports import ReportLog
+from memserve.gateway.switches import Switches
 from memserve.scheduler.scheduler import Scheduler
 
 
@@ -25,3 +26,4 @@ class GatewayContext:
     history: RequestHistory
     metrics: GatewayMetrics
     reports: ReportLog
+    switches: Switches

@@ -93,11 +93,11 @@ class RequestHistory:
         return seconds
 
     def add_report(self, report: RequestReport) -> bool:
-        """False when this instance's report for this phase is known already."""
+        """False when this very report is known already."""
         record = self._records.get(report.request)
         if record is None:
             record = RequestRecord(request=report.request, route="", started=self._clock.now())
-        if any(r.instance == report.instance and r.phase is report.phase for r in record.reports):
+        if any((r.instance, r.phase, r.part) == (report.instance, report.phase, report.part) for r in record.reports):
             return False
         self._store(msgspec.structs.replace(record, reports=(*record.reports, report)))
         return True

@@ -1,7 +1,7 @@
 """Facts from the instances: each report becomes part of its request's record and of the counters, once.
 
-Owns nothing but the path. Reports come inside prefill answers and, later, through the cluster manager;
-whichever is first counts.
+Owns nothing but the path. Reports come through the cluster manager when an instance is done with a request,
+sends and saves included; a repeat changes nothing. What a prefill answer carries is only its first half.
 """
 
 from memserve.gateway.metrics import GatewayMetrics

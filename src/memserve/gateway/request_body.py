@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from memserve.cluster.view import InstanceView
-from memserve.core.enums import Phase
+from memserve.core.enums import Phase, TransferMode
 from memserve.core.ids import RequestId
 from memserve.gateway.errors import bad_request
 from memserve.wire.identity import Namespace, namespace
@@ -100,10 +100,12 @@ def must_run_alone(request: ClientRequest) -> bool:
     )
 
 
-def prefill_body(request: ClientRequest, *, request_id: RequestId, decode: InstanceView) -> bytes:
-    """The same prompt, one token of output, and where its KV goes."""
+def prefill_body(
+    request: ClientRequest, *, request_id: RequestId, decode: InstanceView, transfer: TransferMode | None
+) -> bytes:
+    """The same prompt, one token of output, where its KV goes and how."""
     fields = {name: value for name, value in request.fields.items() if name not in _OUTPUT_FIELDS}
-    params = RequestParams(request=request_id, phase=Phase.PREFILL, peer=decode.peer)
+    params = RequestParams(request=request_id, phase=Phase.PREFILL, peer=decode.peer, transfer=transfer)
     return msgspec.json.encode({**fields, "max_tokens": _ONE_TOKEN, KV_FIELD: {KV_KEY: params}})
 
 

@@ -141,7 +141,8 @@ class RequestFlow:
 
     async def _prefill(self, prefill: InstanceView, decode: InstanceView) -> int | None:
         """Prompt tokens found in a cache; None when the engine refused the request and the client was told."""
-        body = request_body.prefill_body(self._job.request, request_id=self._job.id, decode=decode)
+        transfer = self._context.switches.transfer
+        body = request_body.prefill_body(self._job.request, request_id=self._job.id, decode=decode, transfer=transfer)
         self._holder = decode
         async with self._watch.using(prefill), self._to(prefill, body) as answer:
             content = await answer.read()
@@ -152,7 +153,6 @@ class RequestFlow:
         report = response_body.report_of(content)
         if report is None:
             return 0
-        self._context.reports.ingest(report)
         return report.hbm_tokens + report.dram_tokens
 
     async def _decode(self, prefill: InstanceView | None, decode: InstanceView, cached_tokens: int | None) -> Outcome:
@@ -166,9 +166,6 @@ class RequestFlow:
 
     async def _pass_whole(self, answer: UpstreamAnswer, cached_tokens: int | None) -> None:
         content = await answer.read()
-        report = response_body.report_of(content)
-        if report is not None:
-            self._context.reports.ingest(report)
         content = response_body.rewrite_whole(content, cached_tokens=cached_tokens)
         await self._client.send_whole(status=answer.status, body=content, headers=answer.headers())
 

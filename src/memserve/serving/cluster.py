@@ -24,6 +24,7 @@ from memserve.gateway.records import RequestHistory
 from memserve.gateway.release import RpcReleases
 from memserve.gateway.reports import ReportLog
 from memserve.gateway.server import running
+from memserve.gateway.switches import Switches
 from memserve.gateway.tokenization import Tokenization, load_tokenization
 from memserve.manager.manager import ClusterManager
 from memserve.scheduler.scheduler import Scheduler
@@ -107,6 +108,7 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
             history=history,
             metrics=metrics,
             reports=reports,
+            switches=Switches(),
         )
         host = run.config.gateway.host
         port = await stack.enter_async_context(running(create_app(context), host=host, port=run.config.gateway.port))

@@ -256,9 +256,11 @@ class MovedBlocks(Record, frozen=True):
 
 
 class RequestReport(Record, frozen=True):
-    """What one instance did for one request. Tokens add up: hbm + dram + computed = prompt."""
+    """What one instance did for one request. Tokens add up: hbm + dram + received + computed = prompt."""
 
     request: RequestId
+    part: str = ""
+    """Tells engine requests of one client request apart: n > 1, several prompts."""
     instance: InstanceId
     phase: Phase
     prompt_tokens: int

@@ -329,6 +329,7 @@ class SchedulerSide:
         num_found = state.num_hbm_tokens + state.num_dram_tokens + state.num_received_tokens
         return RequestReport(
             request=state.request,
+            part=state.key,
             instance=self._pool.info.instance,
             phase=state.phase,
             prompt_tokens=state.num_prompt_tokens,
