@@ -259,8 +259,6 @@ class RequestReport(Record, frozen=True):
     """What one instance did for one request. Tokens add up: hbm + dram + received + computed = prompt."""
 
     request: RequestId
-    part: str = ""
-    """Tells engine requests of one client request apart: n > 1, several prompts."""
     instance: InstanceId
     phase: Phase
     prompt_tokens: int
@@ -273,6 +271,8 @@ class RequestReport(Record, frozen=True):
     computed_tokens: int
     output_tokens: int
     moved: tuple[MovedBlocks, ...] = ()
+    part: str = ""
+    """Tells engine requests of one client request apart: n > 1, several prompts."""
 
 
 class ReportRequest(Message, frozen=True):
