@@ -41,10 +41,11 @@ class BlocksEvicted(PoolFact, frozen=True):
 
 
 class BlocksMoved(PoolFact, frozen=True):
-    """The last block of `tokens` lies in another tier now."""
+    """The last `num_blocks` blocks of `tokens` lie in another tier now."""
 
     namespace: Namespace
     tokens: bytes
+    num_blocks: int
     source: Tier
     target: Tier
 
@@ -79,9 +80,12 @@ class EventLog:
     def evicted(self, *, namespace: Namespace, tokens: bytes, num_blocks: int) -> None:
         self._add(BlocksEvicted(seq=self._next(), namespace=namespace, tokens=tokens, num_blocks=num_blocks), tokens)
 
-    def moved(self, *, namespace: Namespace, tokens: bytes, source: Tier, target: Tier) -> None:
+    def moved(self, *, namespace: Namespace, tokens: bytes, num_blocks: int, source: Tier, target: Tier) -> None:
         seq = self._next()
-        self._add(BlocksMoved(seq=seq, namespace=namespace, tokens=tokens, source=source, target=target), tokens)
+        event = BlocksMoved(
+            seq=seq, namespace=namespace, tokens=tokens, num_blocks=num_blocks, source=source, target=target
+        )
+        self._add(event, tokens)
 
     def take(self) -> tuple[PoolEvent, ...]:
         """All that wait, oldest first; they wait no longer."""

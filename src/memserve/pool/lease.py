@@ -6,6 +6,7 @@ has passed and somebody asks for the expired ones. Never touches blocks: the led
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from memserve.core.errors import InvalidLease
 from memserve.core.ids import BlockId, LeaseId
@@ -14,44 +15,30 @@ from memserve.pool.radix_node import Anchor
 NO_DEADLINE = math.inf
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Hold:
-    """Base: something that one owner keeps from being reused."""
+    """Something that one owner keeps from being reused."""
 
-    __slots__ = ("deadline", "id", "owner")
-
-    def __init__(self, *, id: LeaseId, owner: str, deadline: float) -> None:  # noqa: A002
-        self.id = id
-        self.owner = owner
-        self.deadline = deadline
-        """On the pool's clock, in seconds."""
+    id: LeaseId
+    owner: str
+    deadline: float
+    """On the pool's clock, in seconds."""
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Lease(Hold):
     """Protects a matched prefix from eviction."""
 
-    __slots__ = ("anchor",)
-
-    def __init__(self, *, id: LeaseId, owner: str, deadline: float, anchor: Anchor) -> None:  # noqa: A002
-        super().__init__(id=id, owner=owner, deadline=deadline)
-        self.anchor = anchor
-
-    def __repr__(self) -> str:
-        return f"Lease({self.id}, owner={self.owner!r}, deadline={self.deadline}, {self.anchor!r})"
+    anchor: Anchor
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Allocation(Hold):
     """Active blocks that were allocated together."""
 
-    __slots__ = ("blocks", "num_left")
-
-    def __init__(self, *, id: LeaseId, owner: str, deadline: float, blocks: tuple[BlockId, ...]) -> None:  # noqa: A002
-        super().__init__(id=id, owner=owner, deadline=deadline)
-        self.blocks = blocks
-        """All of them, also those freed or inserted since."""
-        self.num_left = len(blocks)
-
-    def __repr__(self) -> str:
-        return f"Allocation({self.id}, owner={self.owner!r}, {self.num_left} of {len(self.blocks)} blocks left)"
+    blocks: tuple[BlockId, ...]
+    """All of them, also those freed or inserted since."""
+    num_left: int
 
 
 class HoldBook:
@@ -66,9 +53,6 @@ class HoldBook:
     def __repr__(self) -> str:
         return f"HoldBook({len(self._holds)} holds of {len(self._owners)} owners)"
 
-    def __iter__(self) -> Iterator[Hold]:
-        return iter(tuple(self._holds.values()))
-
     def new_id(self) -> LeaseId:
         self._last_id += 1
         return LeaseId(self._last_id)
@@ -78,9 +62,6 @@ class HoldBook:
         self._owners.setdefault(hold.owner, {})[hold.id] = hold
         self._earliest = min(self._earliest, hold.deadline)
 
-    def find(self, hold_id: LeaseId) -> Hold | None:
-        return self._holds.get(hold_id)
-
     def close(self, hold: Hold) -> None:
         """Forget it. The hold must be open."""
         del self._holds[hold.id]
@@ -88,6 +69,12 @@ class HoldBook:
         del held[hold.id]
         if not held:
             del self._owners[hold.owner]
+
+    def find(self, hold_id: LeaseId) -> Hold | None:
+        return self._holds.get(hold_id)
+
+    def leases(self) -> Iterator[Lease]:
+        return (hold for hold in self._holds.values() if isinstance(hold, Lease))
 
     def held_by(self, owner: str) -> tuple[Hold, ...]:
         return tuple(self._owners.get(owner, {}).values())
@@ -102,9 +89,8 @@ class HoldBook:
         if now < self._earliest:
             return ()
         past = tuple(hold for hold in self._holds.values() if hold.deadline <= now)
-        self._earliest = min(
-            (hold.deadline for hold in self._holds.values() if hold.deadline > now), default=NO_DEADLINE
-        )
+        later = (hold.deadline for hold in self._holds.values() if hold.deadline > now)
+        self._earliest = min(later, default=NO_DEADLINE)
         return past
 
 

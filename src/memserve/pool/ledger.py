@@ -9,8 +9,8 @@ evicted or deleted. Whatever a lease reads keeps its bytes until the lease ends.
 always removed before its block can be handed out again.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 
 import msgspec
 
@@ -18,6 +18,7 @@ from memserve.core.clock import Clock
 from memserve.core.enums import Tier
 from memserve.core.errors import InvalidBlocks, InvariantError, PoolExhausted
 from memserve.core.ids import BlockId, LeaseId, block_tier
+from memserve.pool.active import ActiveBlocks
 from memserve.pool.block import BlockState, by_tier
 from memserve.pool.events import EventLog, PoolEvent
 from memserve.pool.eviction import EvictionPolicy, LeastRecentlyUsed
@@ -25,10 +26,10 @@ from memserve.pool.eviction_queue import EvictionQueue
 from memserve.pool.invariants import check_index, check_queued, check_stock
 from memserve.pool.lease import Allocation, Hold, HoldBook, Lease, deadline_after
 from memserve.pool.radix_index import Insertion, Place, Pruned, RadixIndex, differing
-from memserve.pool.radix_node import Anchor, Node
+from memserve.pool.radix_node import Anchor, Node, readers
 from memserve.pool.reclaim import Reclaimer, Spot, num_protected
 from memserve.pool.stock import BlockStock
-from memserve.pool.swap import OpenSwaps, Swap
+from memserve.pool.swap import OpenSwaps, Swap, half_open_runs
 from memserve.pool.tokens import Tokens
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import TierStats
@@ -55,7 +56,7 @@ class PoolLedger:
         self._index = RadixIndex(block_size=block_size)
         self._queue = EvictionQueue(eviction or LeastRecentlyUsed())
         self._holds = HoldBook()
-        self._active: dict[BlockId, Allocation] = {}
+        self._active = ActiveBlocks(self._holds)
         self._swaps = OpenSwaps()
         self._events = EventLog()
 
@@ -76,15 +77,14 @@ class PoolLedger:
         """
         deadline = deadline_after(self._clock.now(), ttl_s)
         blocks = self._take(num_blocks, tier, BlockState.ACTIVE)
-        allocation = Allocation(id=self._holds.new_id(), owner=owner, deadline=deadline, blocks=blocks)
-        self._holds.open(allocation)
-        self._active.update(dict.fromkeys(blocks, allocation))
+        self._active.add(blocks, owner=owner, deadline=deadline)
         return blocks
 
     def free(self, blocks: Sequence[BlockId]) -> None:
         """Give active blocks back. Raises InvalidBlocks, and frees none, if any is not active or named twice."""
-        self._require_active(blocks)
-        self._end_active(blocks)
+        _require_distinct(blocks)
+        self._active.require(blocks)
+        self._active.remove(blocks)
         self._stock.give_back(blocks, BlockState.ACTIVE)
 
     # ------------------------------------------------------------ the index
@@ -103,13 +103,13 @@ class PoolLedger:
         new = blocks[len(held) :]
         duplicates = self._check_insert(blocks, new, held)
         if new:
-            self._end_active(new)
+            self._active.remove(new)
             self._stock.states.move(new, BlockState.ACTIVE, BlockState.HISTORICAL)
             self._adopt(self._index.graft(place, data, new, namespace=namespace))
             self._announce_stored(data, new, namespace)
         elif place:
             self._queue.used(place.node)
-        self._end_active(duplicates)
+        self._active.remove(duplicates)
         self._stock.give_back(duplicates, BlockState.ACTIVE)
         return Insertion(num_new=len(new), duplicates=duplicates)
 
@@ -206,13 +206,16 @@ class PoolLedger:
         """
         if swap not in self._swaps:
             raise InvalidBlocks(f"swap {swap.id} of {len(swap.pairs)} blocks is not open: finished or cancelled before")
-        readers = self._readers()
+        covering = readers(lease.anchor for lease in self._holds.leases())
+        moved: dict[tuple[Node, Tier, Tier], list[int]] = {}
         for source, target in swap.pairs:
-            if self._stock.states.state(source) is BlockState.HISTORICAL:
-                self._rename(source, target, readers)
+            if self.state(source) is BlockState.HISTORICAL:
+                node, position = self._rename(source, target, covering)
+                moved.setdefault((node, block_tier(source), block_tier(target)), []).append(position)
             else:
                 self._stock.give_back((target,), BlockState.RECEIVING)
         self._close_swap(swap)
+        self._announce_moved(moved)
 
     def cancel_swap(self, swap: Swap) -> None:
         """Nothing was copied: the targets are free again. Nothing happens when the swap is not open."""
@@ -224,11 +227,11 @@ class PoolLedger:
 
     @property
     def num_leases(self) -> int:
-        return sum(isinstance(hold, Lease) for hold in self._holds)
+        return sum(1 for _ in self._holds.leases())
 
     def stats(self) -> tuple[TierStats, ...]:
         """One record a tier; free, reserved and cached blocks add up to all."""
-        leases = [hold.anchor for hold in self._holds if isinstance(hold, Lease)]
+        leases = [lease.anchor for lease in self._holds.leases()]
         return tuple(self._tier_stats(tier, leases) for tier in self._stock.allocators)
 
     def state(self, block: BlockId) -> BlockState:
@@ -242,13 +245,13 @@ class PoolLedger:
     def check(self) -> None:
         """Raise InvariantError unless everything fits together; linear in the size of the pool."""
         expected = {
-            BlockState.ACTIVE: self._active.keys(),
+            BlockState.ACTIVE: self._active.blocks(),
             BlockState.HISTORICAL: [block for node in self._index.nodes() for block in node.blocks],
             BlockState.DETACHED: self._stock.readers.keys(),
             BlockState.RECEIVING: self._swaps.targets,
         }
         check_stock(self._stock, expected)
-        leases = [hold.anchor for hold in self._holds if isinstance(hold, Lease)]
+        leases = [lease.anchor for lease in self._holds.leases()]
         check_index(self._index, [*leases, *self._swaps.anchors()])
         check_queued(self._index)
 
@@ -295,25 +298,14 @@ class PoolLedger:
         self._unindexed(pruned)
         self._events.evicted(namespace=namespace, tokens=tokens, num_blocks=len(pruned.blocks))
 
-    def _require_active(self, blocks: Sequence[BlockId]) -> None:
-        if len(set(blocks)) != len(blocks):
-            raise InvalidBlocks(f"{len(blocks)} blocks, {len(set(blocks))} different ones: name each once")
-        strange = [block for block in blocks if block not in self._active]
-        if strange:
-            raise InvalidBlocks(
-                f"{len(strange)} of {len(blocks)} blocks are not active, the first is {strange[0]:#x} "
-                f"({self._stock.states.state(strange[0]).value}): freed or inserted before, expired, or of another pool"
-            )
-
     def _check_insert(
         self, blocks: Sequence[BlockId], new: Sequence[BlockId], held: Sequence[BlockId]
     ) -> tuple[BlockId, ...]:
         """The active copies of what is indexed already."""
-        if len(set(blocks)) != len(blocks):
-            raise InvalidBlocks(f"{len(blocks)} blocks, {len(set(blocks))} different ones: name each once")
-        self._require_active(new)
+        _require_distinct(blocks)
+        self._active.require(new)
         others = differing(blocks, held)
-        misplaced = [b for b in others if self._stock.states.state(b) in (BlockState.HISTORICAL, BlockState.RECEIVING)]
+        misplaced = [b for b in others if self.state(b) in (BlockState.HISTORICAL, BlockState.RECEIVING)]
         if misplaced:
             raise InvalidBlocks(
                 f"{len(misplaced)} of {len(blocks)} blocks are indexed elsewhere or targets of a swap, "
@@ -330,22 +322,20 @@ class PoolLedger:
                 self._queue.add(node, tier)
 
     def _announce_stored(self, data: bytes, new: Sequence[BlockId], namespace: Namespace) -> None:
-        for tier, num_blocks in by_tier(new):
-            self._events.stored(namespace=namespace, tokens=data, num_blocks=num_blocks, tier=tier)
-
-    def _end_active(self, blocks: Iterable[BlockId]) -> None:
-        for allocation, number in Counter(map(self._active.pop, blocks)).items():
-            allocation.num_left -= number
-            if not allocation.num_left:
-                self._holds.close(allocation)
+        end = len(data) - len(new) * self._index.block_token_bytes
+        tiers = by_tier(new)
+        runs = tiers if len(tiers) == 1 else [(tier, len([*run])) for tier, run in groupby(new, block_tier)]
+        for tier, num_blocks in runs:
+            end += num_blocks * self._index.block_token_bytes
+            self._events.stored(namespace=namespace, tokens=data[:end], num_blocks=num_blocks, tier=tier)
 
     def _end(self, hold: Hold) -> None:
         if isinstance(hold, Lease):
             self._holds.close(hold)
             self._drop_anchor(hold.anchor)
         elif isinstance(hold, Allocation):
-            left = [block for block in hold.blocks if self._active.get(block) is hold]
-            self._end_active(left)
+            left = self._active.left_of(hold)
+            self._active.remove(left)
             self._stock.give_back(left, BlockState.ACTIVE)
 
     def _drop_anchor(self, anchor: Anchor) -> None:
@@ -375,23 +365,26 @@ class PoolLedger:
         for anchor in self._swaps.close(swap):
             self._drop_anchor(anchor)
 
-    def _readers(self) -> dict[Node, list[tuple[Anchor, int]]]:
-        """By node, the leases that read its blocks, and how many leading ones."""
-        readers: dict[Node, list[tuple[Anchor, int]]] = {}
-        for hold in self._holds:
-            if isinstance(hold, Lease):
-                for node, offset in hold.anchor.path():
-                    readers.setdefault(node, []).append((hold.anchor, offset))
-        return readers
-
-    def _rename(self, source: BlockId, target: BlockId, readers: Mapping[Node, list[tuple[Anchor, int]]]) -> None:
-        node, position = self._index.locate(source)
+    def _rename(self, source: BlockId, target: BlockId, covering: Mapping[Node, list[tuple[Anchor, int]]]) -> Spot:
+        spot = Spot(*self._index.locate(source))
         self._index.replace(source, target)
         self._stock.states.move((target,), BlockState.RECEIVING, BlockState.HISTORICAL)
-        self._queue.add(node, block_tier(target))
-        for anchor, offset in readers.get(node, ()):
-            if offset > position:
+        self._queue.add(spot.node, block_tier(target))
+        for anchor, offset in covering.get(spot.node, ()):
+            if offset > spot.position:
                 self._stock.detach((source,), anchor)
         self._stock.unindex((source,))
-        namespace, tokens = self._index.path(node, position + 1)
-        self._events.moved(namespace=namespace, tokens=tokens, source=block_tier(source), target=block_tier(target))
+        return spot
+
+    def _announce_moved(self, moved: Mapping[tuple[Node, Tier, Tier], list[int]]) -> None:
+        for (node, source, target), positions in moved.items():
+            for first, end in half_open_runs(positions):
+                namespace, tokens = self._index.path(node, end)
+                self._events.moved(
+                    namespace=namespace, tokens=tokens, num_blocks=end - first, source=source, target=target
+                )
+
+
+def _require_distinct(blocks: Sequence[BlockId]) -> None:
+    if len(set(blocks)) != len(blocks):
+        raise InvalidBlocks(f"{len(blocks)} blocks, {len(set(blocks))} different ones: name each once")

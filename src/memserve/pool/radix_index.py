@@ -53,7 +53,8 @@ class RadixIndex:
         if block_size < 1:
             raise ConfigError(f"block size {block_size}: a block holds at least 1 token")
         self.block_size = block_size
-        self._width = block_size * TOKEN_BYTES
+        self.block_token_bytes = block_size * TOKEN_BYTES
+        """Bytes of the tokens of one block."""
         self._roots: dict[Namespace, Root] = {}
         self._homes = BlockHomes(self.nodes)
         self._num_blocks = 0
@@ -115,7 +116,11 @@ class RadixIndex:
     def whole_blocks(self, tokens: Tokens, *, num_blocks: int | None = None) -> bytes:
         """The whole blocks of `tokens` as bytes, or exactly the first `num_blocks` (InvalidTokens if fewer)."""
         data = as_token_bytes(tokens)
-        end = len(data) - len(data) % self._width if num_blocks is None else num_blocks * self._width
+        end = (
+            len(data) - len(data) % self.block_token_bytes
+            if num_blocks is None
+            else num_blocks * self.block_token_bytes
+        )
         if end > len(data):
             raise InvalidTokens(
                 f"{num_blocks} blocks of {self.block_size} tokens need {end // TOKEN_BYTES} tokens, "
@@ -128,7 +133,7 @@ class RadixIndex:
         node: Node | None = self._roots.get(namespace)
         if node is None:
             return None
-        width, end, position, offset = self._width, len(data), 0, 0
+        width, end, position, offset = self.block_token_bytes, len(data), 0, 0
         blocks: list[BlockId] = []
         while position < end:
             child = node.children.get(data[position : position + width])
@@ -150,7 +155,7 @@ class RadixIndex:
         """Index `blocks` for the end of `data`, right after `place`. The node that has them now comes first,
         then the one that a split made, if any."""
         upper, made = self._branch_point(place, namespace)
-        run = data[len(data) - len(blocks) * self._width :]
+        run = data[len(data) - len(blocks) * self.block_token_bytes :]
         self._num_blocks += len(blocks)
         if upper.parent is not None and not upper.children and len(blocks) <= GROW_LEAF_BLOCKS:
             upper.run += run
@@ -158,7 +163,7 @@ class RadixIndex:
             self._homes.changed(upper)
             return (upper, *made)
         child = Node(parent=upper, run=run, blocks=list(blocks))
-        upper.add_child(run[: self._width], child)
+        upper.add_child(run[: self.block_token_bytes], child)
         self._homes.changed(child)
         return (child, *made)
 
@@ -168,7 +173,7 @@ class RadixIndex:
         if not data:
             raise InvalidTokens(f"delete needs at least one whole block of {self.block_size} tokens")
         place = self.find(data, namespace=namespace)
-        if place is None or len(place.blocks) * self._width != len(data):
+        if place is None or len(place.blocks) * self.block_token_bytes != len(data):
             return Pruned([], [])
         return self.prune(place.node, place.offset - 1)
 
@@ -184,9 +189,9 @@ class RadixIndex:
                 removed += below.blocks
                 below.parent, below.blocks, below.run, below.anchors = None, [], b"", None
         node.children = {}
-        first = node.run[: self._width]
+        first = node.run[: self.block_token_bytes]
         del node.blocks[keep:]
-        node.run = node.run[: keep * self._width]
+        node.run = node.run[: keep * self.block_token_bytes]
         self._num_blocks -= len(removed)
         rest = node if keep else self._unlink(node, first)
         for anchor, _ in displaced:
@@ -214,7 +219,7 @@ class RadixIndex:
 
     def path(self, node: Node, offset: int) -> tuple[Namespace, bytes]:
         """The namespace, and the tokens from its root to the first `offset` blocks of `node`."""
-        runs = [node.run[: offset * self._width]]
+        runs = [node.run[: offset * self.block_token_bytes]]
         while (above := node.parent) is not None:
             runs.append(above.run)
             node = above
@@ -241,14 +246,14 @@ class RadixIndex:
         """Give the first `offset` blocks to a new node above; `node` keeps the rest and its children."""
         parent = node.parent
         assert parent is not None  # noqa: S101
-        cut = offset * self._width
+        cut = offset * self.block_token_bytes
         upper = Node(parent=parent, run=node.run[:cut], blocks=node.blocks[:offset])
         upper.used_at, upper.inserted_at, upper.hits = node.used_at, node.inserted_at, node.hits
-        parent.children[upper.run[: self._width]] = upper
+        parent.children[upper.run[: self.block_token_bytes]] = upper
         node.run = node.run[cut:]
         del node.blocks[:offset]
         node.parent = upper
-        upper.add_child(node.run[: self._width], node)
+        upper.add_child(node.run[: self.block_token_bytes], node)
         for anchor in tuple(node.anchors or ()):
             if anchor.offset <= offset:
                 _put(anchor, upper, anchor.offset)

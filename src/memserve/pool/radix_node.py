@@ -98,6 +98,15 @@ def covered(anchors: Iterable[Anchor]) -> dict[Node, int]:
     return cover
 
 
+def readers(anchors: Iterable[Anchor]) -> dict[Node, list[tuple[Anchor, int]]]:
+    """By node, the anchors that cover its blocks, and how many leading ones."""
+    found: dict[Node, list[tuple[Anchor, int]]] = {}
+    for anchor in anchors:
+        for node, offset in anchor.path():
+            found.setdefault(node, []).append((anchor, offset))
+    return found
+
+
 def subtree(top: Node) -> Iterator[Node]:
     """`top` and all nodes below it, parents first. The tree must not change meanwhile."""
     waiting = [top]

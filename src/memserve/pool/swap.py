@@ -4,7 +4,7 @@ Owns which blocks are on the move. Until a swap ends, its sources stay indexed u
 its targets belong to nobody else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -56,3 +56,14 @@ class OpenSwaps:
         self.sources.difference_update(source for source, _ in swap.pairs)
         self.targets.difference_update(target for _, target in swap.pairs)
         return self._anchors.pop(swap.id)
+
+
+def half_open_runs(positions: Iterable[int]) -> list[tuple[int, int]]:
+    """Positions in any order as ranges [first, end) of neighbours, ascending."""
+    runs: list[tuple[int, int]] = []
+    for position in sorted(positions):
+        if runs and runs[-1][1] == position:
+            runs[-1] = (runs[-1][0], position + 1)
+        else:
+            runs.append((position, position + 1))
+    return runs
