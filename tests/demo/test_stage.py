@@ -3,12 +3,12 @@
 from contextlib import AbstractAsyncContextManager
 
 import pytest
-from tests.demo.fake_server import FakeServer
 
 from memserve.core.clock import SystemClock
 from memserve.core.errors import InstanceUnavailable
 from memserve.demo.script import Scene
 from memserve.demo.stage import Served, Stage
+from tests.demo.fake_server import FakeServer
 
 SCENES = (
     Scene(conversation=1, name="a", system="Be brief.", human=("Hello?", "And then?", "Why?")),
