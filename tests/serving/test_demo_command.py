@@ -1,6 +1,7 @@
 """`memserve demo` from end to end over engines that stand for vLLM: everything but the model is real."""
 
 import json
+import signal
 from pathlib import Path
 
 from tests.serving.processes import memserve
@@ -18,3 +19,11 @@ async def test_it_plays_both_conversations_on_both_servers_and_writes_all_number
     ]
     assert all(row["computed_tokens"] == 300 for row in report["turns"])
     assert "tokens identical: 8 of 8" in command.text
+
+
+async def test_ctrl_c_ends_it_with_130() -> None:
+    async with memserve("demo") as command:
+        await command.line_with("starting one prefill")
+        command.send(signal.SIGINT)
+        assert await command.status(within_s=10) == 130
+    assert "Traceback" not in command.text

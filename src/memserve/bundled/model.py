@@ -48,6 +48,11 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "memserve"
 
 
+def is_converted(cache: Path) -> bool:
+    """Whether the next `bundled_model` finds the folder whole and takes no time. Raises as that does."""
+    return is_whole(cache / "models" / MODEL_NAME, find_source())
+
+
 def bundled_model(cache: Path) -> Path:
     """Folder of the bundled model under `cache`; converts it when it is not there whole (about 20 s).
 

@@ -4,7 +4,6 @@ Owns the JSON file and the exit status: 0 only when every token is the same as p
 """
 
 import asyncio
-import os
 from pathlib import Path
 
 import msgspec
@@ -12,8 +11,7 @@ import uvloop
 from rich.console import Console
 
 from memserve.bundled.conversations import sharegpt_file
-from memserve.bundled.model import cache_folder
-from memserve.cli.serve import log_to_stderr
+from memserve.cli.serve import log_to_stderr, prepared
 from memserve.core.clock import SystemClock
 from memserve.core.errors import ConfigError
 from memserve.demo.progress import TerminalProgress
@@ -22,7 +20,6 @@ from memserve.demo.script import Scene, write_script
 from memserve.demo.servers import DemoServers, demo_config
 from memserve.demo.stage import Stage
 from memserve.demo.table import render
-from memserve.serving.prepare import prepare
 from memserve.serving.signals import StopSignals
 
 _STOPPED = 130
@@ -35,8 +32,7 @@ def run_demo(*, json_file: Path | None) -> int:
     if json_file is not None:
         _check_writable(json_file)
     scenes = write_script(sharegpt_file())
-    console.print("preparing the bundled model (once, about 20 s)", highlight=False)
-    servers = DemoServers(prepare(demo_config(), cache=cache_folder(os.environ)))
+    servers = DemoServers(prepared(demo_config()))
     with TerminalProgress(console) as progress:
         stage = Stage(ours=servers.ours, plain=servers.plain, clock=SystemClock(), progress=progress)
         report = uvloop.run(_run(stage, scenes))

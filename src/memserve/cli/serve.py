@@ -10,7 +10,7 @@ import os
 import uvloop
 from rich.console import Console
 
-from memserve.bundled.model import cache_folder
+from memserve.bundled.model import cache_folder, is_converted
 from memserve.cluster.view import InstanceView
 from memserve.config import ServeConfig
 from memserve.manager.launch_plan import LaunchPlan
@@ -21,11 +21,12 @@ from memserve.serving.watcher import Watcher
 
 _log = logging.getLogger(__name__)
 _console = Console(highlight=False, soft_wrap=True)
+_errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def run_serve(config: ServeConfig, *, dry_run: bool) -> int:
     """Serve until stopped; exit status. Raises ConfigError when it cannot start."""
-    run = prepare(config, cache=cache_folder(os.environ))
+    run = prepared(config)
     if dry_run:
         _console.print(dry_run_text(run), markup=False)
         return 0
@@ -33,6 +34,14 @@ def run_serve(config: ServeConfig, *, dry_run: bool) -> int:
     for warning in run.warnings:
         _log.warning("%s", warning)
     return uvloop.run(_serve(run))
+
+
+def prepared(config: ServeConfig) -> PreparedRun:
+    """Checked and completed settings; says so on stderr before it takes its time. Raises ConfigError."""
+    cache = cache_folder(os.environ)
+    if not config.model and not is_converted(cache):
+        _errors.print("converting the bundled model, once (about 20 s)")
+    return prepare(config, cache=cache)
 
 
 def dry_run_text(run: PreparedRun) -> str:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import msgspec
 
-from memserve.config import ClusterSettings, EngineSettings, GatewaySettings, ServeConfig
+from memserve.config import ClusterSettings, EngineSettings, GatewaySettings, PoolSettings, ServeConfig
 from memserve.core.errors import ConfigError, DeadlineExceeded
 from memserve.demo.stage import Served
 from memserve.manager.health import is_healthy
@@ -27,8 +27,10 @@ _POLL_S = 0.5
 
 
 def demo_config() -> ServeConfig:
-    """One prefill and one decode instance of the bundled model on a free port, everything else by default."""
-    return ServeConfig(cluster=ClusterSettings(prefill=1, decode=1), gateway=GatewaySettings(port=0))
+    """One prefill and one decode instance of the bundled model on a free port, with pools for a small machine."""
+    return ServeConfig(
+        cluster=ClusterSettings(prefill=1, decode=1), gateway=GatewaySettings(port=0), pool=PoolSettings(dram="512MiB")
+    )
 
 
 def plain_spec(run: PreparedRun) -> LaunchSpec:
