@@ -1,0 +1,170 @@
+"""One prefill and one decode instance as a user has them: clients, disconnects, refusals, deaths, the end.
+
+The tests share one cluster and run in the order of the file: the last ones kill it piece by piece.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.e2e.served import Served, serve, shared_memory_files
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+STORY = "Tell me a story about a lighthouse keeper who counts ships. " * 12
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    log = tmp_path_factory.mktemp("cluster") / "serve.log"
+    served = serve("--prefill", "1", "--decode", "1", "--transfer", "by-layer", log=log)
+    try:
+        yield served.wait_ready()
+    finally:
+        served.close()
+
+
+@pytest.fixture(scope="module")
+def client(cluster: Served) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0)
+
+
+def chat(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def held(cluster: Served) -> dict[str, int]:
+    """What both pools hold for somebody, and what the engines work on, as their heartbeats tell."""
+    instances = cluster.cluster()["instances"]
+    tiers = [tier for instance in instances for tier in instance["load"].get("pool", ())]
+    loads = [instance["load"] for instance in instances]
+    return {
+        "reserved": sum(tier["num_reserved"] for tier in tiers),
+        "leased": sum(tier["num_leased"] for tier in tiers),
+        "requests": sum(load.get("num_running", 0) + load.get("num_waiting", 0) for load in loads),
+    }
+
+
+def wait_until_nothing_is_held(cluster: Served) -> None:
+    deadline = time.monotonic() + 15.0
+    while (now := held(cluster)) != {"reserved": 0, "leased": 0, "requests": 0}:
+        assert time.monotonic() < deadline, now
+        time.sleep(0.2)
+
+
+def test_a_stream_through_the_openai_client_says_what_plain_vllm_says(
+    cluster: Served, plain: Served, client: openai.OpenAI
+) -> None:
+    asked: dict[str, Any] = {"messages": chat(STORY), "max_tokens": 16, "temperature": 0}
+    stream = client.chat.completions.create(
+        model=cluster.model, stream=True, stream_options={"include_usage": True}, **asked
+    )
+    *chunks, last = list(stream)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    truth = plain.http.post("/v1/chat/completions", json={"model": plain.model, **asked}).json()
+    assert text == truth["choices"][0]["message"]["content"]
+    assert last.usage is not None
+    assert last.usage.prompt_tokens == truth["usage"]["prompt_tokens"]
+
+
+def test_cached_tokens_are_true_the_second_time(cluster: Served, client: openai.OpenAI) -> None:
+    answers = [
+        client.chat.completions.create(model=cluster.model, messages=chat(STORY * 2), max_tokens=4, temperature=0)
+        for _ in range(2)
+    ]
+    usages = [answer.usage for answer in answers]
+    assert usages[1] is not None
+    assert usages[1].prompt_tokens_details is not None
+    num_prompt = usages[1].prompt_tokens
+    assert usages[1].prompt_tokens_details.cached_tokens == (num_prompt - 1) // 32 * 32
+
+
+def test_two_choices_of_one_request_are_those_of_plain_vllm(cluster: Served, plain: Served) -> None:
+    asked = {"prompt": STORY, "max_tokens": 6, "n": 2, "temperature": 0.8, "seed": 7}
+    ours, truth = (s.http.post("/v1/completions", json={"model": s.model, **asked}).json() for s in (cluster, plain))
+    assert [c["text"] for c in ours["choices"]] == [c["text"] for c in truth["choices"]]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b'{"model": "no-such-model", "prompt": "x"}',
+        b'{"model": "MODEL", "prompt": "x", "max_tokens": -1}',
+        b'{"model": "MODEL", "prompt": [1, 2, 3], "max_tokens": 100000}',
+        b'{"model": "MODEL", "prompt": [TOO_LONG], "max_tokens": 1}',
+        b'{"model": "MODEL", "prompt": "x", "temperature": "hot"}',
+    ],
+)
+def test_what_plain_vllm_refuses_is_refused_with_its_status(cluster: Served, plain: Served, body: bytes) -> None:
+    answers = []
+    for server in (cluster, plain):
+        content = body.replace(b"MODEL", server.model.encode()).replace(b"TOO_LONG", b",".join([b"5"] * 9000))
+        answers.append(
+            server.http.post("/v1/completions", content=content, headers={"content-type": "application/json"})
+        )
+    ours, truth = answers
+    assert ours.status_code == truth.status_code
+    assert set(ours.json()["error"]) == set(truth.json()["error"]) == {"message", "type", "param", "code"}
+    wait_until_nothing_is_held(cluster)
+
+
+def test_a_client_that_leaves_frees_everything_on_both_instances(cluster: Served) -> None:
+    body = {"model": cluster.model, "prompt": STORY * 4, "max_tokens": 400, "ignore_eos": True, "stream": True}
+    with cluster.http.stream("POST", "/v1/completions", json=body) as answer:
+        next(answer.iter_lines())  # decoding has begun
+    wait_until_nothing_is_held(cluster)
+    with pytest.raises(httpx.ReadTimeout):  # leave during the prefill
+        cluster.http.post("/v1/completions", json={**body, "prompt": STORY * 25, "stream": False}, timeout=1.0)
+    wait_until_nothing_is_held(cluster)
+
+
+def test_requests_at_once_get_their_own_answers(cluster: Served, plain: Served) -> None:
+    prompts = [f"Number {i}: {STORY}" for i in range(4)]
+
+    def ask(prompt: str) -> str:
+        return str(cluster.complete(prompt, num_tokens=6)["choices"][0]["text"])
+
+    with ThreadPoolExecutor(4) as pool:
+        ours = list(pool.map(ask, prompts))
+    assert ours == [plain.complete(p, num_tokens=6)["choices"][0]["text"] for p in prompts]
+    wait_until_nothing_is_held(cluster)
+
+
+def engine_process(cluster: Served, role: str) -> int:
+    """The instance's engine, found by its shared memory, which it holds open; its guard does not."""
+    (instance,) = (i for i in cluster.cluster()["instances"] if i["role"] == role)
+    arena = Path(instance["peer"]["arena"]["path"])
+    (pid,) = (int(p.name) for p in Path("/proc").glob("[0-9]*") if _has_open(p, arena))
+    return pid
+
+
+def _has_open(process: Path, file: Path) -> bool:
+    try:
+        return any(link.readlink() == file for link in (process / "fd").iterdir())
+    except OSError:
+        return False  # ended between the listing and the reading
+
+
+def test_requests_fail_over_when_the_prefill_instance_is_killed(cluster: Served, plain: Served) -> None:
+    os.kill(engine_process(cluster, "prefill"), signal.SIGKILL)
+    ours = cluster.complete(STORY * 3, num_tokens=6)
+    assert ours["choices"][0]["text"] == plain.complete(STORY * 3, num_tokens=6)["choices"][0]["text"]
+
+
+def test_without_any_instance_a_request_ends_with_503_and_not_with_a_hang(cluster: Served) -> None:
+    os.kill(engine_process(cluster, "decode"), signal.SIGKILL)
+    answer = cluster.http.post("/v1/completions", json={"model": "x", "prompt": STORY, "max_tokens": 4}, timeout=60.0)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["message"]
+    assert cluster.process.wait(30.0) == 1  # nothing is left to serve with
+    assert "is left" in cluster.text()
+    assert not shared_memory_files()
