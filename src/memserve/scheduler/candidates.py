@@ -16,13 +16,15 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     instances: tuple[InstanceId, ...] = ()
     roles: tuple[Role, ...] = ()
     """Of each instance, in order."""
+    kinds: tuple[Role, ...] = ()
+    """Each of them once."""
 
     def __add__(self, other: "Group") -> "Group":
-        return Group(instances=self.instances + other.instances, roles=self.roles + other.roles)
+        return _group(self.instances + other.instances, self.roles + other.roles)
 
     def without(self, excluded: frozenset[InstanceId]) -> "Group":
         left = [(i, role) for i, role in zip(self.instances, self.roles, strict=True) if i not in excluded]
-        return Group(instances=tuple(i for i, _ in left), roles=tuple(role for _, role in left))
+        return _group(tuple(i for i, _ in left), tuple(role for _, role in left))
 
 
 class Candidates(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,4 +59,8 @@ def nobody(view: ClusterView, exclude: frozenset[InstanceId]) -> str:
 
 def _active(view: ClusterView, role: Role) -> Group:
     instances = tuple(i.instance for i in view.active(role))
-    return Group(instances=instances, roles=(role,) * len(instances))
+    return _group(instances, (role,) * len(instances))
+
+
+def _group(instances: tuple[InstanceId, ...], roles: tuple[Role, ...]) -> Group:
+    return Group(instances=instances, roles=roles, kinds=tuple(dict.fromkeys(roles)))

@@ -7,6 +7,9 @@ import msgspec
 from memserve.core.enums import Role
 from memserve.core.ids import Epoch, InstanceId, RequestId
 
+MAX_CANDIDATES = 16
+"""Kept of each phase: decisions are remembered by the thousand."""
+
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """One instance as the policy saw it."""
@@ -30,6 +33,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     prefill: InstanceId | None
     decode: InstanceId
     candidates: tuple[Candidate, ...]
+    """Of each phase the chosen one, then the next best, up to MAX_CANDIDATES; first phase first."""
 
 
 class Outcome(StrEnum):

@@ -7,6 +7,7 @@ a 4,000-token prompt and a 40-token one the same.
 
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import repeat
 
 from memserve.core.enums import Phase
 from memserve.core.ids import InstanceId, RequestId
@@ -42,7 +43,7 @@ class LoadLedger:
 
     def queued(self, instances: Iterable[InstanceId]) -> list[int]:
         """Tokens queued on each, in order."""
-        return [self._queued.get(instance, 0) for instance in instances]
+        return [*map(self._queued.get, instances, repeat(0))]
 
     def snapshot(self) -> dict[InstanceId, int]:
         """Tokens queued per instance; those with nothing are left out."""

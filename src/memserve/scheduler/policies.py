@@ -94,8 +94,8 @@ class PromptTreePolicy:
         pass
 
     def scores(self, choice: Choice) -> list[float]:
-        own = choice.prompt_tokens
-        return [float(queued + own - held) for queued, held in zip(choice.queued, choice.matched, strict=True)]
+        own = float(choice.prompt_tokens)
+        return [own + queued - held for queued, held in zip(choice.queued, choice.matched, strict=True)]
 
 
 _POLICIES: dict[str, Callable[[Random], Policy]] = {

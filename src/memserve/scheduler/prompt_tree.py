@@ -10,9 +10,9 @@ A holds b0..b3 and B holds b0 b1 b2 b4 b5. Whoever holds a node holds its ancest
 confirms the whole path, so a child is never fresher than its parent.
 
 Owns the entries and their age. Never knows whether the bytes are still there: an entry that nobody
-confirmed for `ttl_s` is gone (the TTL of arXiv 2406.17565, which bounds what no event told), and
-beyond `max_blocks` the least recently used leaves go. An entry too many costs a recomputation,
-never a wrong answer.
+confirmed for `ttl_s` is gone (the TTL of arXiv 2406.17565, which bounds what no event told), one that an
+instance announced stays until it announces the end, and beyond `max_blocks` the least recently used
+leaves go. An entry too many costs a recomputation, never a wrong answer.
 """
 
 from collections import OrderedDict
@@ -24,7 +24,11 @@ from memserve.core.ids import InstanceId
 from memserve.scheduler.tokens import TOKEN_BYTES
 from memserve.wire.identity import Namespace
 
-_REMEMBERED_GROUPS = 1024
+ANNOUNCED_S = float("inf")
+"""How long to keep what an instance has announced: until it announces that it is gone."""
+
+_GROW_BLOCKS = 32
+"""A leaf of one instance takes additions into its own run up to this size: an answer makes no chain of nodes."""
 
 
 class PromptTreeStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +40,7 @@ class PromptTreeStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Node:
-    __slots__ = ("check_at", "children", "holders", "mask", "parent", "run")
+    __slots__ = ("check_at", "children", "holders", "mask", "names", "parent", "run")
 
     def __init__(self, run: bytes, parent: "_Node | None") -> None:
         self.run = run  # whole blocks; a root keeps its namespace here
@@ -44,7 +48,16 @@ class _Node:
         self.children: dict[bytes, _Node] = {}  # by first block
         self.holders: dict[int, float] = {}  # bit -> when the entry expires
         self.mask = 0  # the keys of holders, or'ed
+        self.names: tuple[InstanceId, ...] | None = None  # of the holders; None when they have changed since
         self.check_at = float("inf")  # no holder expires before
+
+    def hold(self, bit: int, expires: float) -> None:
+        if self.holders.get(bit, 0.0) < expires:
+            self.holders[bit] = expires
+            self.check_at = min(self.check_at, expires)
+        if not self.mask & bit:
+            self.mask |= bit
+            self.names = None
 
 
 class PromptTree:
@@ -62,7 +75,6 @@ class PromptTree:
         self._used: OrderedDict[_Node, None] = OrderedDict()
         self._bits: dict[InstanceId, int] = {}
         self._names: dict[int, InstanceId] = {}
-        self._groups: dict[int, tuple[InstanceId, ...]] = {}  # names by mask, for as long as no bit changes its owner
 
     def match(self, tokens: bytes, namespace: Namespace = b"") -> dict[InstanceId, int]:
         """Leading tokens that each instance holds, whole blocks only; those that hold none are left out."""
@@ -73,49 +85,53 @@ class PromptTree:
         width = self._width
         end = len(tokens) - len(tokens) % width
         found: dict[InstanceId, int] = {}
-        node, at, alive = root, 0, -1
+        node, at = root, 0
         while at < end and (child := node.children.get(tokens[at : at + width])) is not None:
             if child.check_at <= now and not self._expire(child, now):
                 break
-            held = alive & child.mask
-            if held != alive and alive > 0:
-                self._note(found, alive & ~held, at)
-            alive = held
-            if not held:
-                break
+            if node.mask != child.mask:
+                self._note(found, node, at)  # some may end here; those that go on are noted again, further down
             node = child
-            run = child.run
-            if not tokens.startswith(run, at):
-                at += _common(run, tokens, at, end, width)
+            if not tokens.startswith(child.run, at):
+                at += _common(child.run, tokens, at, end, width)
                 break
-            at += len(run)
-        if alive > 0:
-            self._note(found, alive, at)
+            at += len(child.run)
+        self._note(found, node, at)
         self._touch(node)
         return found
 
-    def insert(self, instance: InstanceId, tokens: bytes, namespace: Namespace = b"") -> None:
-        """Confirm that `instance` holds all whole blocks of the prompt, from now on for `ttl_s`."""
+    def insert(
+        self, instance: InstanceId, tokens: bytes, namespace: Namespace = b"", *, keep_s: float | None = None
+    ) -> None:
+        """Confirm that `instance` holds all whole blocks of the prompt, from now on for `keep_s` (None: `ttl_s`).
+
+        What is confirmed for longer already stays so.
+        """
         end = len(tokens) - len(tokens) % self._width
         if not end:
             return
         bit = self._bit(instance)
-        expires = self._clock.now() + self._ttl_s
+        expires = self._clock.now() + (self._ttl_s if keep_s is None else keep_s)
         node = self._roots.setdefault(namespace, _Node(namespace, None))
         at = 0
         while at < end:
             child = self._step(node, tokens, at, end)
+            if child is None:
+                node = self._append(node, tokens[at:end], bit, expires)
+                node.hold(bit, expires)
+                break
+            child.hold(bit, expires)
             at += len(child.run)
-            child.holders[bit] = expires
-            child.mask |= bit
-            child.check_at = min(child.check_at, expires)
             node = child
         self._touch(node)
         while self._num_blocks > self._max_blocks:
             self._drop(next(iter(self._used)))
 
-    def remove(self, instance: InstanceId, tokens: bytes, namespace: Namespace = b"") -> None:
-        """`instance` lost the last whole block of `tokens`, and so all that follows it; what is before stays."""
+    def remove(self, instance: InstanceId, tokens: bytes, namespace: Namespace = b"") -> bool:
+        """`instance` lost the last whole block of `tokens`, and so all that follows it; what is before stays.
+
+        False when it was not known to hold that block.
+        """
         node = self._roots.get(namespace)
         bit = self._bits.get(instance, 0)
         end = len(tokens) - len(tokens) % self._width
@@ -124,15 +140,16 @@ class PromptTree:
         while node is not None and at <= last:
             child = node.children.get(tokens[at : at + self._width])
             if child is None or not child.mask & bit:
-                return
+                return False
             agreed = _common(child.run, tokens, at, end, self._width)
             if at + agreed == end:
                 self._split(child, last - at)  # child keeps the part from `last` on
                 self._touch(child)
                 self._release(child, bit)
-                return
+                return True
             node = child if agreed == len(child.run) else None
             at += agreed
+        return False
 
     def forget(self, instance: InstanceId) -> None:
         """`instance` left or came back empty: all its entries vanish."""
@@ -140,7 +157,6 @@ class PromptTree:
         if not bit:
             return
         del self._names[bit]
-        self._groups.clear()
         for node in list(self._used):
             if node.mask & bit and node in self._used:
                 self._unhold(node, bit)
@@ -167,12 +183,11 @@ class PromptTree:
             self._names[bit] = instance
         return bit
 
-    def _note(self, found: dict[InstanceId, int], mask: int, at: int) -> None:
-        names = self._groups.get(mask)
+    def _note(self, found: dict[InstanceId, int], node: _Node, at: int) -> None:
+        names = node.names
         if names is None:
-            if len(self._groups) >= _REMEMBERED_GROUPS:
-                self._groups.clear()
-            names = self._groups[mask] = tuple(name for bit, name in self._names.items() if mask & bit)
+            mask = node.mask
+            names = node.names = tuple([name for bit, name in self._names.items() if mask & bit])
         found.update(dict.fromkeys(names, at // TOKEN_BYTES))
 
     def _touch(self, node: _Node) -> None:
@@ -180,20 +195,23 @@ class PromptTree:
             self._used.move_to_end(node)
             node = node.parent
 
-    def _step(self, node: _Node, tokens: bytes, at: int, end: int) -> _Node:
-        """The child of `node` whose run lies within tokens[at:end] as a whole, split off or made."""
+    def _step(self, node: _Node, tokens: bytes, at: int, end: int) -> _Node | None:
+        """The child of `node` whose run lies within tokens[at:end] as a whole, split off if need be."""
         child = node.children.get(tokens[at : at + self._width])
-        if child is None:
-            return self._attach(node, tokens[at:end])
-        if end - at >= len(child.run) and tokens.startswith(child.run, at):
+        if child is None or (end - at >= len(child.run) and tokens.startswith(child.run, at)):
             return child
         return self._split(child, _common(child.run, tokens, at, end, self._width))
 
-    def _attach(self, parent: _Node, run: bytes) -> _Node:
+    def _append(self, parent: _Node, run: bytes, bit: int, expires: float) -> _Node:
+        """A node that ends with `run`: a new child, or `parent` itself, grown, if all of it is held alike."""
+        self._num_blocks += len(run) // self._width
+        fits = len(parent.run) + len(run) <= _GROW_BLOCKS * self._width
+        if fits and not parent.children and parent.mask == bit and parent.holders[bit] == expires:
+            parent.run += run
+            return parent
         node = _Node(run, parent)
         parent.children[run[: self._width]] = node
         self._used[node] = None
-        self._num_blocks += len(run) // self._width
         return node
 
     def _split(self, lower: _Node, size: int) -> _Node:
@@ -204,6 +222,7 @@ class PromptTree:
         upper = _Node(lower.run[:size], parent)
         upper.holders = dict(lower.holders)
         upper.mask = lower.mask
+        upper.names = lower.names
         upper.check_at = lower.check_at
         parent.children[upper.run[: self._width]] = upper
         lower.run = lower.run[size:]
@@ -230,6 +249,7 @@ class PromptTree:
     def _unhold(self, node: _Node, bit: int) -> None:
         del node.holders[bit]
         node.mask &= ~bit
+        node.names = None
         if not node.mask:
             self._drop(node)
 

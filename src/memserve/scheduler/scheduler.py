@@ -10,6 +10,7 @@ A request served by one instance (no prefill instance, or a role has nobody left
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 from random import Random
 
 import msgspec
@@ -21,7 +22,7 @@ from memserve.core.errors import InstanceUnavailable
 from memserve.core.ids import InstanceId, RequestId
 from memserve.scheduler import policies
 from memserve.scheduler.candidates import SERVING, Candidates, Group, candidates, nobody
-from memserve.scheduler.decision import Candidate, Decision, Outcome
+from memserve.scheduler.decision import MAX_CANDIDATES, Candidate, Decision, Outcome
 from memserve.scheduler.load import LoadLedger
 from memserve.scheduler.policies import Choice, Policy
 from memserve.scheduler.prompt_tree import PromptTree, PromptTreeStats
@@ -124,10 +125,10 @@ class Scheduler:
         found = self._candidates(view, exclude)
         asked = _Asked(data=data, namespace=namespace, session=session)
         weighed = self._weigh(self._first_policy, found.first, asked)
-        first, decode = self._best(weighed), None
+        first, decode = weighed[0], None
         if first.role is Role.PREFILL and found.decode.instances:
             others = self._weigh(self._decode_policy, found.decode, asked)
-            decode = self._best(others)
+            decode = others[0]
             weighed += others
         self._enter(request, asked, first, decode)
         return Decision(
@@ -190,10 +191,11 @@ class Scheduler:
         return found
 
     def _weigh(self, by: Policy, group: Group, asked: _Asked) -> list[Candidate]:
+        """The chosen one, one of the best at random, and after it the next best."""
         held: dict[InstanceId, int] = {}
-        for role in dict.fromkeys(group.roles):
+        for role in group.kinds:
             held.update(self._trees[role].match(asked.data, asked.namespace))
-        matched = [held.get(instance, 0) for instance in group.instances]
+        matched = [*map(held.get, group.instances, repeat(0))]
         queued = self._load.queued(group.instances)
         choice = Choice(
             prompt_tokens=asked.num_tokens,
@@ -202,15 +204,19 @@ class Scheduler:
             matched=matched,
             queued=queued,
         )
-        columns = zip(group.instances, group.roles, matched, queued, by.scores(choice), strict=True)
+        scores = by.scores(choice)
+        order = sorted(range(len(scores)), key=scores.__getitem__)
+        best = order.pop(self._random.randrange(scores.count(scores[order[0]])))
         return [
-            Candidate(instance=instance, role=role, matched_tokens=holds, queued_tokens=waits, score=score)
-            for instance, role, holds, waits, score in columns
+            Candidate(
+                instance=group.instances[i],
+                role=group.roles[i],
+                matched_tokens=matched[i],
+                queued_tokens=queued[i],
+                score=scores[i],
+            )
+            for i in (best, *order[: MAX_CANDIDATES - 1])
         ]
-
-    def _best(self, weighed: Sequence[Candidate]) -> Candidate:
-        lowest = min(candidate.score for candidate in weighed)
-        return self._random.choice([candidate for candidate in weighed if candidate.score == lowest])
 
     def _enter(self, request: RequestId, asked: _Asked, first: Candidate, decode: Candidate | None) -> None:
         add, output = self._load.add, round(self._expected_output)
