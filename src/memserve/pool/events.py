@@ -5,49 +5,15 @@ buffer is dropped as a whole and replaced by EventsLost: a reader then clears it
 starts anew from what follows.
 """
 
-import msgspec
-
 from memserve.core.enums import Tier
+from memserve.wire.events import BlocksEvicted, BlocksMoved, BlocksStored, IndexEvent, PoolFact
 from memserve.wire.identity import Namespace
+
+__all__ = ["BlocksEvicted", "BlocksMoved", "BlocksStored", "EventLog", "EventsLost", "PoolEvent"]
 
 MAX_EVENTS = 4096
 MAX_EVENT_BYTES = 64 << 20
 """Bound on the token bytes of all waiting events together."""
-
-
-class PoolFact(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Base of all: `seq` starts at 1 and grows by one with each fact; a hole means that some are lost."""
-
-    seq: int
-
-
-class BlocksStored(PoolFact, frozen=True):
-    """All whole blocks of `tokens` are indexed now; the last `num_blocks` of them are new."""
-
-    namespace: Namespace
-    tokens: bytes
-    """Little-endian int32, from the start of the prompt."""
-    num_blocks: int
-    tier: Tier
-
-
-class BlocksEvicted(PoolFact, frozen=True):
-    """The last block of `tokens` and everything below it are no longer indexed: evicted or deleted."""
-
-    namespace: Namespace
-    tokens: bytes
-    num_blocks: int
-    """How many blocks went, those below included."""
-
-
-class BlocksMoved(PoolFact, frozen=True):
-    """The last `num_blocks` blocks of `tokens` lie in another tier now."""
-
-    namespace: Namespace
-    tokens: bytes
-    num_blocks: int
-    source: Tier
-    target: Tier
 
 
 class EventsLost(PoolFact, frozen=True):
@@ -56,7 +22,7 @@ class EventsLost(PoolFact, frozen=True):
     num_events: int
 
 
-PoolEvent = BlocksStored | BlocksEvicted | BlocksMoved | EventsLost
+PoolEvent = IndexEvent | EventsLost
 
 
 class EventLog:
@@ -86,6 +52,11 @@ class EventLog:
             seq=seq, namespace=namespace, tokens=tokens, num_blocks=num_blocks, source=source, target=target
         )
         self._add(event, tokens)
+
+    @property
+    def last_seq(self) -> int:
+        """Of the latest event, taken or not; 0 before the first."""
+        return self._seq
 
     def take(self) -> tuple[PoolEvent, ...]:
         """All that wait, oldest first; they wait no longer."""

@@ -3,8 +3,9 @@
 Owns the ticks that say when a node was used. A use does not touch the heaps: an entry whose rank
 has grown since is put back when it comes up, so the cost per evicted node is logarithmic.
 
-Every node that names a block of a tier is in that tier's heap, or was popped by the caller, who
-adds it again. Entries of removed nodes are dropped when they come up, or in bulk.
+Every node that names a block of a tier is in that tier's heap, or parked because anchors protect it,
+or was popped by the caller, who adds it again: what is protected is looked at once, not at each call.
+Entries of removed nodes are dropped when they come up, or in bulk.
 """
 
 from heapq import heapify, heappop, heappush
@@ -74,3 +75,16 @@ class EvictionQueue:
             node.queued &= ~(1 << tier)
             return node
         return None
+
+    def park(self, node: Node, tier: Tier) -> None:
+        """Anchors protect all that a popped node has of the tier: leave it out until `unpark`."""
+        node.parked |= 1 << tier
+
+    def unpark(self, node: Node) -> None:
+        """An anchor that covered the node is released: let it wait again where it was left out."""
+        if not node.parked:
+            return
+        tiers = [tier for tier in Tier if node.parked & 1 << tier]
+        node.parked = 0
+        for tier in tiers:
+            self.add(node, tier)

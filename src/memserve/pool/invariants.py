@@ -10,6 +10,7 @@ from memserve.core.ids import BlockId, block_tier
 from memserve.pool.block import BlockState
 from memserve.pool.radix_index import RadixIndex
 from memserve.pool.radix_node import Anchor, Node
+from memserve.pool.reclaim import has_unprotected
 from memserve.pool.stock import BlockStock
 from memserve.pool.tokens import TOKEN_BYTES
 
@@ -52,10 +53,15 @@ def check_index(index: RadixIndex, anchors: Iterable[Anchor]) -> None:
 
 
 def check_queued(index: RadixIndex) -> None:
-    """Every node waits in the eviction queue of each tier that it names a block of."""
+    """A node with a block that could go waits in the eviction queue of that block's tier."""
     for node in index.nodes():
-        for block in node.blocks:
-            _require(bool(node.queued & 1 << block_tier(block)), f"{node!r} cannot be evicted: not queued")
+        for tier in {block_tier(block) for block in node.blocks}:
+            waits = bool((node.queued | node.parked) & 1 << tier)
+            _require(waits, f"{node!r} is neither queued nor parked in {tier.name}")
+            _require(
+                bool(node.queued & 1 << tier) or not has_unprotected(node, tier),
+                f"{node!r} cannot be evicted from {tier.name}: parked, and nothing protects it",
+            )
 
 
 def _check_anchors(nodes: Iterable[Node], anchors: Iterable[Anchor]) -> None:

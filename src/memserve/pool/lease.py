@@ -73,8 +73,9 @@ class HoldBook:
     def find(self, hold_id: LeaseId) -> Hold | None:
         return self._holds.get(hold_id)
 
-    def leases(self) -> Iterator[Lease]:
-        return (hold for hold in self._holds.values() if isinstance(hold, Lease))
+    def anchors(self) -> Iterator[Anchor]:
+        """One of each open lease."""
+        return (hold.anchor for hold in self._holds.values() if isinstance(hold, Lease))
 
     def held_by(self, owner: str) -> tuple[Hold, ...]:
         return tuple(self._owners.get(owner, {}).values())

@@ -27,7 +27,7 @@ from memserve.pool.invariants import check_index, check_queued, check_stock
 from memserve.pool.lease import Allocation, Hold, HoldBook, Lease, deadline_after
 from memserve.pool.radix_index import Insertion, Place, Pruned, RadixIndex, differing
 from memserve.pool.radix_node import Anchor, Node, readers
-from memserve.pool.reclaim import Reclaimer, Spot, num_protected
+from memserve.pool.reclaim import ProtectedBlocks, Reclaimer, Spot, num_protected
 from memserve.pool.stock import BlockStock
 from memserve.pool.swap import OpenSwaps, Swap, half_open_runs
 from memserve.pool.tokens import Tokens
@@ -57,6 +57,7 @@ class PoolLedger:
         self._queue = EvictionQueue(eviction or LeastRecentlyUsed())
         self._holds = HoldBook()
         self._active = ActiveBlocks(self._holds)
+        self._protected = ProtectedBlocks(self._index.anchors)
         self._swaps = OpenSwaps()
         self._events = EventLog()
 
@@ -124,6 +125,7 @@ class PoolLedger:
             return Match()
         self._queue.used(place.node)
         anchor = self._index.anchor(place)
+        self._protected.add(len(place.blocks))
         lease = Lease(id=self._holds.new_id(), owner=owner, deadline=deadline, anchor=anchor)
         self._holds.open(lease)
         blocks = tuple(place.blocks)
@@ -206,7 +208,8 @@ class PoolLedger:
         """
         if swap not in self._swaps:
             raise InvalidBlocks(f"swap {swap.id} of {len(swap.pairs)} blocks is not open: finished or cancelled before")
-        covering = readers(lease.anchor for lease in self._holds.leases())
+        self._protected.add(len(swap.pairs))
+        covering = readers(self._holds.anchors())
         moved: dict[tuple[Node, Tier, Tier], list[int]] = {}
         for source, target in swap.pairs:
             if self.state(source) is BlockState.HISTORICAL:
@@ -227,11 +230,11 @@ class PoolLedger:
 
     @property
     def num_leases(self) -> int:
-        return sum(1 for _ in self._holds.leases())
+        return sum(1 for _ in self._holds.anchors())
 
     def stats(self) -> tuple[TierStats, ...]:
         """One record a tier; free, reserved and cached blocks add up to all."""
-        leases = [lease.anchor for lease in self._holds.leases()]
+        leases = tuple(self._holds.anchors())
         return tuple(self._tier_stats(tier, leases) for tier in self._stock.allocators)
 
     def state(self, block: BlockId) -> BlockState:
@@ -251,8 +254,7 @@ class PoolLedger:
             BlockState.RECEIVING: self._swaps.targets,
         }
         check_stock(self._stock, expected)
-        leases = [lease.anchor for lease in self._holds.leases()]
-        check_index(self._index, [*leases, *self._swaps.anchors()])
+        check_index(self._index, [*self._holds.anchors(), *self._swaps.anchors()])
         check_queued(self._index)
 
     # ------------------------------------------------------------ inside
@@ -277,13 +279,7 @@ class PoolLedger:
 
     def _make_room(self, num_blocks: int, tier: Tier) -> None:
         """Evict until that many blocks are free, or raise PoolExhausted and evict none."""
-        num_free, num_cached = self._stock.num_free(tier), self._stock.num_cached(tier)
-        num_held = num_protected(self._index.anchors, tier)
-        if num_blocks > num_free + num_cached - num_held:
-            raise PoolExhausted(
-                f"{num_blocks} blocks of {tier.name} asked for: {num_free} are free, {num_cached} cached, "
-                f"{num_held} of those leased or on the move; ask for fewer or release some"
-            )
+        self._require_evictable(num_blocks, tier)
         reclaimer = Reclaimer(self._queue, tier)
         while (missing := num_blocks - self._stock.num_free(tier)) > 0:
             cut = reclaimer.next_cut(missing)
@@ -291,6 +287,17 @@ class PoolLedger:
                 raise InvariantError(f"{missing} evictable blocks of {tier.name} are not in the eviction queue")
             self._cut(cut.node, cut.keep)
         reclaimer.close()
+
+    def _require_evictable(self, num_blocks: int, tier: Tier) -> None:
+        num_free, num_cached = self._stock.num_free(tier), self._stock.num_cached(tier)
+        if num_blocks <= num_free + num_cached - self._protected.at_most(tier):
+            return
+        num_held = self._protected.exact(tier)
+        if num_blocks > num_free + num_cached - num_held:
+            raise PoolExhausted(
+                f"{num_blocks} blocks of {tier.name} asked for: {num_free} are free, {num_cached} cached, "
+                f"{num_held} of those leased or on the move; ask for fewer or release some"
+            )
 
     def _cut(self, node: Node, keep: int) -> None:
         namespace, tokens = self._index.path(node, keep + 1)
@@ -339,7 +346,10 @@ class PoolLedger:
             self._stock.give_back(left, BlockState.ACTIVE)
 
     def _drop_anchor(self, anchor: Anchor) -> None:
+        nodes = [node for node, _ in anchor.path()]
         self._index.release(anchor)
+        for node in nodes:
+            self._queue.unpark(node)
         self._stock.end_reads(anchor)
 
     def _unindexed(self, pruned: Pruned) -> None:
@@ -353,11 +363,12 @@ class PoolLedger:
         for node, position in spots:
             ends[node] = max(ends.get(node, 0), position + 1)
         anchors = [self._index.anchor(Place(node, end, [])) for node, end in ends.items()]
+        self._protected.add(sum(offset for anchor in anchors for _, offset in anchor.path()))
         try:
             targets = self._take(len(sources), target, BlockState.RECEIVING)
         except PoolExhausted:
             for anchor in anchors:
-                self._index.release(anchor)
+                self._drop_anchor(anchor)
             raise
         return self._swaps.open(tuple(zip(sources, targets, strict=True)), anchors)
 

@@ -21,7 +21,7 @@ NO_CHILDREN: Final[dict[bytes, "Node"]] = {}
 class Node:
     """A run of blocks that no prompt leaves in the middle, as far as the index has seen."""
 
-    __slots__ = ("anchors", "blocks", "children", "hits", "inserted_at", "parent", "queued", "run", "used_at")
+    __slots__ = ("anchors", "blocks", "children", "hits", "inserted_at", "parent", "parked", "queued", "run", "used_at")
 
     def __init__(self, *, parent: "Node | None", run: bytes, blocks: list[BlockId]) -> None:
         self.parent = parent
@@ -38,6 +38,8 @@ class Node:
         self.hits = 0
         self.queued = 0
         """Bit per tier: waits in that tier's eviction queue."""
+        self.parked = 0
+        """Bit per tier: left that queue because anchors protect it, until one of them is released."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.blocks)} blocks, {len(self.children)} children)"

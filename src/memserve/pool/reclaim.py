@@ -1,16 +1,18 @@
 """Which indexed blocks can go, and in which order: for eviction, and for moves to another tier.
 
-Reads the tree and the eviction queue, and puts back what it takes from the queue. Removes nothing
-itself: the ledger prunes what `next_cut` names.
+Reads the tree and the eviction queue, and puts back what it takes from the queue unless anchors protect
+it. Removes nothing itself: the ledger prunes what `next_cut` names.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import NamedTuple
 
 from memserve.core.enums import Tier
-from memserve.core.ids import BlockId, block_tier
+from memserve.core.ids import BlockId, block_tier, make_block_id
 from memserve.pool.eviction_queue import EvictionQueue
 from memserve.pool.radix_node import Anchor, Node, covered, is_anchored_below
+
+_ID_RANGES = {tier: (make_block_id(tier, 0, 0), make_block_id(tier, -1, 2**32 - 1)) for tier in Tier}
 
 
 class Cut(NamedTuple):
@@ -33,54 +35,78 @@ class Reclaimer:
     def __init__(self, queue: EvictionQueue, tier: Tier) -> None:
         self._queue = queue
         self._tier = tier
-        self._parked: list[Node] = []
+        self._taken: list[Node] = []
 
     def __repr__(self) -> str:
-        return f"Reclaimer({self._tier.name}, {len(self._parked)} nodes set aside)"
+        return f"Reclaimer({self._tier.name}, {len(self._taken)} nodes to put back)"
 
     def next_cut(self, num_blocks: int) -> Cut | None:
         """The next end of a leaf to go, with at most `num_blocks` blocks of the tier; None when no more can.
 
         Blocks of other tiers below the least wanted block of this one are wanted even less and go before it.
         """
-        while (node := self._queue.pop(self._tier)) is not None:
-            if num_in_tier(node.blocks, self._tier) == 0:
-                continue
-            self._parked.append(node)
-            if is_anchored_below(node) or num_in_tier(node.blocks[node.num_anchored() :], self._tier) == 0:
-                continue
-            leaf = node
-            while leaf.children:
-                leaf = min(leaf.children.values(), key=_last_use)
-            if leaf is not node:
-                self._put_back(node)
-            return Cut(leaf, _cut_position(leaf, self._tier, num_blocks))
-        return None
+        self.close()
+        node = self._next()
+        if node is None:
+            return None
+        leaf = node
+        while leaf.children:
+            leaf = min(leaf.children.values(), key=_last_use)
+        return Cut(leaf, _cut_position(leaf, self._tier, num_blocks))
 
     def victims(self, num_blocks: int) -> list[Spot]:
         """That many unprotected blocks of the tier, or as many as there are."""
         spots: list[Spot] = []
-        while len(spots) < num_blocks and (node := self._queue.pop(self._tier)) is not None:
-            positions = [i for i, block in enumerate(node.blocks) if block_tier(block) is self._tier]
-            if not positions:
-                continue
-            self._parked.append(node)
-            if not is_anchored_below(node):
-                floor = node.num_anchored()
-                free = [Spot(node, i) for i in reversed(positions) if i >= floor]
-                spots += free[: num_blocks - len(spots)]
+        while len(spots) < num_blocks and (node := self._next()) is not None:
+            floor = node.num_anchored()
+            positions = [i for i, block in enumerate(node.blocks) if i >= floor and block_tier(block) is self._tier]
+            spots += [Spot(node, i) for i in reversed(positions)][: num_blocks - len(spots)]
         return spots
 
     def close(self) -> None:
         """Put back every node that still is in the index."""
-        for node in self._parked:
+        for node in self._taken:
             if node.parent is not None:
                 self._queue.add(node, self._tier)
-        self._parked.clear()
+        self._taken.clear()
 
-    def _put_back(self, node: Node) -> None:
-        self._parked.remove(node)
-        self._queue.add(node, self._tier)
+    def _next(self) -> Node | None:
+        """The least wanted node with unprotected blocks of the tier."""
+        while (node := self._queue.pop(self._tier)) is not None:
+            if num_in_tier(node.blocks, self._tier) == 0:
+                continue
+            if has_unprotected(node, self._tier):
+                self._taken.append(node)
+                return node
+            self._queue.park(node, self._tier)
+        return None
+
+
+class ProtectedBlocks:
+    """How many blocks of a tier anchors protect: a bound at no cost, the exact number when that is not enough.
+
+    The bound is the last exact number and all that could have come under protection since.
+    """
+
+    def __init__(self, anchors: Set[Anchor]) -> None:
+        self._anchors = anchors
+        self._bounds = dict.fromkeys(Tier, 0)
+
+    def __repr__(self) -> str:
+        return f"ProtectedBlocks(at most {max(self._bounds.values())} under {len(self._anchors)} anchors)"
+
+    def add(self, num_blocks: int) -> None:
+        """At most so many more, of whatever tier."""
+        for tier in self._bounds:
+            self._bounds[tier] += num_blocks
+
+    def at_most(self, tier: Tier) -> int:
+        return self._bounds[tier]
+
+    def exact(self, tier: Tier) -> int:
+        """Linear in the number of anchors."""
+        self._bounds[tier] = num_protected(self._anchors, tier)
+        return self._bounds[tier]
 
 
 def num_protected(anchors: Iterable[Anchor], tier: Tier) -> int:
@@ -91,11 +117,17 @@ def num_protected(anchors: Iterable[Anchor], tier: Tier) -> int:
 def num_in_tier(blocks: list[BlockId], tier: Tier) -> int:
     if not blocks:
         return 0
-    # The tier is in the highest bits: when the smallest and the largest id agree, all do.
-    first, last = block_tier(min(blocks)), block_tier(max(blocks))
-    if first is last:
-        return len(blocks) if first is tier else 0
-    return sum(block_tier(block) is tier for block in blocks)
+    # The tier is in the highest bits: what lies between the tier's smallest and largest id is of the tier.
+    low, high = _ID_RANGES[tier]
+    smallest, largest = min(blocks), max(blocks)
+    if low <= smallest and largest <= high:
+        return len(blocks)
+    return sum(low <= block <= high for block in blocks)
+
+
+def has_unprotected(node: Node, tier: Tier) -> bool:
+    """True when no anchor covers at least one of the node's blocks of the tier."""
+    return not is_anchored_below(node) and num_in_tier(node.blocks[node.num_anchored() :], tier) > 0
 
 
 def _cut_position(leaf: Node, tier: Tier, num_blocks: int) -> int:
@@ -105,7 +137,7 @@ def _cut_position(leaf: Node, tier: Tier, num_blocks: int) -> int:
         return max(floor, keep - num_blocks)
     while keep > floor and num_blocks > 0:
         keep -= 1
-        num_blocks -= block_tier(leaf.blocks[keep]) is tier
+        num_blocks -= num_in_tier(leaf.blocks[keep : keep + 1], tier)
     return keep
 
 
