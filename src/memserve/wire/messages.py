@@ -8,6 +8,7 @@ import msgspec
 
 from memserve.core.enums import Phase, Role, Tier, TransferMode
 from memserve.core.ids import BlockId, Epoch, Incarnation, InstanceId, RequestId, TransferId
+from memserve.wire.events import IndexEntry, IndexEvent
 from memserve.wire.identity import KvIdentity, Namespace
 
 
@@ -173,6 +174,43 @@ class StatsReply(Message, frozen=True):
     num_handoffs: int
 
 
+class EventsRequest(Message, frozen=True):
+    """What happened to this incarnation's index after event `after_seq`? Waits for something to tell."""
+
+    instance: InstanceId
+    incarnation: Incarnation
+    after_seq: int
+    max_wait_s: float
+
+
+class EventsReply(Message, frozen=True):
+    """The next events in order, none when nothing happened in time."""
+
+    last_seq: int
+    """Of the latest event there is; beyond the last one told, there are more to ask for."""
+    events: tuple[IndexEvent, ...] = ()
+    is_gap: bool = False
+    """The event after `after_seq` is no longer known, or never was: start anew from a snapshot."""
+
+
+class SnapshotRequest(Message, frozen=True):
+    """All that the index names: from the start, or on from an earlier reply."""
+
+    instance: InstanceId
+    incarnation: Incarnation
+    seq: int | None = None
+    """Names the snapshot that an earlier reply began; None begins one."""
+    position: int = 0
+
+
+class SnapshotReply(Message, frozen=True):
+    seq: int
+    """The latest event that the snapshot contains."""
+    entries: tuple[IndexEntry, ...]
+    next_position: int | None = None
+    """Where to go on; None: that is all."""
+
+
 class AckReply(Message, frozen=True):
     pass
 
@@ -187,6 +225,7 @@ class ErrorReply(Message, frozen=True):
 PeerMessage = (
     HelloRequest | HelloReply | AllocRequest | AllocReply | FreeRequest | TransferRequest | TransferReply
     | ReserveRequest | ReserveReply | CommitRequest | AbortRequest | ReleaseRequest | StatsRequest | StatsReply
+    | EventsRequest | EventsReply | SnapshotRequest | SnapshotReply
     | AckReply | ErrorReply
 )  # fmt: skip
 
