@@ -50,14 +50,15 @@ def run(step: str, command: Sequence[str | Path], hint: str = "") -> None:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False, cwd=ROOT)
     if done.returncode != 0:
         sys.stdout.write("failed\n")
-        raise SetupError(f"{tail(LOG)}\n{hint or f'The whole output is in {LOG}.'}")
+        said = tail(LOG)
+        raise SetupError(f"{said.splitlines()[-1]}\n{hint}" if hint else f"{said}\nThe whole output is in {LOG}.")
     sys.stdout.write(f"{time.monotonic() - started:.0f} s\n")
 
 
 def tail(log: Path) -> str:
     """The lines that pip marks as errors, or the last ones when it marks none."""
     lines = log.read_text(errors="replace").splitlines()[-40:]
-    return "\n".join([line for line in lines if line.startswith("ERROR")] or lines[-5:])
+    return "\n".join([line for line in lines if line.startswith("ERROR")] or lines[-5:] or ["no output"])
 
 
 def pip_install(step: str, *what: str | Path, hint: str = "") -> None:
