@@ -56,3 +56,9 @@ class ActiveBlocks:
     def left_of(self, allocation: Allocation) -> list[BlockId]:
         """The blocks of an allocation that are still active."""
         return [block for block in allocation.blocks if self._allocations.get(block) is allocation]
+
+
+def require_distinct(blocks: Sequence[BlockId]) -> None:
+    """Raise InvalidBlocks when a block is named twice."""
+    if len(set(blocks)) != len(blocks):
+        raise InvalidBlocks(f"{len(blocks)} blocks, {len(set(blocks))} different ones: name each once")

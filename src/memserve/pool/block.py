@@ -11,6 +11,7 @@ Any other move is a bug and raises IllegalTransition.
 from collections import Counter
 from collections.abc import Collection, Sequence
 from enum import Enum
+from itertools import groupby
 
 from memserve.core.enums import Tier
 from memserve.core.errors import IllegalTransition
@@ -102,3 +103,9 @@ def by_tier(blocks: Collection[BlockId]) -> Sequence[tuple[Tier, int]]:
     # The tier is in the highest bits: when the smallest and the largest id agree, all do.
     first, last = block_tier(min(blocks)), block_tier(max(blocks))
     return ((first, len(blocks)),) if first is last else tuple(Counter(map(block_tier, blocks)).items())
+
+
+def tier_runs(blocks: Sequence[BlockId]) -> Sequence[tuple[Tier, int]]:
+    """The tiers of consecutive blocks, and how many follow each other in each."""
+    tiers = by_tier(blocks)
+    return tiers if len(tiers) < 2 else [(tier, len([*run])) for tier, run in groupby(blocks, block_tier)]

@@ -10,7 +10,6 @@ always removed before its block can be handed out again.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 
 import msgspec
 
@@ -18,8 +17,8 @@ from memserve.core.clock import Clock
 from memserve.core.enums import Tier
 from memserve.core.errors import InvalidBlocks, InvariantError, PoolExhausted
 from memserve.core.ids import BlockId, LeaseId, block_tier
-from memserve.pool.active import ActiveBlocks
-from memserve.pool.block import BlockState, by_tier
+from memserve.pool.active import ActiveBlocks, require_distinct
+from memserve.pool.block import BlockState, by_tier, tier_runs
 from memserve.pool.events import EventLog, PoolEvent
 from memserve.pool.eviction import EvictionPolicy, LeastRecentlyUsed
 from memserve.pool.eviction_queue import EvictionQueue
@@ -28,6 +27,7 @@ from memserve.pool.lease import Allocation, Hold, HoldBook, Lease, deadline_afte
 from memserve.pool.radix_index import Insertion, Place, Pruned, RadixIndex, differing
 from memserve.pool.radix_node import Anchor, Node, readers
 from memserve.pool.reclaim import ProtectedBlocks, Reclaimer, Spot, num_protected
+from memserve.pool.snapshot import IndexSnapshot
 from memserve.pool.stock import BlockStock
 from memserve.pool.swap import OpenSwaps, Swap, half_open_runs
 from memserve.pool.tokens import Tokens
@@ -83,7 +83,7 @@ class PoolLedger:
 
     def free(self, blocks: Sequence[BlockId]) -> None:
         """Give active blocks back. Raises InvalidBlocks, and frees none, if any is not active or named twice."""
-        _require_distinct(blocks)
+        require_distinct(blocks)
         self._active.require(blocks)
         self._active.remove(blocks)
         self._stock.give_back(blocks, BlockState.ACTIVE)
@@ -196,8 +196,8 @@ class PoolLedger:
         ]
         if not blocks or unfit or len(set(blocks)) != len(blocks) or any(block_tier(b) is target for b in blocks):
             raise InvalidBlocks(
-                f"cannot move {len(blocks)} blocks to {target.name}, {len(unfit)} of them not cached or on the move: "
-                f"give each once, cached in another tier"
+                f"cannot move {len(blocks)} blocks to {target.name}: {len(unfit)} are not cached or on the move; "
+                "give each once, cached in another tier"
             )
         return self._open_swap([Spot(*self._index.locate(block)) for block in blocks], target)
 
@@ -234,8 +234,7 @@ class PoolLedger:
 
     def stats(self) -> tuple[TierStats, ...]:
         """One record a tier; free, reserved and cached blocks add up to all."""
-        leases = tuple(self._holds.anchors())
-        return tuple(self._tier_stats(tier, leases) for tier in self._stock.allocators)
+        return tuple(self._tier_stats(tier) for tier in self._stock.allocators)
 
     def state(self, block: BlockId) -> BlockState:
         """FREE for an id that no longer names a block of this pool, or never did."""
@@ -244,6 +243,10 @@ class PoolLedger:
     def take_events(self) -> tuple[PoolEvent, ...]:
         """What happened to the index since the last call, oldest first."""
         return self._events.take()
+
+    def snapshot(self) -> IndexSnapshot:
+        """All that the index names, for a reader that missed events; linear in the number of its nodes."""
+        return IndexSnapshot(self._index, seq=self._events.last_seq)
 
     def check(self) -> None:
         """Raise InvariantError unless everything fits together; linear in the size of the pool."""
@@ -259,7 +262,7 @@ class PoolLedger:
 
     # ------------------------------------------------------------ inside
 
-    def _tier_stats(self, tier: Tier, leases: Iterable[Anchor]) -> TierStats:
+    def _tier_stats(self, tier: Tier) -> TierStats:
         num_blocks, num_free = self._stock.allocators[tier].num_blocks, self._stock.num_free(tier)
         num_cached = self._stock.num_cached(tier)
         return TierStats(
@@ -268,7 +271,7 @@ class PoolLedger:
             num_free=num_free,
             num_reserved=num_blocks - num_free - num_cached,
             num_cached=num_cached,
-            num_leased=num_protected(leases, tier),
+            num_leased=num_protected(self._holds.anchors(), tier),
         )
 
     def _take(self, num_blocks: int, tier: Tier, state: BlockState) -> tuple[BlockId, ...]:
@@ -309,7 +312,7 @@ class PoolLedger:
         self, blocks: Sequence[BlockId], new: Sequence[BlockId], held: Sequence[BlockId]
     ) -> tuple[BlockId, ...]:
         """The active copies of what is indexed already."""
-        _require_distinct(blocks)
+        require_distinct(blocks)
         self._active.require(new)
         others = differing(blocks, held)
         misplaced = [b for b in others if self.state(b) in (BlockState.HISTORICAL, BlockState.RECEIVING)]
@@ -330,9 +333,7 @@ class PoolLedger:
 
     def _announce_stored(self, data: bytes, new: Sequence[BlockId], namespace: Namespace) -> None:
         end = len(data) - len(new) * self._index.block_token_bytes
-        tiers = by_tier(new)
-        runs = tiers if len(tiers) == 1 else [(tier, len([*run])) for tier, run in groupby(new, block_tier)]
-        for tier, num_blocks in runs:
+        for tier, num_blocks in tier_runs(new):
             end += num_blocks * self._index.block_token_bytes
             self._events.stored(namespace=namespace, tokens=data[:end], num_blocks=num_blocks, tier=tier)
 
@@ -394,8 +395,3 @@ class PoolLedger:
                 self._events.moved(
                     namespace=namespace, tokens=tokens, num_blocks=end - first, source=source, target=target
                 )
-
-
-def _require_distinct(blocks: Sequence[BlockId]) -> None:
-    if len(set(blocks)) != len(blocks):
-        raise InvalidBlocks(f"{len(blocks)} blocks, {len(set(blocks))} different ones: name each once")
