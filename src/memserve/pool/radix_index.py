@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from memserve.core.errors import ConfigError, InvalidBlocks, InvalidTokens
+from memserve.core.errors import ConfigError, InvalidBlocks, InvalidTokens, InvariantError
 from memserve.core.ids import BlockId
 from memserve.pool.block_homes import BlockHomes
 from memserve.pool.radix_node import Anchor, Node, Root, subtree
@@ -244,8 +244,7 @@ class RadixIndex:
 
     def _split(self, node: Node, offset: int) -> Node:
         """Give the first `offset` blocks to a new node above; `node` keeps the rest and its children."""
-        parent = node.parent
-        assert parent is not None  # noqa: S101
+        parent = _parent_of(node)
         cut = offset * self.block_token_bytes
         upper = Node(parent=parent, run=node.run[:cut], blocks=node.blocks[:offset])
         upper.used_at, upper.inserted_at, upper.hits = node.used_at, node.inserted_at, node.hits
@@ -263,8 +262,7 @@ class RadixIndex:
         return upper
 
     def _unlink(self, node: Node, key: bytes) -> Node:
-        parent = node.parent
-        assert parent is not None  # noqa: S101
+        parent = _parent_of(node)
         del parent.children[key]
         node.parent = None
         if isinstance(parent, Root) and not parent.children:
@@ -279,12 +277,19 @@ def differing(given: Sequence[BlockId], held: Sequence[BlockId]) -> tuple[BlockI
     return tuple(mine for mine, there in zip(given, held, strict=False) if mine != there)
 
 
+def _parent_of(node: Node) -> Node:
+    if node.parent is None:
+        raise InvariantError(f"{node!r} was removed from the index, or is a root")
+    return node.parent
+
+
 def _num_common(run: bytes, data: bytes, position: int, width: int) -> int:
     """Leading blocks of `run` that `data` has at `position`, at least the first, by halving."""
     low, high = 1, min(len(run), len(data) - position) // width
     middle = high
+    view = memoryview(run)
     while low < high:
-        if data.startswith(run[low * width : middle * width], position + low * width):
+        if data.startswith(view[low * width : middle * width], position + low * width):
             low = middle
         else:
             high = middle - 1

@@ -29,10 +29,13 @@ def as_token_bytes(tokens: Tokens) -> bytes | memoryview:
     if isinstance(tokens, bytes | bytearray):
         _check_range(_from_raw(tokens))
         return tokens if isinstance(tokens, bytes) else memoryview(tokens)
-    flat = np.ascontiguousarray(_as_integers(tokens))
-    if flat.size:
-        _check_range(flat)
-    return flat.astype(_INT32, copy=False).data.cast("B") if flat.size else b""
+    flat = _as_integers(tokens)
+    if not flat.size:
+        return b""
+    _check_range(flat)
+    if flat.dtype != _INT32 or not flat.flags.c_contiguous:
+        flat = np.ascontiguousarray(flat, dtype=_INT32)
+    return flat.data.cast("B")
 
 
 def _as_integers(tokens: Sequence[int] | npt.NDArray[np.integer[Any]] | memoryview) -> npt.NDArray[Any]:
