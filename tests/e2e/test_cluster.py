@@ -3,16 +3,14 @@
 The tests share one cluster and run in the order of the file: the last ones kill it piece by piece.
 """
 
-import os
-import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from tests.e2e.served import Served, serve, shared_memory_files
@@ -139,30 +137,31 @@ def test_requests_at_once_get_their_own_answers(cluster: Served, plain: Served) 
     wait_until_nothing_is_held(cluster)
 
 
-def engine_process(cluster: Served, role: str) -> int:
-    """The instance's engine, found by its shared memory, which it holds open; its guard does not."""
-    (instance,) = (i for i in cluster.cluster()["instances"] if i["role"] == role)
-    arena = Path(instance["peer"]["arena"]["path"])
-    (pid,) = (int(p.name) for p in Path("/proc").glob("[0-9]*") if _has_open(p, arena))
-    return pid
+def engine_process(cluster: Served, instance: str) -> psutil.Process:
+    """The process that schedules and computes for an instance."""
+    (engine,) = (
+        child
+        for child in psutil.Process(cluster.process.pid).children(recursive=True)
+        if "EngineCore" in " ".join(child.cmdline()) and _belongs_to(child, instance)
+    )
+    return engine
 
 
-def _has_open(process: Path, file: Path) -> bool:
-    try:
-        return any(link.readlink() == file for link in (process / "fd").iterdir())
-    except OSError:
-        return False  # ended between the listing and the reading
+def _belongs_to(process: psutil.Process, instance: str) -> bool:
+    parent = process.parent()
+    return parent is not None and f'"instance":"{instance}"' in " ".join(parent.cmdline())
 
 
 def test_requests_fail_over_when_the_prefill_instance_is_killed(cluster: Served, plain: Served) -> None:
-    os.kill(engine_process(cluster, "prefill"), signal.SIGKILL)
+    engine_process(cluster, "prefill-0").kill()
     ours = cluster.complete(STORY * 3, num_tokens=6)
     assert ours["choices"][0]["text"] == plain.complete(STORY * 3, num_tokens=6)["choices"][0]["text"]
 
 
 def test_without_any_instance_a_request_ends_with_503_and_not_with_a_hang(cluster: Served) -> None:
-    os.kill(engine_process(cluster, "decode"), signal.SIGKILL)
-    answer = cluster.http.post("/v1/completions", json={"model": "x", "prompt": STORY, "max_tokens": 4}, timeout=60.0)
+    body = {"model": cluster.model, "prompt": STORY, "max_tokens": 4}
+    engine_process(cluster, "decode-0").kill()
+    answer = cluster.http.post("/v1/completions", json=body, timeout=60.0)
     assert answer.status_code == 503
     assert answer.json()["error"]["message"]
     assert cluster.process.wait(30.0) == 1  # nothing is left to serve with
