@@ -8,11 +8,12 @@ from clusters import colocated, disaggregated, instance, view
 
 from memserve.cluster.view import ClusterView, InstanceState
 from memserve.core.clock import ManualClock
-from memserve.core.enums import CachingMode, Role
+from memserve.core.enums import CachingMode, Phase, Role
 from memserve.core.errors import ConfigError, InstanceUnavailable, InvalidTokens
 from memserve.core.ids import InstanceId, RequestId
 from memserve.scheduler.decision import Decision, Outcome
 from memserve.scheduler.scheduler import Scheduler
+from memserve.wire.messages import RequestReport
 
 PROMPT = list(range(100, 140))
 OTHER = list(range(500, 540))
@@ -35,6 +36,20 @@ def serve(scheduler: Scheduler, tokens: list[int], where: ClusterView, *, output
     scheduler.prefilled(decision.request)
     scheduler.finish(decision.request, outcome=Outcome.SERVED, output_tokens=output)
     return decision
+
+
+def report(phase: Phase, *, output_tokens: int) -> RequestReport:
+    return RequestReport(
+        request=RequestId("served"),
+        instance=InstanceId("c0"),
+        phase=phase,
+        prompt_tokens=40,
+        hbm_tokens=0,
+        dram_tokens=0,
+        received_tokens=0,
+        computed_tokens=40,
+        output_tokens=output_tokens,
+    )
 
 
 def held(decision: Decision) -> dict[str, int]:
@@ -149,7 +164,10 @@ def test_a_decode_instance_that_must_take_more_in_has_more_queued() -> None:
 def test_longer_answers_make_later_requests_weigh_more() -> None:
     scheduler, where = new_scheduler(), colocated(1)
     before = scheduler.stats().expected_output_tokens
-    serve(scheduler, PROMPT, where, output=tuple(range(1000)))
+    serve(scheduler, PROMPT, where)
+    scheduler.answered(report(Phase.PREFILL, output_tokens=1))
+    assert scheduler.stats().expected_output_tokens == before
+    scheduler.answered(report(Phase.WHOLE, output_tokens=1000))
     assert scheduler.stats().expected_output_tokens > before
 
 

@@ -1,9 +1,12 @@
 """Global scheduler: picks the instances for each request, from what they hold and what they have queued.
 
 Owns the prompt trees (one per role), the load ledger and what is in flight. Does no I/O and asks
-nobody: it learns from the responses that pass through the gateway, as in arXiv 2406.17565.
+nobody: it learns from what the instances announce and, before that arrives, from the responses that pass
+through the gateway, as in arXiv 2406.17565. What a response told is believed for `ttl_s`, or only for
+`confirm_s` when the instance announces what it holds.
 
     decide ──> prefilled ──> finish       of one request; `finish` may come at any time and again
+    admit ──> reset ──> apply ...         of one instance that announces what it holds
     forget                                of one instance, when it left or came back empty
 
 A request served by one instance (no prefill instance, or a role has nobody left) goes the same way.
@@ -19,15 +22,18 @@ from memserve.cluster.view import ClusterView
 from memserve.core.clock import Clock
 from memserve.core.enums import CachingMode, Phase, Role
 from memserve.core.errors import InstanceUnavailable
-from memserve.core.ids import InstanceId, RequestId
+from memserve.core.ids import Incarnation, InstanceId, RequestId
 from memserve.scheduler import policies
-from memserve.scheduler.candidates import SERVING, Candidates, Group, candidates, nobody
+from memserve.scheduler.candidates import Candidates, Group, candidates, nobody
 from memserve.scheduler.decision import MAX_CANDIDATES, Candidate, Decision, Outcome
+from memserve.scheduler.event_feeds import EventFeeds, EventStats
 from memserve.scheduler.load import LoadLedger
 from memserve.scheduler.policies import Choice, Policy
 from memserve.scheduler.prompt_tree import PromptTree, PromptTreeStats
 from memserve.scheduler.tokens import TOKEN_BYTES, Tokens, token_bytes
+from memserve.wire.events import Applied, EventBatch, SnapshotPart
 from memserve.wire.identity import Namespace
+from memserve.wire.messages import RequestReport
 
 _FIRST_OUTPUT_GUESS = 128
 _OUTPUT_MEMORY = 0.05
@@ -41,7 +47,7 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
     queued_tokens: dict[InstanceId, int]
     """Instances with nothing queued are left out."""
     expected_output_tokens: float
-    """Running mean of answer lengths; what a request is taken to produce."""
+    """Running mean of reported answer lengths; what a request is taken to produce."""
 
 
 class _Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +92,7 @@ class Scheduler:
         clock: Clock,
         random: Random,
         ttl_s: float = 600.0,
+        confirm_s: float = 30.0,
         max_tree_blocks: int = 1_000_000,
         caching: CachingMode = CachingMode.RETURN,
     ) -> None:
@@ -96,8 +103,10 @@ class Scheduler:
         self._first_policy, self._decode_policy = policies.policy(policy, random), policies.policy(policy, random)
         self._trees = {
             role: PromptTree(block_size=block_size, clock=clock, ttl_s=ttl_s, max_blocks=max_tree_blocks)
-            for role in SERVING
+            for role in Role
         }
+        self._feeds = EventFeeds(self._trees, block_size=block_size, clock=clock)
+        self._confirm_s = confirm_s
         self._load = LoadLedger()
         self._flights: dict[RequestId, _Flight] = {}
         self._expected_output = float(_FIRST_OUTPUT_GUESS)
@@ -148,21 +157,43 @@ class Scheduler:
         self._flights[request] = msgspec.structs.replace(flight, prefilled=True)
         self._load.drop(request, Phase.PREFILL)
         if flight.first is not None and self._caching is not CachingMode.BASIC:
-            self._trees[flight.first.role].insert(flight.first.instance, flight.tokens, flight.namespace)
+            self._believe(flight.first, flight.tokens, flight.namespace)
 
     def finish(self, request: RequestId, *, outcome: Outcome, output_tokens: Sequence[int] = ()) -> None:
         """The request is over: its load goes. SERVED also tells what its instances now hold. Idempotent."""
         flight = self._flights.get(request)
         if flight is not None and outcome is Outcome.SERVED:
-            if output_tokens:
-                self._expected_output += _OUTPUT_MEMORY * (len(output_tokens) - self._expected_output)
             self._learn(flight, output_tokens)
         self._forget_request(request)
 
-    def forget(self, instance: InstanceId) -> None:
-        """The instance left or came back as a new incarnation: its entries and its load vanish."""
-        for tree in self._trees.values():
-            tree.forget(instance)
+    def answered(self, report: RequestReport) -> None:
+        """Learn how long answers are from an instance that produced one."""
+        if report.phase is not Phase.PREFILL and report.output_tokens > 0:
+            self._expected_output += _OUTPUT_MEMORY * (report.output_tokens - self._expected_output)
+
+    def admit(self, instance: InstanceId, incarnation: Incarnation, role: Role) -> None:
+        """This incarnation will announce what it holds. What an older one held is forgotten; an older one ignored."""
+        self._feeds.admit(instance, incarnation, role)
+
+    def apply(self, batch: EventBatch) -> Applied:
+        """Take announcements in. Never raises for what they say: what cannot be is counted, and left out."""
+        return self._feeds.apply(batch)
+
+    def reset(self, part: SnapshotPart) -> Applied:
+        """Take in a part of all that an instance holds; the first part replaces what was known of it."""
+        return self._feeds.reset(part)
+
+    def event_stats(self) -> EventStats:
+        return self._feeds.stats()
+
+    def forget(self, instance: InstanceId, incarnation: Incarnation | None = None) -> None:
+        """The instance left or came back as a new incarnation: its entries and its load vanish.
+
+        Entries that a newer incarnation than `incarnation` has announced stay; None is newer than all.
+        """
+        if self._feeds.forget(instance, incarnation):
+            for tree in self._trees.values():
+                tree.forget(instance)
         self._load.forget(instance)
         for request, flight in self._flights.items():
             first = _unless(flight.first, instance)
@@ -243,9 +274,14 @@ class Scheduler:
         if flight.first is not None:
             grew = flight.alone or self._caching is CachingMode.RETURN
             tokens = whole if grew else flight.tokens
-            self._trees[flight.first.role].insert(flight.first.instance, tokens, flight.namespace)
+            self._believe(flight.first, tokens, flight.namespace)
         if flight.decode is not None and self._caching is not CachingMode.PREFILL:
-            self._trees[flight.decode.role].insert(flight.decode.instance, whole, flight.namespace)
+            self._believe(flight.decode, whole, flight.namespace)
+
+    def _believe(self, place: _Place, tokens: bytes, namespace: Namespace) -> None:
+        """A response says so; an instance that announces what it holds will confirm it soon, or it is not so."""
+        keep_s = self._confirm_s if self._feeds.is_followed(place.instance) else None
+        self._trees[place.role].insert(place.instance, tokens, namespace, keep_s=keep_s)
 
     def _forget_request(self, request: RequestId) -> None:
         self._flights.pop(request, None)

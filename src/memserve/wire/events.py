@@ -88,3 +88,12 @@ class SnapshotPart(msgspec.Struct, frozen=True, kw_only=True):
     entries: tuple[IndexEntry, ...]
     is_first: bool
     is_last: bool
+
+
+class Applied(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a batch or a part of a snapshot."""
+
+    position: int | None
+    """Everything up to this event is known; None: nothing is, a snapshot is needed."""
+    discarded: dict[str, int] = msgspec.field(default_factory=dict)
+    """How many were of no use, by reason."""

@@ -1,0 +1,217 @@
+"""What the instances announce, applied to the prompt trees; what cannot be true is counted and left out.
+
+Owns how far each instance's events have been applied, and the counts. Asks nobody: its answers say where
+to go on, whoever reads the events asks for them.
+
+    admit ──> snapshot needed ── reset (all parts) ──> following ── apply ──> following
+                    ^                                      │
+                    └────────────── a new reset ───────────┘            forget, from anywhere
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from memserve.core.clock import Clock
+from memserve.core.enums import Role
+from memserve.core.ids import Incarnation, InstanceId
+from memserve.scheduler.prompt_tree import ANNOUNCED_S, PromptTree
+from memserve.scheduler.tokens import TOKEN_BYTES
+from memserve.wire.events import (
+    Applied,
+    BlocksEvicted,
+    BlocksMoved,
+    BlocksStored,
+    EventBatch,
+    IndexEntry,
+    IndexEvent,
+    SnapshotPart,
+)
+
+
+class EventKind(StrEnum):
+    STORED = "stored"
+    EVICTED = "evicted"
+    MOVED = "moved"
+    SNAPSHOT = "snapshot"
+    """A whole snapshot, not its entries."""
+
+
+class Discard(StrEnum):
+    """Why something that was announced changed nothing."""
+
+    UNKNOWN_INSTANCE = "unknown-instance"
+    OLDER_INCARNATION = "older-incarnation"
+    BACKWARDS = "sequence-backwards"
+    """Applied before, or repeated."""
+    GAP = "sequence-gap"
+    """What came before is missing; it is asked for again."""
+    UNANNOUNCED = "unannounced-eviction"
+    """The end of blocks that are not in the tree: never announced, or dropped when the tree was full."""
+    MALFORMED = "malformed"
+    """Tokens that are no whole blocks, or that continue what was not told."""
+
+
+class FeedStats(msgspec.Struct, frozen=True, kw_only=True):
+    instance: InstanceId
+    incarnation: Incarnation
+    position: int | None
+    """Number of the last event applied; None while a snapshot is needed."""
+    lag_s: float
+    """The instance's index was certainly pictured as it was so many seconds ago, or later."""
+    num_events: dict[EventKind, int]
+
+
+class EventStats(msgspec.Struct, frozen=True, kw_only=True):
+    feeds: tuple[FeedStats, ...]
+    discarded: dict[tuple[InstanceId, Discard], int]
+    """Those of instances that are not followed are counted for the instance ""."""
+
+
+class _Feed:
+    """One incarnation that is followed."""
+
+    def __init__(self, *, incarnation: Incarnation, role: Role, now: float) -> None:
+        self.incarnation = incarnation
+        self.role = role
+        self.position: int | None = None
+        self.snapshot: int | None = None  # seq of the snapshot that is coming in
+        self.confirmed_at = now
+        self.counts: Counter[EventKind] = Counter()
+
+
+class EventFeeds:
+    """All instances that tell of their index."""
+
+    def __init__(self, trees: Mapping[Role, PromptTree], *, block_size: int, clock: Clock) -> None:
+        self._trees = trees
+        self._width = block_size * TOKEN_BYTES
+        self._clock = clock
+        self._feeds: dict[InstanceId, _Feed] = {}
+        self._discarded: Counter[tuple[InstanceId, Discard]] = Counter()
+
+    def admit(self, instance: InstanceId, incarnation: Incarnation, role: Role) -> None:
+        """Follow this incarnation from now on; what an older one held is forgotten. An older one is ignored."""
+        known = self._feeds.get(instance)
+        if known is not None and known.incarnation >= incarnation:
+            return
+        for tree in self._trees.values():
+            tree.forget(instance)
+        self._feeds[instance] = _Feed(incarnation=incarnation, role=role, now=self._clock.now())
+
+    def forget(self, instance: InstanceId, incarnation: Incarnation | None) -> bool:
+        """Follow it no longer (None: whichever incarnation). False, and nothing happens, when a newer one is here."""
+        known = self._feeds.get(instance)
+        if known is not None and incarnation is not None and known.incarnation > incarnation:
+            return False
+        self._feeds.pop(instance, None)
+        for reason in Discard:
+            self._discarded.pop((instance, reason), None)
+        return True
+
+    def is_followed(self, instance: InstanceId) -> bool:
+        """Its events tell what it holds, so nothing else has to be believed for long."""
+        feed = self._feeds.get(instance)
+        return feed is not None and feed.position is not None
+
+    def apply(self, batch: EventBatch) -> Applied:
+        """Events that follow each other; those out of order change nothing."""
+        feed = self._feeds.get(batch.instance)
+        if feed is None or feed.incarnation != batch.incarnation:
+            return self._refused(batch, max(1, len(batch.events)))
+        discarded: Counter[Discard] = Counter()
+        for event in batch.events:
+            reason = self._next(batch.instance, feed, event)
+            if reason is not None:
+                discarded[reason] += 1
+        if batch.as_of is not None and feed.position is not None and not discarded[Discard.GAP]:
+            feed.confirmed_at = max(feed.confirmed_at, batch.as_of)
+        return self._applied(batch.instance, feed, discarded)
+
+    def reset(self, part: SnapshotPart) -> Applied:
+        """The first part forgets what was known of the instance, the last one makes its events welcome."""
+        feed = self._feeds.get(part.instance)
+        if feed is None or feed.incarnation != part.incarnation:
+            return self._refused(part, 1)
+        discarded: Counter[Discard] = Counter()
+        if part.is_first:
+            self._trees[feed.role].forget(part.instance)
+            feed.snapshot = part.seq
+            feed.position = None
+        elif feed.snapshot != part.seq:
+            return self._applied(part.instance, feed, Counter({Discard.GAP: 1}))
+        discarded[Discard.MALFORMED] = self._insert_all(part.instance, feed, part.entries)
+        if part.is_last:
+            feed.position, feed.snapshot = part.seq, None
+            feed.counts[EventKind.SNAPSHOT] += 1
+        return self._applied(part.instance, feed, discarded)
+
+    def stats(self) -> EventStats:
+        now = self._clock.now()
+        feeds = tuple(
+            FeedStats(
+                instance=instance,
+                incarnation=feed.incarnation,
+                position=feed.position,
+                lag_s=max(0.0, now - feed.confirmed_at),
+                num_events=dict(feed.counts),
+            )
+            for instance, feed in self._feeds.items()
+        )
+        return EventStats(feeds=feeds, discarded=dict(self._discarded))
+
+    def __repr__(self) -> str:
+        following = sum(feed.position is not None for feed in self._feeds.values())
+        return f"EventFeeds({following} of {len(self._feeds)} followed, {sum(self._discarded.values())} discarded)"
+
+    def _next(self, instance: InstanceId, feed: _Feed, event: IndexEvent) -> Discard | None:
+        if feed.position is None or event.seq > feed.position + 1:
+            return Discard.GAP
+        if event.seq <= feed.position:
+            return Discard.BACKWARDS
+        feed.position = event.seq
+        if not event.tokens or len(event.tokens) % self._width:
+            return Discard.MALFORMED
+        tree = self._trees[feed.role]
+        match event:
+            case BlocksStored():
+                tree.insert(instance, event.tokens, event.namespace, keep_s=ANNOUNCED_S)
+                feed.counts[EventKind.STORED] += 1
+            case BlocksEvicted():
+                feed.counts[EventKind.EVICTED] += 1
+                if not tree.remove(instance, event.tokens, event.namespace):
+                    return Discard.UNANNOUNCED
+            case BlocksMoved():
+                feed.counts[EventKind.MOVED] += 1  # still there, which is what the tree tells
+        return None
+
+    def _insert_all(self, instance: InstanceId, feed: _Feed, entries: tuple[IndexEntry, ...]) -> int:
+        """The number of entries that made no sense. Ends of paths are inserted, and with them what is before."""
+        tree, num_malformed, prompt = self._trees[feed.role], 0, b""
+        for entry, following in zip(entries, (*entries[1:], None), strict=True):
+            whole = bool(entry.tokens) and not (len(entry.tokens) % self._width or entry.at % self._width)
+            if not whole or not 0 <= entry.at <= len(prompt):
+                num_malformed += 1
+                prompt = b""
+                continue
+            prompt = prompt[: entry.at] + entry.tokens
+            if following is None or following.at < len(prompt):
+                tree.insert(instance, prompt, entry.namespace, keep_s=ANNOUNCED_S)
+        return num_malformed
+
+    def _refused(self, told: EventBatch | SnapshotPart, number: int) -> Applied:
+        known = self._feeds.get(told.instance)
+        if known is None or known.incarnation < told.incarnation:
+            self._discarded[InstanceId(""), Discard.UNKNOWN_INSTANCE] += number
+            return Applied(position=None, discarded={Discard.UNKNOWN_INSTANCE: number})
+        self._discarded[told.instance, Discard.OLDER_INCARNATION] += number
+        return Applied(position=None, discarded={Discard.OLDER_INCARNATION: number})
+
+    def _applied(self, instance: InstanceId, feed: _Feed, discarded: Counter[Discard]) -> Applied:
+        counted = {str(reason): number for reason, number in discarded.items() if number}
+        for reason, number in discarded.items():
+            if number:
+                self._discarded[instance, reason] += number
+        return Applied(position=feed.position, discarded=counted)
