@@ -5,11 +5,21 @@ import pytest
 import torch
 from transformers import Cache, DynamicCache, LlamaForCausalLM, StaticCache
 
+from memserve.core.enums import Tier
 from memserve.core.errors import ConfigError, IdentityMismatch
 from memserve.engines.transformers import KvStore, kv_identity
 from memserve.instance.mempool import MemPool
 from memserve.wire.identity import namespace
+from memserve.wire.messages import BlockList, PeerInfo
 from tests.engines_transformers.tiny import BLOCK_SIZE, pool_for, prompt, tiny_model
+
+
+class ForgetfulPool(MemPool):
+    """Loses an entry just before every allocation, as when another thread deletes it."""
+
+    def alloc_mem(self, num_blocks: int, *, tier: Tier = Tier.DRAM, on: PeerInfo | None = None) -> BlockList:
+        self.delete(prompt(BLOCK_SIZE)[0].numpy())
+        return super().alloc_mem(num_blocks, tier=tier, on=on)
 
 
 def computed(model: LlamaForCausalLM, input_ids: torch.Tensor, cache: Cache | None = None) -> Cache:
@@ -82,6 +92,15 @@ def test_a_full_pool_saves_nothing_and_keeps_what_it_has(pool: MemPool, model: L
     pool.free_mem(blocks)
     assert store.save(prompt(40)[0].tolist(), computed(model, prompt(40))) == 24
     assert pool.stats().num_leases == 0
+
+
+def test_a_prefix_that_is_deleted_meanwhile_costs_no_more_than_the_saving(model: LlamaForCausalLM) -> None:
+    with pool_for(model, instance="forgetful", kind=ForgetfulPool) as pool:
+        store = KvStore(pool, model)
+        store.save(prompt(16)[0].tolist(), computed(model, prompt(16)))
+        assert store.save(prompt(40)[0].tolist(), computed(model, prompt(40))) == 0
+        assert pool.stats().tiers[0].num_free == 64
+        assert store.save(prompt(40)[0].tolist(), computed(model, prompt(40))) == 40
 
 
 def test_a_namespace_does_not_see_what_another_one_saved(store: KvStore, model: LlamaForCausalLM) -> None:

@@ -41,9 +41,11 @@ def prompt(length: int, seed: int = 0) -> torch.Tensor:
     return tokens[:, :length]
 
 
-def pool_for(model: LlamaForCausalLM, *, instance: str, cluster: str = "", num_blocks: int = 64) -> MemPool:
+def pool_for(
+    model: LlamaForCausalLM, *, instance: str, cluster: str = "", num_blocks: int = 64, kind: type[MemPool] = MemPool
+) -> MemPool:
     identity = kv_identity(model, block_size=BLOCK_SIZE)
-    return MemPool(
+    return kind(
         instance=instance,
         block_size=BLOCK_SIZE,
         block_bytes=identity.block_bytes,

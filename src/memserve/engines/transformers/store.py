@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 
-from memserve.core.errors import PoolExhausted
+from memserve.core.errors import InvalidBlocks, PoolExhausted
 from memserve.core.ids import BlockId
 from memserve.engines.transformers.identity import kv_identity
 from memserve.engines.transformers.layout import layout_of
@@ -71,6 +71,9 @@ class KvStore:
             self._write(cache, len(held.blocks), room.blocks)
             whole = BlockList(instance=room.instance, incarnation=room.incarnation, blocks=(*held.blocks, *room.blocks))
             indexed = self._pool.insert(data, whole, namespace=namespace)
+        except InvalidBlocks:  # somebody has deleted the prefix meanwhile: what continues it has no place
+            self._pool.free_mem(room)
+            return 0
         except BaseException:
             self._pool.free_mem(room)
             raise
