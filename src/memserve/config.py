@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from memserve.core.enums import CachingMode, Role, TransferMode
+from memserve.core.enums import CachingMode, DataPath, Role, TransferMode
 from memserve.core.errors import ConfigError
 
 T = TypeVar("T")
+
+ALL_PATHS = (DataPath.SHM, DataPath.TCP)
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
@@ -63,6 +65,8 @@ class PoolSettings(Settings, frozen=True):
 
     dram: str = "1GiB"
     """Shared memory for KV on the DRAM tier, e.g. "512MiB", "4GiB"."""
+    paths: tuple[DataPath, ...] = ALL_PATHS
+    """Ways for KV between instances, best first; each pair takes the first that works between them."""
 
 
 class EngineSettings(Settings, frozen=True):
@@ -92,11 +96,21 @@ class ConnectorConfig(Settings, frozen=True):
     dram: str = "1GiB"
     bind: str = "127.0.0.1"
     """Address on which the pool's agent listens."""
+    paths: tuple[DataPath, ...] = ALL_PATHS
+    """As PoolSettings.paths."""
     cluster: str = "default"
     join: str = ""
     """Endpoint of the cluster manager; "" runs alone."""
     url: str = ""
     """Base URL of this instance's own OpenAI server, told to the manager."""
+
+
+def check_paths(paths: tuple[DataPath, ...], what: str) -> None:
+    """Raise ConfigError that names `what` unless there is at least one path and none comes twice."""
+    if not paths or len(set(paths)) != len(paths):
+        raise ConfigError(
+            f"{what} = {[str(p) for p in paths]}: name each of {[str(p) for p in ALL_PATHS]} at most once"
+        )
 
 
 def parse_size(text: str, what: str) -> int:

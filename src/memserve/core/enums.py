@@ -47,3 +47,12 @@ class Phase(StrEnum):
     DECODE = "decode"
     WHOLE = "whole"
     """Prefill and decode on the same instance."""
+
+
+class DataPath(StrEnum):
+    """How bytes of blocks get from one instance to another."""
+
+    SHM = "shm"
+    """One copy between processes of one host that can map each other's memory."""
+    TCP = "tcp"
+    """Over the network, between any two instances that reach each other's data endpoints."""

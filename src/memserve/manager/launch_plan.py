@@ -102,6 +102,7 @@ def plan(
             caching=config.cluster.caching,
             transfer=config.cluster.transfer,
             dram=config.pool.dram,
+            paths=config.pool.paths,
             bind=HOST,
             cluster=cluster,
             join=manager_endpoint,

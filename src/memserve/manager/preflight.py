@@ -6,7 +6,7 @@ here (a model on a hub, another kind of attention) is left to the engine, whose 
 
 from pathlib import Path
 
-from memserve.config import ServeConfig, parse_size
+from memserve.config import ServeConfig, check_paths, parse_size
 from memserve.core.errors import ConfigError
 from memserve.manager.engine_args import number_of, value_of
 from memserve.manager.hub import check_hub_model
@@ -24,6 +24,7 @@ def preflight(config: ServeConfig, *, machine: Machine) -> tuple[str, ...]:
     """Warnings. `config.model` is a folder or a hub name. Raises ConfigError on the first thing that cannot work."""
     warnings = _check_engine(machine)
     check_shared_memory(config, machine)
+    check_paths(config.pool.paths, "pool.paths")
     if not Path(config.model).is_dir():
         check_hub_model(config.model, machine.environment)
         return warnings

@@ -39,6 +39,9 @@ class PeerInfo(Record, frozen=True):
     """ZMQ endpoint of its agent, e.g. tcp://127.0.0.1:5555."""
     identity: KvIdentity
     arena: ArenaRef | None = None
+    """None: nobody may map its memory."""
+    data: str = ""
+    """Where its data server takes and gives bytes of blocks, e.g. tcp://127.0.0.1:5556; "" where it has none."""
 
 
 class BlockList(Record, frozen=True):
@@ -95,6 +98,8 @@ class TransferRequest(Message, frozen=True):
     namespace: Namespace = b""
     private: bytes = b""
     ttl_s: float = 60.0
+    ticket: bytes = b""
+    """Whoever shows it to the sender's data server may read the source blocks until the reply is there."""
 
 
 class TransferReply(Message, frozen=True):
@@ -128,6 +133,8 @@ class ReserveReply(Message, frozen=True):
     """Leading blocks that the receiver has already and keeps under a lease for this transfer."""
     blocks: tuple[BlockId, ...]
     """Room for the following ones, the tail last."""
+    ticket: bytes = b""
+    """Whoever shows it to the receiver's data server may write into that room until it is committed."""
 
 
 class CommitRequest(Message, frozen=True):
