@@ -1,13 +1,29 @@
 """One entry of the receiver's books: a transfer, what it owns in the ledger and until when."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from memserve.core.ids import BlockId, Incarnation, InstanceId, RequestId, TransferId
 from memserve.transfer.states import TransferState
+from memserve.wire.data_messages import WriteRequest
 from memserve.wire.identity import Namespace
 
 TOKEN_BYTES = 4
 """Tokens travel as little-endian int32."""
+
+
+Spans = tuple[tuple[int, int], ...]
+"""Byte ranges (start, end), ascending and apart."""
+
+
+@dataclass(kw_only=True)
+class Arrived:
+    """What has come over the network for one reservation; keys are positions in the arena."""
+
+    block_bytes: int
+    blocks: dict[int, BlockId]
+    verified: dict[int, Spans] = field(default_factory=dict)
+    under_way: list[WriteRequest] = field(default_factory=list)
+    """Frames that are being written."""
 
 
 @dataclass(kw_only=True)
@@ -33,6 +49,10 @@ class TransferRecord:
     """The blocks belong to other HELD records of the sender (an explicit destination)."""
     sender_left: bool = False
     """Told while the copy was under way: afterwards nothing stays in the sender's name."""
+    arrived: Arrived | None = None
+    """None while nothing has come over the network."""
+    is_given_up: bool = False
+    """Aborted while a frame was being written: it ends with that frame."""
 
     @property
     def owner(self) -> str:

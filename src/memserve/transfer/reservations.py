@@ -10,6 +10,7 @@ from memserve.core.clock import Clock
 from memserve.core.enums import Tier
 from memserve.core.errors import InvariantError, TransferFailed
 from memserve.core.ids import BlockId, RequestId, TransferId
+from memserve.transfer.arrivals import check_whole, is_busy
 from memserve.transfer.books import Ending, TransferBooks
 from memserve.transfer.handoff import ABSENT, Handoff, HandoffState
 from memserve.transfer.ledger_port import Ledger
@@ -50,7 +51,8 @@ class Reservations:
 
         The id of the transfer is proof enough: an engine's worker, which is nobody's peer, may commit.
 
-        Raises TransferFailed when the reservation is gone or `num_blocks` is not what was reserved.
+        Raises TransferFailed when the reservation is gone, `num_blocks` is not what was reserved, or what
+        came over the network is not whole.
         """
         record = self._books.find(request.transfer, sender)
         if record is None:
@@ -65,6 +67,7 @@ class Reservations:
                 f"transfer {request.transfer} reserved {len(record.blocks)} blocks but {request.num_blocks} were "
                 "written: write them all or abort"
             )
+        check_whole(record)
         blocks = self._index(record) if request.insert else record.held + record.blocks
         self._keep(record, blocks)
 
@@ -72,7 +75,9 @@ class Reservations:
         """The sender has stopped writing and gives up; a later reserve of the same id is refused."""
         check_names(transfer)
         record = self._books.find(transfer, sender)
-        if record is not None and record.state is TransferState.RESERVED:
+        if record is not None and record.state is TransferState.RESERVED and is_busy(record):
+            record.is_given_up = True
+        elif record is not None and record.state is TransferState.RESERVED:
             self._books.end(record, TransferState.ABORTED)
         elif record is None and self._books.ending(transfer, sender) is None:
             self._books.remember(transfer, Ending(sender=sender, state=TransferState.ABORTED))

@@ -5,13 +5,15 @@ visible before it is complete; everything ends by its own message, by expiry or 
 Not thread-safe: the caller holds one lock around this and the ledger.
 
     messages ─▶ Reservations (engine path)  ┐
-             ─▶ Copies (library path)       ┴─▶ TransferBooks ─▶ ledger
+             ─▶ Copies (library path)       ┼─▶ TransferBooks ─▶ ledger
+    frames   ─▶ Arrivals (into reservations)┘
 """
 
 import msgspec
 
 from memserve.core.clock import Clock
 from memserve.core.ids import Incarnation, InstanceId
+from memserve.transfer.arrivals import Arrivals, is_busy
 from memserve.transfer.books import TransferBooks
 from memserve.transfer.copies import Copies
 from memserve.transfer.ledger_port import Ledger
@@ -28,7 +30,7 @@ class SessionStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TransferSessions:
-    """`reservations` and `copies` take the messages; this class ends what time and departures end."""
+    """`reservations`, `copies` and `arrivals` take the messages; this class ends what time and departures end."""
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class TransferSessions:
         self._books = TransferBooks(ledger, max_open=max_open, max_remembered=max_remembered)
         self._clock = clock
         self.reservations = Reservations(ledger=ledger, books=self._books, clock=clock, block_size=block_size)
+        self.arrivals = Arrivals(self._books)
         self.copies = Copies(ledger=ledger, books=self._books, clock=clock, block_size=block_size)
 
     def expire(self) -> int:
@@ -76,7 +79,7 @@ class TransferSessions:
         )
 
     def _may_end(self, record: TransferRecord) -> bool:
-        return not self.copies.is_busy(record)
+        return not self.copies.is_busy(record) and not is_busy(record)
 
     def _leave(self, record: TransferRecord) -> None:
         if self._may_end(record):
