@@ -23,6 +23,7 @@ from memserve.core.ids import BlockId, Incarnation, InstanceId, RequestId, Trans
 from memserve.instance.addresses import Addresses
 from memserve.instance.agent import Agent, Ticker
 from memserve.instance.core import PoolCore
+from memserve.instance.event_publisher import COLLECT_S, EventPublisher
 from memserve.instance.inbox import Inbox
 from memserve.instance.locked_ledger import LockedLedger
 from memserve.instance.membership_client import MembershipClient
@@ -91,24 +92,31 @@ class MemPool:
             hbm_bytes=hbm_bytes,
         )
         self._arena, self._memory = tiers.arena, tiers.memory
-        self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock or SystemClock())
+        clock = clock or SystemClock()
+        self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock)
         self.local = LockedLedger(self._core.ledger, self._core.lock)
         self._addresses = Addresses(
             instance=self._instance, incarnation=self._incarnation, block_size=block_size, ledger=self.local
         )
         self._inbox = Inbox()
         self._links = PeerLinks(lambda: self.info)
+        publisher = EventPublisher(core=self._core, local=lambda: self.info, clock=clock)
         self._receiver = Receiver(
             core=self._core,
             local=lambda: self.info,
             transport=SharedMemoryTransport(partial(attach, writable=False)),
             inbox=self._inbox,
+            publisher=publisher,
         )
         self._agent = Agent(
             name=f"memserve-{instance}",
             bind=bind,
             handler=self._receiver.handle,
-            tickers=(Ticker(_EXPIRY_S, self._expire), Ticker(_REFRESH_S, self._links.refresh)),
+            tickers=(
+                Ticker(_EXPIRY_S, self._expire),
+                Ticker(_REFRESH_S, self._links.refresh),
+                Ticker(COLLECT_S, publisher.tick),
+            ),
             at_close=self._links.close,
         )
         self._sender = TransferSender(agent=self._agent, links=self._links, ledger=self.local, memory=self._memory)

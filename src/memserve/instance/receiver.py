@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from memserve.core.errors import InstanceUnavailable, ProtocolError, TransferFailed
 from memserve.core.ids import BlockId, Incarnation, InstanceId, TransferId, block_index
 from memserve.instance.core import PoolCore
+from memserve.instance.event_publisher import EventPublisher
 from memserve.instance.inbox import Inbox
 from memserve.instance.records import Received
 from memserve.storage.shared_memory import owner_lives
@@ -28,6 +29,7 @@ from memserve.wire.messages import (
     AllocRequest,
     BlockList,
     CommitRequest,
+    EventsRequest,
     FreeRequest,
     HelloReply,
     HelloRequest,
@@ -35,6 +37,7 @@ from memserve.wire.messages import (
     ReleaseRequest,
     ReserveReply,
     ReserveRequest,
+    SnapshotRequest,
     StatsReply,
     StatsRequest,
     TransferReply,
@@ -50,8 +53,17 @@ _COPY_THREADS = 2
 class Receiver:
     """Handler of the agent's RPC server."""
 
-    def __init__(self, *, core: PoolCore, local: Callable[[], PeerInfo], transport: Transport, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        *,
+        core: PoolCore,
+        local: Callable[[], PeerInfo],
+        transport: Transport,
+        inbox: Inbox,
+        publisher: EventPublisher,
+    ) -> None:
         self._core = core
+        self._publisher = publisher
         self._local = local
         self._transport = transport
         self._inbox = inbox
@@ -74,8 +86,10 @@ class Receiver:
         """One request, one reply. Raises the typed error that the peer is to see."""
         if isinstance(message, HelloRequest):
             return self._hello(message, sender)
-        if isinstance(message, StatsRequest):
-            return self._stats()
+        if isinstance(message, EventsRequest):
+            return await self._publisher.events(message)
+        if isinstance(message, StatsRequest | SnapshotRequest):
+            return self._stats() if isinstance(message, StatsRequest) else self._publisher.snapshot(message)
         if type(message) in self._open_answers:
             return self._answer_openly(message, sender)
         peer = self._known(sender)
