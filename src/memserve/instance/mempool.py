@@ -112,11 +112,7 @@ class MemPool:
             name=f"memserve-{instance}",
             bind=bind,
             handler=self._receiver.handle,
-            tickers=(
-                Ticker(_EXPIRY_S, self._expire),
-                Ticker(_REFRESH_S, self._links.refresh),
-                Ticker(COLLECT_S, publisher.tick),
-            ),
+            tickers=self._tickers(publisher),
             at_close=self._links.close,
         )
         self._sender = TransferSender(agent=self._agent, links=self._links, ledger=self.local, memory=self._memory)
@@ -374,6 +370,13 @@ class MemPool:
 
     async def _acknowledged(self, to: PeerInfo, message: object) -> None:
         await self._links.call(to, message, AckReply, deadline_s=_CONTROL_DEADLINE_S)
+
+    def _tickers(self, publisher: EventPublisher) -> tuple[Ticker, ...]:
+        return (
+            Ticker(_EXPIRY_S, self._expire),
+            Ticker(_REFRESH_S, self._links.refresh),
+            Ticker(COLLECT_S, publisher.tick),
+        )
 
     async def _expire(self) -> None:
         self._core.expire()
