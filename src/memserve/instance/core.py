@@ -18,6 +18,7 @@ class PoolCore:
     def __init__(self, *, memory: TierMemory, block_size: int, clock: Clock) -> None:
         self.lock = threading.RLock()
         self.memory = memory
+        self.clock = clock
         self.ledger = PoolLedger(block_size=block_size, capacity=memory.capacity, clock=clock)
         self.sessions = TransferSessions(ledger=self.ledger, clock=clock, block_size=block_size)
 

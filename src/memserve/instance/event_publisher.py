@@ -12,7 +12,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from memserve.core.clock import Clock
 from memserve.core.errors import InstanceUnavailable, ProtocolError
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.instance.core import PoolCore
@@ -76,12 +75,9 @@ class ReplayBuffer:
 class EventPublisher:
     """Answers the readers of one pool's events."""
 
-    def __init__(
-        self, *, core: PoolCore, local: Callable[[], PeerInfo], clock: Clock, buffer: ReplayBuffer | None = None
-    ) -> None:
+    def __init__(self, *, core: PoolCore, local: Callable[[], PeerInfo], buffer: ReplayBuffer | None = None) -> None:
         self._core = core
         self._local = local
-        self._clock = clock
         self._buffer = buffer or ReplayBuffer()
         self._happened = asyncio.Event()
         self._num_waiting = 0
@@ -91,7 +87,7 @@ class EventPublisher:
     async def tick(self) -> None:
         """Collect what happened, wake who waits for it, drop a snapshot that nobody reads any more."""
         self._collect()
-        if self._snapshot is not None and self._clock.now() - self._snapshot_used > _SNAPSHOT_KEPT_S:
+        if self._snapshot is not None and self._core.clock.now() - self._snapshot_used > _SNAPSHOT_KEPT_S:
             self._snapshot = None
 
     async def events(self, message: EventsRequest) -> EventsReply:
@@ -118,7 +114,7 @@ class EventPublisher:
             raise InstanceUnavailable(f"the snapshot after event {message.seq} is no longer kept: begin another")
         if not 0 <= message.position <= len(snapshot):
             raise ProtocolError(f"position {message.position} of a snapshot with {len(snapshot)} entries")
-        self._snapshot_used = self._clock.now()
+        self._snapshot_used = self._core.clock.now()
         entries = snapshot.entries(message.position, max_bytes=_REPLY_BYTES)
         end = message.position + len(entries)
         return SnapshotReply(seq=snapshot.seq, entries=entries, next_position=end if end < len(snapshot) else None)

@@ -91,16 +91,15 @@ class MemPool:
             dram_bytes=dram_bytes,
             hbm_bytes=hbm_bytes,
         )
-        self._arena, self._memory = tiers.arena, tiers.memory
-        clock = clock or SystemClock()
-        self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock)
+        self._memory = tiers.memory
+        self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock or SystemClock())
         self.local = LockedLedger(self._core.ledger, self._core.lock)
         self._addresses = Addresses(
             instance=self._instance, incarnation=self._incarnation, block_size=block_size, ledger=self.local
         )
         self._inbox = Inbox()
         self._links = PeerLinks(lambda: self.info)
-        publisher = EventPublisher(core=self._core, local=lambda: self.info, clock=clock)
+        publisher = EventPublisher(core=self._core, local=lambda: self.info)
         self._receiver = Receiver(
             core=self._core,
             local=lambda: self.info,
@@ -127,7 +126,7 @@ class MemPool:
             incarnation=self._incarnation,
             endpoint=endpoint,
             identity=identity,
-            arena=self._arena,
+            arena=tiers.arena,
         )
 
     # ------------------------------------------------------------ the nine calls
@@ -264,7 +263,7 @@ class MemPool:
     @property
     def arena(self) -> ArenaRef | None:
         """What another process of the host needs to map the DRAM tier."""
-        return self._arena
+        return self.info.arena
 
     def stats(self) -> PoolStats:
         with self._core.lock:
