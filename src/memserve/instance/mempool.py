@@ -100,12 +100,9 @@ class MemPool:
         self._inbox = Inbox()
         self._links = PeerLinks(lambda: self.info)
         publisher = EventPublisher(core=self._core, local=lambda: self.info)
+        transport = SharedMemoryTransport(partial(attach, writable=False))
         self._receiver = Receiver(
-            core=self._core,
-            local=lambda: self.info,
-            transport=SharedMemoryTransport(partial(attach, writable=False)),
-            inbox=self._inbox,
-            publisher=publisher,
+            core=self._core, local=lambda: self.info, transport=transport, inbox=self._inbox, publisher=publisher
         )
         self._agent = Agent(
             name=f"memserve-{instance}",
