@@ -98,6 +98,10 @@ class Served:
     def cluster(self) -> dict[str, Any]:
         return self.http.get("/admin/cluster").json()["view"]
 
+    def arenas(self) -> list[Path]:
+        """Shared memory of all instances."""
+        return [Path(instance["peer"]["arena"]["path"]) for instance in self.cluster()["instances"]]
+
     def reports(self, request: str, *, count: int) -> list[dict[str, Any]]:
         """What the instances report for a request, once `count` of them have."""
         deadline = time.monotonic() + 20.0
@@ -139,7 +143,3 @@ def plain_vllm(model: Path, *arguments: str, log: Path) -> Served:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
     return Served(command, log=log, url=f"http://127.0.0.1:{port}", env=env)
-
-
-def shared_memory_files() -> set[str]:
-    return {p.name for p in Path("/dev/shm").glob("memserve-*")}  # noqa: S108 - shared memory lies here on Linux

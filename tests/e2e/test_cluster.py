@@ -13,7 +13,7 @@ import openai
 import psutil
 import pytest
 
-from tests.e2e.served import Served, serve, shared_memory_files
+from tests.e2e.served import Served, serve
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -160,10 +160,12 @@ def test_requests_fail_over_when_the_prefill_instance_is_killed(cluster: Served,
 
 def test_without_any_instance_a_request_ends_with_503_and_not_with_a_hang(cluster: Served) -> None:
     body = {"model": cluster.model, "prompt": STORY, "max_tokens": 4}
+    arenas = cluster.arenas()
     engine_process(cluster, "decode-0").kill()
     answer = cluster.http.post("/v1/completions", json=body, timeout=60.0)
     assert answer.status_code == 503
     assert answer.json()["error"]["message"]
     assert cluster.process.wait(30.0) == 1  # nothing is left to serve with
     assert "is left" in cluster.text()
-    assert not shared_memory_files()
+    assert arenas
+    assert not [arena for arena in arenas if arena.exists()]

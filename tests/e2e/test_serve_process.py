@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.served import serve, shared_memory_files
+from tests.e2e.served import serve
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -24,16 +24,16 @@ def test_an_engine_that_cannot_start_is_reported_by_its_own_reason(tmp_path: Pat
     assert run.returncode == 2
     assert "no-such-option" in run.stderr
     assert "Traceback" not in run.stderr
-    assert not shared_memory_files()
 
 
 def test_ctrl_c_stops_everything_within_ten_seconds_and_leaves_nothing(tmp_path: Path) -> None:
     before = processes_with("--served-model-name")
     served = serve("--colocated", "1", log=tmp_path / "serve.log").wait_ready()
-    assert shared_memory_files()
+    arenas = served.arenas()
+    assert all(arena.exists() for arena in arenas)
     assert served.close() < 10.0
     assert served.process.returncode == 0
-    assert not shared_memory_files()
+    assert not any(arena.exists() for arena in arenas)
     deadline = time.monotonic() + 5.0
     while processes_with("--served-model-name") != before:
         assert time.monotonic() < deadline
