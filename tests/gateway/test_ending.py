@@ -70,9 +70,9 @@ async def test_a_cancellation_from_outside_stays_a_cancellation() -> None:
 
 
 async def test_a_new_incarnation_ends_work_on_the_old_one_and_is_told_once() -> None:
-    left: list[str] = []
+    left: list[tuple[str, int]] = []
     cluster = ScriptedCluster()
-    watch = InstanceWatch(left.append)
+    watch = InstanceWatch(lambda instance, incarnation: left.append((instance, incarnation)))
     cluster.add("c0", Role.COLOCATED, "")
     watch.update(cluster.view)
 
@@ -85,12 +85,12 @@ async def test_a_new_incarnation_ends_work_on_the_old_one_and_is_told_once() -> 
 
     with pytest.raises(InstanceLost, match="left the cluster"):
         await work()
-    assert left == ["c0"]
+    assert left == [("c0", 1)]
 
 
 async def test_other_changes_of_the_view_end_nothing() -> None:
     cluster = ScriptedCluster()
-    watch = InstanceWatch(lambda _: None)
+    watch = InstanceWatch(lambda _instance, _incarnation: None)
     cluster.add("c0", Role.COLOCATED, "")
     async with watch.using(cluster.view.instances[0]):
         cluster.add("c1", Role.COLOCATED, "")

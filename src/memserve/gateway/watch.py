@@ -16,8 +16,8 @@ Member = tuple[InstanceId, Incarnation]
 
 
 class InstanceWatch:
-    def __init__(self, on_left: Callable[[InstanceId], None]) -> None:
-        """`on_left` is called once for each instance whose incarnation is no longer in the view."""
+    def __init__(self, on_left: Callable[[InstanceId, Incarnation], None]) -> None:
+        """`on_left` is called once for each incarnation that is no longer in the view."""
         self._on_left = on_left
         self._members: set[Member] = set()
         self._view: ClusterView | None = None
@@ -44,7 +44,7 @@ class InstanceWatch:
         self._view = view
         members = {(i.instance, i.incarnation) for i in view.instances if i.state is not InstanceState.LEFT}
         for member in self._members - members:
-            self._on_left(member[0])
+            self._on_left(*member)
         self._members = members
         for member in [m for m in self._scopes if m not in members]:
             self._end(member)

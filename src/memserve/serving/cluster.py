@@ -26,6 +26,7 @@ from memserve.gateway.reports import ReportLog
 from memserve.gateway.server import running
 from memserve.gateway.switches import Switches
 from memserve.gateway.tokenization import Tokenization, load_tokenization
+from memserve.manager.event_subscriptions import EventSubscriptions
 from memserve.manager.manager import ClusterManager
 from memserve.scheduler.scheduler import Scheduler
 from memserve.serving.prepare import LOOPBACK, PreparedRun
@@ -60,12 +61,18 @@ class Cluster:
 
 
 class _Changes:
-    """Turns views of the cluster into what the Watcher and the Cluster want to know."""
+    """Turns views of the cluster into what the Watcher, the Cluster and the event readers want to know."""
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
         self._ready: set[tuple[str, int]] = set()
+        self._subscriptions: EventSubscriptions | None = None
         self.emptied = asyncio.Event()
+
+    def follow(self, subscriptions: EventSubscriptions, view: ClusterView) -> None:
+        """Keep these up with the cluster, too, from this view on."""
+        self._subscriptions = subscriptions
+        subscriptions.update(view)
 
     def changed(self, view: ClusterView, _dead: tuple[DeadInstance, ...]) -> None:
         for instance in view.instances:
@@ -73,6 +80,8 @@ class _Changes:
             if instance.state is InstanceState.ACTIVE and member not in self._ready:
                 self._ready.add(member)
                 self._watcher.ready(instance)
+        if self._subscriptions is not None:
+            self._subscriptions.update(view)
         if not view.instances:
             self.emptied.set()
 
@@ -98,10 +107,16 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
         stack.callback(tokenizer.close)
         releases = RpcReleases()
         stack.push_async_callback(releases.close)
+        scheduler = _scheduler(run, manager.view, clock)
+        metrics.follow(scheduler.event_stats)
+        reports.follow(scheduler.answered)
+        subscriptions = EventSubscriptions(scheduler, clock=clock)
+        await stack.enter_async_context(subscriptions.running())
+        changes.follow(subscriptions, manager.view)
         context = GatewayContext(
             settings=run.config.gateway,
             base_models=frozenset({run.model_name, ""}),
-            scheduler=_scheduler(run, manager.view, clock),
+            scheduler=scheduler,
             cluster=manager,
             tokenizer=tokenizer,
             releases=releases,
