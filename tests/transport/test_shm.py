@@ -9,10 +9,12 @@ import msgspec
 import pytest
 
 from memserve.core.errors import InstanceUnavailable, InvalidBlocks, TransferFailed
-from memserve.core.ids import Incarnation, InstanceId
+from memserve.core.ids import Incarnation, InstanceId, TransferId
+from memserve.instance.setup import default_identity
 from memserve.storage.shared_memory import SharedMemory, attach
-from memserve.transport.base import BlockCopy, checksum
+from memserve.transport.base import BlockCopy, Offer, checksum
 from memserve.transport.shm import SharedMemoryTransport
+from memserve.wire.messages import PeerInfo
 
 BLOCK_BYTES = 4096
 
@@ -44,6 +46,14 @@ def transport() -> Iterator[SharedMemoryTransport]:
     made.close()
 
 
+def offer(arena: SharedMemory) -> Offer:
+    identity = default_identity(block_size=16, block_bytes=BLOCK_BYTES)
+    peer = PeerInfo(
+        instance=InstanceId("p"), incarnation=Incarnation(1), endpoint="", identity=identity, arena=arena.ref
+    )
+    return Offer(peer=peer, transfer=TransferId("t"))
+
+
 def copies(sender: SharedMemory, receiver: SharedMemory) -> list[BlockCopy]:
     return [BlockCopy(source_index=n, target=receiver.view(3 - n), checksum=checksum(sender.view(n))) for n in range(4)]
 
@@ -52,7 +62,7 @@ def test_all_blocks_arrive_where_they_should(
     arenas: tuple[SharedMemory, SharedMemory], transport: SharedMemoryTransport
 ) -> None:
     sender, receiver = arenas
-    transport.fetch(sender.ref, copies(sender, receiver))
+    transport.fetch(offer(sender), copies(sender, receiver))
     assert [bytes(receiver.view(3 - n)) for n in range(4)] == [bytes(sender.view(n)) for n in range(4)]
 
 
@@ -63,7 +73,7 @@ def test_a_block_that_changed_on_the_way_fails_the_whole_fetch(
     announced = copies(sender, receiver)
     sender.view(2)[7] ^= 1
     with pytest.raises(TransferFailed, match="block 2"):
-        transport.fetch(sender.ref, announced)
+        transport.fetch(offer(sender), announced)
 
 
 def test_an_arena_that_is_gone_is_an_unavailable_instance(
@@ -73,7 +83,7 @@ def test_an_arena_that_is_gone_is_an_unavailable_instance(
     announced = copies(sender, receiver)
     sender.close()
     with pytest.raises(InstanceUnavailable):
-        transport.fetch(sender.ref, announced)
+        transport.fetch(offer(sender), announced)
 
 
 def test_a_source_beyond_the_arena_is_refused(
@@ -82,14 +92,14 @@ def test_a_source_beyond_the_arena_is_refused(
     sender, receiver = arenas
     outside = msgspec.structs.replace(copies(sender, receiver)[0], source_index=4)
     with pytest.raises(InvalidBlocks):
-        transport.fetch(sender.ref, [outside])
+        transport.fetch(offer(sender), [outside])
 
 
 def test_mapped_arenas_are_bounded_and_mapped_again_when_needed(
     arenas: tuple[SharedMemory, SharedMemory], transport: SharedMemoryTransport
 ) -> None:
     sender, receiver = arenas
-    transport.fetch(sender.ref, copies(sender, receiver))
-    transport.fetch(receiver.ref, copies(receiver, sender))
+    transport.fetch(offer(sender), copies(sender, receiver))
+    transport.fetch(offer(receiver), copies(receiver, sender))
     assert "1 arenas" in repr(transport)
-    transport.fetch(sender.ref, copies(sender, receiver))
+    transport.fetch(offer(sender), copies(sender, receiver))

@@ -16,13 +16,15 @@ from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
 
+from memserve.config import ALL_PATHS
 from memserve.core.clock import Clock, SystemClock
-from memserve.core.enums import Role, Tier
+from memserve.core.enums import DataPath, Role, Tier
 from memserve.core.errors import ConfigError, InvalidBlocks
 from memserve.core.ids import BlockId, Incarnation, InstanceId, RequestId, TransferId
 from memserve.instance.addresses import Addresses
 from memserve.instance.agent import Agent, Ticker
 from memserve.instance.core import PoolCore
+from memserve.instance.data_paths import DataPaths
 from memserve.instance.event_publisher import COLLECT_S, EventPublisher
 from memserve.instance.inbox import Inbox
 from memserve.instance.locked_ledger import LockedLedger
@@ -33,9 +35,7 @@ from memserve.instance.records import PoolMatch, PoolStats, Received
 from memserve.instance.sender import TransferSender
 from memserve.instance.setup import checked_identity, open_tiers
 from memserve.pool.tokens import Tokens
-from memserve.storage.shared_memory import attach
 from memserve.transfer.handoff import Handoff, HandoffState
-from memserve.transport.shm import SharedMemoryTransport
 from memserve.wire.identity import KvIdentity, Namespace
 from memserve.wire.messages import (
     AbortRequest,
@@ -78,8 +78,12 @@ class MemPool:
         cluster: str = "default",
         bind: str = "127.0.0.1",
         clock: Clock | None = None,
+        paths: tuple[DataPath, ...] = ALL_PATHS,
     ) -> None:
-        """`block_size` in tokens; sizes in bytes are rounded down to whole blocks. Raises ConfigError."""
+        """`block_size` in tokens; sizes in bytes are rounded down to whole blocks. Raises ConfigError.
+
+        `paths` says how bytes may go between this pool and its peers, best first.
+        """
         identity = checked_identity(identity, block_size=block_size, block_bytes=block_bytes)
         self._incarnation = Incarnation(time.time_ns())
         self._instance = InstanceId(instance)
@@ -91,8 +95,9 @@ class MemPool:
             dram_bytes=dram_bytes,
             hbm_bytes=hbm_bytes,
         )
-        self._memory = tiers.memory
+        self._arena, self._memory = tiers.arena, tiers.memory
         self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock or SystemClock())
+        self._paths = DataPaths(paths, core=self._core, block_bytes=block_bytes, bind=bind, clock=SystemClock())
         self.local = LockedLedger(self._core.ledger, self._core.lock)
         self._addresses = Addresses(
             instance=self._instance, incarnation=self._incarnation, block_size=block_size, ledger=self.local
@@ -100,9 +105,8 @@ class MemPool:
         self._inbox = Inbox()
         self._links = PeerLinks(lambda: self.info)
         publisher = EventPublisher(core=self._core, local=lambda: self.info)
-        transport = SharedMemoryTransport(partial(attach, writable=False))
         self._receiver = Receiver(
-            core=self._core, local=lambda: self.info, transport=transport, inbox=self._inbox, publisher=publisher
+            core=self._core, local=lambda: self.info, paths=self._paths, inbox=self._inbox, publisher=publisher
         )
         self._agent = Agent(
             name=f"memserve-{instance}",
@@ -111,11 +115,15 @@ class MemPool:
             tickers=self._tickers(publisher),
             at_close=self._links.close,
         )
-        self._sender = TransferSender(agent=self._agent, links=self._links, ledger=self.local, memory=self._memory)
+        self._sender = TransferSender(
+            agent=self._agent, links=self._links, ledger=self.local, memory=self._memory, paths=self._paths
+        )
         self._membership: MembershipClient | None = None
         try:
+            data = self._paths.start()
             endpoint = self._agent.start()
         except BaseException:
+            self._receiver.close()
             self._memory.close()
             raise
         self.info = PeerInfo(
@@ -123,7 +131,8 @@ class MemPool:
             incarnation=self._incarnation,
             endpoint=endpoint,
             identity=identity,
-            arena=tiers.arena,
+            arena=self._arena if self._paths.allows(DataPath.SHM) else None,
+            data=data,
         )
 
     # ------------------------------------------------------------ the nine calls
@@ -259,8 +268,8 @@ class MemPool:
 
     @property
     def arena(self) -> ArenaRef | None:
-        """What another process of the host needs to map the DRAM tier."""
-        return self.info.arena
+        """What this instance's own workers need to map the DRAM tier."""
+        return self._arena
 
     def stats(self) -> PoolStats:
         with self._core.lock:
@@ -279,6 +288,11 @@ class MemPool:
     def reserve(self, to: PeerInfo, request: ReserveRequest) -> "Future[ReserveReply]":
         """Ask a peer for room. Stop writing into it `ttl_s` after this call, whatever happens."""
         return self._agent.submit(self._links.call(to, request, ReserveReply, deadline_s=_CONTROL_DEADLINE_S))
+
+    def path_to(self, peer: PeerInfo) -> DataPath | None:
+        """How bytes go from here into that peer's memory; None when no path leads there."""
+        transport = self._paths.choose(peer)
+        return transport.name if transport is not None else None
 
     def commit(self, to: PeerInfo, request: CommitRequest) -> "Future[None]":
         """All reserved blocks are written: publish them."""

@@ -12,16 +12,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from memserve.core.errors import InstanceUnavailable, ProtocolError, TransferFailed
+import msgspec
+
+from memserve.core.enums import DataPath
+from memserve.core.errors import InstanceUnavailable, ProtocolError
 from memserve.core.ids import BlockId, Incarnation, InstanceId, TransferId, block_index
 from memserve.instance.core import PoolCore
+from memserve.instance.data_paths import DataPaths
 from memserve.instance.event_publisher import EventPublisher
 from memserve.instance.inbox import Inbox
 from memserve.instance.records import Received
 from memserve.storage.shared_memory import owner_lives
 from memserve.transfer.limits import check_names
 from memserve.transfer.record import peer_owner
-from memserve.transport.base import BlockCopy, Transport
+from memserve.transport.base import BlockCopy, Offer, Transport
 from memserve.wire.messages import (
     AbortRequest,
     AckReply,
@@ -47,7 +51,8 @@ from memserve.wire.messages import (
 T = TypeVar("T")
 
 _MAX_PEERS = 4096
-_COPY_THREADS = 2
+_COPY_THREADS = {DataPath.SHM: 2, DataPath.TCP: 8}
+"""Apart, so that a peer that stalls the network delays no copy from memory."""
 
 
 class Receiver:
@@ -58,16 +63,19 @@ class Receiver:
         *,
         core: PoolCore,
         local: Callable[[], PeerInfo],
-        transport: Transport,
+        paths: DataPaths,
         inbox: Inbox,
         publisher: EventPublisher,
     ) -> None:
         self._core = core
         self._publisher = publisher
         self._local = local
-        self._transport = transport
+        self._paths = paths
         self._inbox = inbox
-        self._threads = ThreadPoolExecutor(_COPY_THREADS, thread_name_prefix="memserve-copy")
+        self._threads = {
+            path: ThreadPoolExecutor(num_threads, thread_name_prefix=f"memserve-{path}")
+            for path, num_threads in _COPY_THREADS.items()
+        }
         self._introduced: OrderedDict[bytes, PeerInfo] = OrderedDict()
         self._newest: OrderedDict[InstanceId, PeerInfo] = OrderedDict()
         self._copying: dict[tuple[str, TransferId], asyncio.Task[TransferReply]] = {}
@@ -113,13 +121,16 @@ class Receiver:
             self._core.sessions.peer_left(instance, incarnation, process_gone=gone)
 
     def close(self) -> None:
-        """Wait for copies under way; nothing may be handled any more."""
-        self._threads.shutdown(wait=True)
-        self._transport.close()
+        """Fail copies under way and wait for their ends; nothing may be handled any more."""
+        self._paths.close()
+        for threads in self._threads.values():
+            threads.shutdown(wait=True)
 
     def _hello(self, message: HelloRequest, sender: bytes) -> HelloReply:
         local, peer = self._local(), message.peer
-        check_names(peer.instance, peer.endpoint, *((peer.arena.host, peer.arena.path) if peer.arena else ()))
+        check_names(
+            peer.instance, peer.endpoint, peer.data, *((peer.arena.host, peer.arena.path) if peer.arena else ())
+        )
         local.identity.check_same(peer.identity, peer.instance)
         newest = self._newest.get(peer.instance)
         if newest is not None and newest.incarnation > peer.incarnation:
@@ -166,7 +177,9 @@ class Receiver:
 
     def _reserve(self, message: ReserveRequest, peer: PeerInfo) -> ReserveReply:
         _check_is(peer, message.sender, message.incarnation)
-        return self._core.sessions.reservations.reserve(message)
+        reply = self._core.sessions.reservations.reserve(message)
+        owner = peer_owner(message.sender, message.incarnation)
+        return msgspec.structs.replace(reply, ticket=self._paths.door.ticket(message.transfer, owner))
 
     def _commit(self, message: CommitRequest, sender: str | None) -> AckReply:
         self._core.sessions.reservations.commit(message, sender)
@@ -200,8 +213,9 @@ class Receiver:
                 return repeated
             blocks = copies.begin(message)
         try:
+            transport = self._paths.leading_to(peer)
             await asyncio.get_running_loop().run_in_executor(
-                self._threads, functools.partial(self._copy, message, peer, blocks)
+                self._threads[transport.name], functools.partial(self._copy, transport, message, peer, blocks)
             )
         except BaseException:
             with self._core.lock:
@@ -215,12 +229,12 @@ class Receiver:
         self._inbox.put(Received(sender=peer, addresses=received, private=message.private))
         return reply
 
-    def _copy(self, message: TransferRequest, peer: PeerInfo, blocks: tuple[BlockId, ...]) -> None:
-        if peer.arena is None:
-            raise TransferFailed(f"{peer.instance} has no memory that other processes can map")
+    def _copy(
+        self, transport: Transport, message: TransferRequest, peer: PeerInfo, blocks: tuple[BlockId, ...]
+    ) -> None:
         pairs = zip(message.source.blocks, blocks, message.checksums, strict=True)
-        self._transport.fetch(
-            peer.arena,
+        transport.fetch(
+            Offer(peer=peer, transfer=message.transfer, ticket=message.ticket),
             [
                 BlockCopy(source_index=block_index(source), target=self._core.memory.view(target), checksum=checksum)
                 for source, target, checksum in pairs

@@ -1,7 +1,7 @@
 """The sender's half of transfer and transfer_with_insert: one request, one reply.
 
-Shows the receiver where the blocks lie and what their checksums are. Blocks of a tier that other
-processes cannot map are copied to DRAM for the time of the call.
+Shows the receiver where the blocks lie and what their checksums are, and lets it fetch them, by whichever
+path leads there, for the time of the call. Blocks of another tier than DRAM are copied there meanwhile.
 """
 
 import itertools
@@ -12,6 +12,7 @@ from memserve.core.enums import Tier
 from memserve.core.errors import InvalidBlocks
 from memserve.core.ids import BlockId, TransferId, block_tier
 from memserve.instance.agent import Agent
+from memserve.instance.data_paths import DataPaths
 from memserve.instance.locked_ledger import LockedLedger
 from memserve.instance.peer_links import PeerLinks
 from memserve.instance.tiers import TierMemory
@@ -25,11 +26,14 @@ _DEADLINE_S = 30.0
 class TransferSender:
     """Sends blocks of one pool."""
 
-    def __init__(self, *, agent: Agent, links: PeerLinks, ledger: LockedLedger, memory: TierMemory) -> None:
+    def __init__(
+        self, *, agent: Agent, links: PeerLinks, ledger: LockedLedger, memory: TierMemory, paths: DataPaths
+    ) -> None:
         self._agent = agent
         self._links = links
         self._ledger = ledger
         self._memory = memory
+        self._paths = paths
         self._numbers = itertools.count(1)
 
     def send(
@@ -48,9 +52,10 @@ class TransferSender:
             raise InvalidBlocks(
                 f"the destination blocks are {destination.instance}'s, the receiver is {to.instance}/{to.incarnation}"
             )
-        with self._mappable(source) as shown:
+        transfer = TransferId(f"{source.instance}/{source.incarnation}/{next(self._numbers)}")
+        with self._mappable(source) as shown, self._paths.offer(transfer, shown.blocks) as ticket:
             request = TransferRequest(
-                transfer=TransferId(f"{source.instance}/{source.incarnation}/{next(self._numbers)}"),
+                transfer=transfer,
                 source=shown,
                 tier=tier,
                 checksums=tuple(checksum(self._memory.view(block)) for block in shown.blocks),
@@ -58,6 +63,7 @@ class TransferSender:
                 tokens=tokens,
                 namespace=namespace,
                 private=private,
+                ticket=ticket,
             )
             reply = self._agent.wait(self._call(to, request))
         return BlockList(instance=to.instance, incarnation=to.incarnation, blocks=reply.blocks)

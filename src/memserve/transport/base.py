@@ -10,8 +10,10 @@ from typing import Protocol
 import msgspec
 import xxhash
 
+from memserve.core.enums import DataPath
 from memserve.core.errors import TransferFailed
-from memserve.wire.messages import ArenaRef
+from memserve.core.ids import TransferId
+from memserve.wire.messages import PeerInfo
 
 
 class BlockCopy(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,19 +27,30 @@ class BlockCopy(msgspec.Struct, frozen=True, kw_only=True):
     """xxh3-64 of the bytes that are to arrive."""
 
 
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """Blocks that a peer lets this instance copy."""
+
+    peer: PeerInfo
+    transfer: TransferId
+    ticket: bytes = b""
+
+
 class Transport(Protocol):
     @property
-    def name(self) -> str:
-        """Appears in reports: shm, tcp, nixl."""
+    def name(self) -> DataPath: ...
+
+    def reaches(self, peer: PeerInfo) -> bool:
+        """Whether this path can lead to and from the peer. May look at this host, never waits for the peer."""
         ...
 
-    def fetch(self, arena: ArenaRef, copies: Sequence[BlockCopy]) -> None:
+    def fetch(self, offer: Offer, copies: Sequence[BlockCopy]) -> None:
         """Copy all. Raises TransferFailed when a block does not arrive as it was sent, InstanceUnavailable
-        when the arena cannot be reached; the targets then hold nothing that may be used."""
+        when the sender cannot be reached; the targets then hold nothing that may be used, and nothing is
+        written into them any more."""
         ...
 
     def close(self) -> None:
-        """Drop what is mapped or connected; idempotent."""
+        """Drop what is mapped or connected; what is under way fails. Idempotent."""
         ...
 
 
@@ -52,5 +65,5 @@ def check_arrived(copy: BlockCopy) -> None:
     if found != copy.checksum:
         raise TransferFailed(
             f"block {copy.source_index} arrived with checksum {found:016x} instead of {copy.checksum:016x}: "
-            "it changed while it was copied; nothing was published"
+            "it changed on the way; nothing was published"
         )

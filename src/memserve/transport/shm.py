@@ -11,8 +11,10 @@ from typing import Protocol
 
 import numpy as np
 
-from memserve.transport.base import BlockCopy, check_arrived
-from memserve.wire.messages import ArenaRef
+from memserve.core.enums import DataPath
+from memserve.core.errors import InstanceUnavailable, MemserveError
+from memserve.transport.base import BlockCopy, Offer, check_arrived
+from memserve.wire.messages import ArenaRef, PeerInfo
 
 
 class MappedArena(Protocol):
@@ -26,7 +28,7 @@ class MappedArena(Protocol):
 class SharedMemoryTransport:
     """A Transport between processes of one host; `attach` maps an arena."""
 
-    name = "shm"
+    name = DataPath.SHM
 
     def __init__(self, attach: Callable[[ArenaRef], MappedArena], *, max_arenas: int = 64) -> None:
         self._attach = attach
@@ -34,8 +36,16 @@ class SharedMemoryTransport:
         self._arenas: OrderedDict[ArenaRef, MappedArena] = OrderedDict()
         self._lock = threading.Lock()
 
-    def fetch(self, arena: ArenaRef, copies: Sequence[BlockCopy]) -> None:
-        source = self._attached(arena)
+    def reaches(self, peer: PeerInfo) -> bool:
+        """Whether its arena can be mapped, which is tried."""
+        try:
+            self._attached(peer)
+        except MemserveError:
+            return False
+        return True
+
+    def fetch(self, offer: Offer, copies: Sequence[BlockCopy]) -> None:
+        source = self._attached(offer.peer)
         for copy in copies:
             np.copyto(np.frombuffer(copy.target, np.uint8), np.frombuffer(source.view(copy.source_index), np.uint8))
             check_arrived(copy)
@@ -46,7 +56,10 @@ class SharedMemoryTransport:
                 attached.close()
             self._arenas.clear()
 
-    def _attached(self, arena: ArenaRef) -> MappedArena:
+    def _attached(self, peer: PeerInfo) -> MappedArena:
+        arena = peer.arena
+        if arena is None:
+            raise InstanceUnavailable(f"{peer.instance} has no memory that other processes may map")
         with self._lock:
             found = self._arenas.pop(arena, None) or self._attach(arena)
             self._arenas[arena] = found

@@ -1,0 +1,82 @@
+"""The ways bytes take between this pool and its peers: which one leads to whom, and this pool's data server.
+
+Owns a transport for each path that is allowed here, the server and the door. Thread-safe.
+
+    DataPaths(...) -> start -> in use -> close     (what is under way fails)
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from memserve.config import check_paths
+from memserve.core.clock import Clock
+from memserve.core.enums import DataPath
+from memserve.core.errors import TransferFailed
+from memserve.core.ids import BlockId, TransferId
+from memserve.instance.core import PoolCore
+from memserve.instance.data_door import DataDoor
+from memserve.storage.shared_memory import attach
+from memserve.transport.base import Transport
+from memserve.transport.shm import SharedMemoryTransport
+from memserve.transport.tcp import TcpTransport
+from memserve.transport.tcp_server import DataServer
+from memserve.wire.messages import PeerInfo
+
+
+class DataPaths:
+    """Transports in order of preference."""
+
+    def __init__(
+        self, paths: tuple[DataPath, ...], *, core: PoolCore, block_bytes: int, bind: str, clock: Clock
+    ) -> None:
+        """Raises ConfigError unless `paths` names at least one and none twice."""
+        check_paths(paths, "paths")
+        makers: dict[DataPath, Callable[[], Transport]] = {
+            DataPath.SHM: lambda: SharedMemoryTransport(partial(attach, writable=False)),
+            DataPath.TCP: lambda: TcpTransport(clock=clock),
+        }
+        self._transports = tuple(makers[path]() for path in paths)
+        self.door = DataDoor(core, block_bytes=block_bytes)
+        self._server = DataServer(bind=bind, door=self.door, clock=clock) if DataPath.TCP in paths else None
+
+    def start(self) -> str:
+        """The data endpoint; "" where the network is not among the paths. Raises ConfigError."""
+        return self._server.start() if self._server is not None else ""
+
+    def allows(self, path: DataPath) -> bool:
+        return any(transport.name is path for transport in self._transports)
+
+    def choose(self, peer: PeerInfo) -> Transport | None:
+        """The best path that leads to this peer; None when there is none."""
+        return next((transport for transport in self._transports if transport.reaches(peer)), None)
+
+    def leading_to(self, peer: PeerInfo) -> Transport:
+        """As `choose`, but raises TransferFailed when there is none."""
+        transport = self.choose(peer)
+        if transport is None:
+            tried = " and ".join(transport.name for transport in self._transports)
+            raise TransferFailed(
+                f"no path for KV to or from {peer.instance}: {tried} was tried here; its memory cannot be mapped "
+                f'and its data endpoint is "{peer.data}": allow a path that both have'
+            )
+        return transport
+
+    @contextmanager
+    def offer(self, transfer: TransferId, blocks: Sequence[BlockId]) -> Iterator[bytes]:
+        """Blocks that a peer may fetch meanwhile; gives the ticket, b"" where nobody comes over the network."""
+        if self._server is None:
+            yield b""
+            return
+        with self.door.offer(transfer, blocks) as ticket:
+            yield ticket
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._server is not None:
+            self._server.close()
+        for transport in self._transports:
+            transport.close()
+
+    def __repr__(self) -> str:
+        return f"DataPaths({', '.join(map(repr, self._transports))}, {self._server})"

@@ -1,0 +1,175 @@
+"""One data connection: messages, some of them followed by bytes of blocks, with a bound and a deadline on each.
+
+    frame = magic (4) | length of the message (4) | number of bytes that follow it (8) | message | bytes
+
+Integers are big-endian, messages are MessagePack. Bytes go from and to memory that the caller names, never
+through a buffer of ours. Not thread-safe, but `shut` may come from any thread and ends what waits.
+"""
+
+import socket
+import struct
+from collections.abc import Sequence
+from itertools import islice
+
+import msgspec
+
+from memserve.core.clock import Clock
+from memserve.core.errors import DeadlineExceeded, InstanceUnavailable, ProtocolError, TransferFailed
+from memserve.wire.codec import Codec
+from memserve.wire.data_messages import DataMessage
+from memserve.wire.messages import ErrorReply
+
+MAX_MESSAGE_BYTES = 4 << 20
+MAX_PAYLOAD_BYTES = 1 << 40
+"""What is asked for at once may be long; what is written at once is as long as the reserved blocks it names."""
+
+_HEAD = struct.Struct(">4sIQ")
+_MAGIC = b"msd1"
+_MAX_PARTS = 256
+"""Pieces of memory given to the kernel at once."""
+
+
+class TcpLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of data connections."""
+
+    connect_s: float = 3.0
+    stall_s: float = 5.0
+    """Longest time without any progress inside a frame or on the way to its answer."""
+    min_bytes_per_s: int = 1 << 20
+    """Who is slower than this is cut off, after `stall_s`."""
+    idle_s: float = 60.0
+    """A server closes connections that say nothing for so long; clients close theirs after half of it."""
+    max_connections: int = 64
+    """That a server serves at once; more are closed as they come."""
+
+
+class FramedSocket:
+    """Owns the socket it is given."""
+
+    def __init__(self, sock: socket.socket, *, peer: str, limits: TcpLimits, clock: Clock) -> None:
+        self._socket = sock
+        self._peer = peer
+        self._limits = limits
+        self._clock = clock
+        self._codec: Codec[DataMessage] = Codec(DataMessage, MAX_MESSAGE_BYTES)  # type: ignore[arg-type]
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(limits.stall_s)
+
+    def send(self, message: DataMessage, payload: Sequence[memoryview] = (), *, num_follow: int = 0) -> None:
+        """A message and `payload`; `num_follow` more bytes are announced that `send_bytes` will bring.
+
+        Raises InstanceUnavailable when the connection is gone, DeadlineExceeded when the peer does not take it.
+        """
+        encoded = self._codec.encode(message)
+        num_bytes = num_follow + sum(part.nbytes for part in payload)
+        head = _HEAD.pack(_MAGIC, len(encoded), num_bytes)
+        self.send_bytes((memoryview(head + encoded), *payload))
+
+    def send_bytes(self, parts: Sequence[memoryview]) -> None:
+        """Straight from the memory that is named; it may be reused when this returns."""
+        left = list(reversed(parts))
+        end = self._end_of(sum(part.nbytes for part in parts))
+        while left:
+            try:
+                num_sent = self._socket.sendmsg(list(islice(reversed(left), _MAX_PARTS)))
+            except OSError as error:
+                raise self._failure(error) from error
+            self._check_time(end)
+            while left and num_sent >= left[-1].nbytes:
+                num_sent -= left.pop().nbytes
+            if num_sent:
+                left[-1] = left[-1][num_sent:]
+
+    def receive(self) -> tuple[DataMessage, int]:
+        """The next message and the number of bytes that follow it, to be taken with `read_into` or `drain`.
+
+        Raises ProtocolError when it cannot be read: the connection is then of no more use. ErrorReplies are
+        raised as TransferFailed.
+        """
+        head = bytearray(_HEAD.size)
+        self.read_into(memoryview(head))
+        magic, num_message, num_payload = _HEAD.unpack(head)
+        if magic != _MAGIC:
+            raise ProtocolError(f"{self._peer} does not speak memserve's data protocol: it began with {magic!r}")
+        if num_message > MAX_MESSAGE_BYTES or num_payload > MAX_PAYLOAD_BYTES:
+            raise ProtocolError(
+                f"{self._peer} announced a message of {num_message} bytes and {num_payload} bytes after it; "
+                f"the most allowed are {MAX_MESSAGE_BYTES} and {MAX_PAYLOAD_BYTES}"
+            )
+        encoded = bytearray(num_message)
+        self.read_into(memoryview(encoded))
+        message = self._codec.decode(memoryview(encoded))
+        if isinstance(message, ErrorReply):
+            raise TransferFailed(f"{self._peer} refused: {message.text}")
+        return message, num_payload
+
+    def read_into(self, target: memoryview) -> None:
+        """Fill `target`. Raises InstanceUnavailable when the connection ends first, DeadlineExceeded."""
+        end = self._end_of(target.nbytes)
+        while target.nbytes:
+            try:
+                num_read = self._socket.recv_into(target)
+            except OSError as error:
+                raise self._failure(error) from error
+            if not num_read:
+                raise InstanceUnavailable(f"{self._peer} closed the connection {target.nbytes} bytes too early")
+            self._check_time(end)
+            target = target[num_read:]
+
+    def drain(self, num_bytes: int) -> None:
+        """Take bytes that nobody wants, so that the next message can be read."""
+        end = self._end_of(num_bytes)
+        scratch = memoryview(bytearray(min(num_bytes, 1 << 18)))
+        while num_bytes:
+            part = scratch[: min(num_bytes, scratch.nbytes)]
+            self.read_into(part)
+            num_bytes -= part.nbytes
+            self._check_time(end)
+
+    def wait(self, *, seconds: float) -> bool:
+        """Whether the peer begins a message in that time; False, too, when it has closed the connection."""
+        self._socket.settimeout(seconds)
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+        finally:
+            self._socket.settimeout(self._limits.stall_s)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing has come that was not asked for, the end of the connection included."""
+        try:
+            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def shut(self) -> None:
+        """End the connection under whatever thread is using it; idempotent."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it has ended already
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _end_of(self, num_bytes: int) -> float:
+        return self._clock.now() + self._limits.stall_s + num_bytes / self._limits.min_bytes_per_s
+
+    def _check_time(self, end: float) -> None:
+        if self._clock.now() > end:
+            raise DeadlineExceeded(
+                f"{self._peer} moves fewer than {self._limits.min_bytes_per_s} bytes a second: given up"
+            )
+
+    def _failure(self, error: OSError) -> InstanceUnavailable:
+        if isinstance(error, TimeoutError):
+            return DeadlineExceeded(f"nothing moved to or from {self._peer} for {self._limits.stall_s:g} s")
+        return InstanceUnavailable(f"the connection to {self._peer} is gone: {error}")
+
+    def __repr__(self) -> str:
+        return f"FramedSocket({self._peer})"

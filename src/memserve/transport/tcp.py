@@ -1,0 +1,112 @@
+"""Bytes between two instances over the network: the client's side of data connections.
+
+`fetch` asks the sender of a transfer for its blocks and receives them where they belong; `write` brings parts
+of blocks into room that a receiver has reserved. Both go straight from and to the memory that is named.
+Owns its connections. Thread-safe.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from memserve.core.clock import Clock
+from memserve.core.enums import DataPath
+from memserve.core.errors import ProtocolError
+from memserve.core.ids import TransferId
+from memserve.transport.base import BlockCopy, Offer, check_arrived, checksum
+from memserve.transport.connections import Connections
+from memserve.transport.framed_socket import FramedSocket, TcpLimits
+from memserve.wire.data_messages import ReadReply, ReadRequest, WriteRequest
+from memserve.wire.messages import AckReply, PeerInfo
+
+_WINDOW = 4
+"""Frames sent before the first of them must be acknowledged."""
+
+
+class RemoteRoom(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a receiver takes the bytes of one reservation."""
+
+    endpoint: str
+    transfer: TransferId
+    ticket: bytes
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """The same range of several blocks, one frame on the way."""
+
+    blocks: tuple[int, ...]
+    """Positions in the receiver's arena."""
+    offset: int
+    data: tuple[memoryview, ...]
+    """One for each block, all of one length."""
+
+
+class TcpTransport:
+    """A Transport between any two hosts."""
+
+    name = DataPath.TCP
+
+    def __init__(self, *, clock: Clock, limits: TcpLimits | None = None) -> None:
+        self._connections = Connections(limits=limits or TcpLimits(), clock=clock)
+
+    def reaches(self, peer: PeerInfo) -> bool:
+        """Whether it has a data server; nobody asks it."""
+        return bool(peer.data)
+
+    def fetch(self, offer: Offer, copies: Sequence[BlockCopy]) -> None:
+        request = ReadRequest(
+            transfer=offer.transfer, ticket=offer.ticket, blocks=tuple(copy.source_index for copy in copies)
+        )
+        with self._connections.borrow(offer.peer.data) as framed:
+            framed.send(request)
+            reply, num_bytes = framed.receive()
+            num_expected = sum(copy.target.nbytes for copy in copies)
+            if not isinstance(reply, ReadReply) or num_bytes != num_expected:
+                raise ProtocolError(
+                    f"{offer.peer.instance} answered {type(reply).__name__} and {num_bytes} bytes instead of the "
+                    f"{num_expected} bytes of {len(copies)} blocks"
+                )
+            for copy in copies:
+                framed.read_into(copy.target)
+                check_arrived(copy)
+
+    def write(self, room: RemoteRoom, parts: Iterable[Part]) -> int:
+        """Bring all parts over; returns how many frames it took. All of them are verified there on return.
+
+        A part's memory may be reused as soon as the next part is asked for. Raises TransferFailed when the
+        receiver refuses or finds other bytes than were sent, InstanceUnavailable when it is gone.
+        """
+        num_frames = num_acknowledged = 0
+        with self._connections.borrow(room.endpoint) as framed:
+            for part in parts:
+                framed.send(_frame(room, part), part.data)
+                num_frames += 1
+                if num_frames - num_acknowledged >= _WINDOW:
+                    _take_acknowledgement(framed)
+                    num_acknowledged += 1
+            for _ in range(num_frames - num_acknowledged):
+                _take_acknowledgement(framed)
+        return num_frames
+
+    def close(self) -> None:
+        self._connections.close()
+
+    def __repr__(self) -> str:
+        return f"TcpTransport({self._connections})"
+
+
+def _frame(room: RemoteRoom, part: Part) -> WriteRequest:
+    return WriteRequest(
+        transfer=room.transfer,
+        ticket=room.ticket,
+        blocks=part.blocks,
+        offset=part.offset,
+        length=part.data[0].nbytes,
+        checksums=tuple(checksum(data) for data in part.data),
+    )
+
+
+def _take_acknowledgement(framed: FramedSocket) -> None:
+    reply, num_bytes = framed.receive()
+    if not isinstance(reply, AckReply) or num_bytes:
+        raise ProtocolError(f"{framed} answered {type(reply).__name__} and {num_bytes} bytes to a WriteRequest")

@@ -1,0 +1,240 @@
+"""The data server of one instance: takes bytes into reserved blocks and gives bytes of offered ones.
+
+Owns the listening socket, a thread for it and one for each connection, at most `limits.max_connections`.
+Decides nothing: a BlockDoor says which memory a request may touch. A request that is refused gets an
+ErrorReply and the connection lives on; one that cannot be understood gets an ErrorReply and the end.
+
+    start -> serving -> close       (close ends all connections and waits for the threads)
+"""
+
+import logging
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from memserve.core.clock import Clock
+from memserve.core.errors import ConfigError, InstanceUnavailable, MemserveError, ProtocolError, TransferFailed
+from memserve.transport.base import checksum
+from memserve.transport.framed_socket import FramedSocket, TcpLimits
+from memserve.wire.data_messages import DataMessage, ReadReply, ReadRequest, WriteRequest
+from memserve.wire.messages import AckReply, ErrorReply
+
+MAX_WRITE_BYTES = 1 << 30
+"""Longest frame that is taken, or thrown away when it is refused."""
+_BATCH_BYTES = 1 << 20
+_ACCEPT_RETRY_S = 0.1
+_log = logging.getLogger(__name__)
+
+
+class BlockDoor(Protocol):
+    """Which memory a request may touch; called from any thread."""
+
+    def begin_write(self, request: WriteRequest) -> Sequence[memoryview]:
+        """The memory of each part, to be filled. Raises a MemserveError that the peer is told."""
+        ...
+
+    def end_write(self, request: WriteRequest, *, verified: bool) -> None:
+        """Exactly once for each begin_write that returned: the memory is not touched any more."""
+        ...
+
+    def begin_read(self, request: ReadRequest) -> Sequence[memoryview]:
+        """The memory of each block. Raises a MemserveError that the peer is told."""
+        ...
+
+    def check_offered(self, request: ReadRequest) -> None:
+        """Raise TransferFailed when the blocks may not be read any more."""
+        ...
+
+
+class DataServerStats(msgspec.Struct, frozen=True, kw_only=True):
+    num_connections: int
+    """Open now."""
+    num_turned_away: int
+    """Closed as they came: too many."""
+    num_frames: int
+    num_refused: int
+    num_malformed: int
+
+
+class DataServer:
+    """Serves one pool's blocks on one port."""
+
+    def __init__(self, *, bind: str, door: BlockDoor, clock: Clock, limits: TcpLimits | None = None) -> None:
+        self._bind = bind
+        self._door = door
+        self._clock = clock
+        self._limits = limits or TcpLimits()
+        self._listener: socket.socket | None = None
+        self._acceptor: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._serving: dict[FramedSocket, threading.Thread] = {}
+        self._closing = threading.Event()
+        self._num_turned_away = 0
+        self._num_frames = 0
+        self._num_refused = 0
+        self._num_malformed = 0
+
+    def start(self) -> str:
+        """Listen on a free port; returns tcp://HOST:PORT. Raises ConfigError when the address cannot be bound."""
+        family = socket.AF_INET6 if ":" in self._bind else socket.AF_INET
+        try:
+            self._listener = socket.create_server((self._bind, 0), family=family)
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {self._bind} for data: {error}; choose another address") from error
+        port = self._listener.getsockname()[1]
+        host = f"[{self._bind}]" if family is socket.AF_INET6 else self._bind
+        self._acceptor = threading.Thread(
+            target=self._accept, args=(self._listener,), name=f"memserve-data-{port}", daemon=True
+        )
+        self._acceptor.start()
+        return f"tcp://{host}:{port}"
+
+    def stats(self) -> DataServerStats:
+        with self._lock:
+            return DataServerStats(
+                num_connections=len(self._serving),
+                num_turned_away=self._num_turned_away,
+                num_frames=self._num_frames,
+                num_refused=self._num_refused,
+                num_malformed=self._num_malformed,
+            )
+
+    def close(self) -> None:
+        """Idempotent."""
+        with self._lock:
+            self._closing.set()
+            serving = dict(self._serving)
+        if self._listener is not None and self._acceptor is not None and self._acceptor.is_alive():
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._acceptor.join()
+            self._listener.close()
+        for framed, thread in serving.items():
+            framed.shut()
+            thread.join()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, address = listener.accept()
+            except OSError:
+                if self._closing.is_set():
+                    return
+                _log.exception("a data connection could not be accepted")
+                self._closing.wait(_ACCEPT_RETRY_S)
+                continue
+            self._admit(sock, f"{address[0]}:{address[1]}")
+
+    def _admit(self, sock: socket.socket, peer: str) -> None:
+        framed = FramedSocket(sock, peer=peer, limits=self._limits, clock=self._clock)
+        with self._lock:
+            if self._closing.is_set() or len(self._serving) >= self._limits.max_connections:
+                self._num_turned_away += 1
+                framed.close()
+                return
+            thread = threading.Thread(target=self._serve, args=(framed,), name=f"memserve-data-{peer}", daemon=True)
+            self._serving[framed] = thread
+            thread.start()
+
+    def _serve(self, framed: FramedSocket) -> None:
+        try:
+            while framed.wait(seconds=self._limits.idle_s):
+                message, num_bytes = framed.receive()
+                self._answer(framed, message, num_bytes)
+        except ProtocolError as error:
+            self._count_malformed()
+            _log.warning("data connection closed: %s", error)
+            _tell(framed, error)
+        except MemserveError as error:
+            _log.info("data connection ended: %s", error)
+        finally:
+            with self._lock:
+                del self._serving[framed]
+            framed.close()
+
+    def _answer(self, framed: FramedSocket, message: DataMessage, num_bytes: int) -> None:
+        with self._lock:
+            self._num_frames += 1
+        if isinstance(message, WriteRequest):
+            if num_bytes != message.length * len(message.blocks) or num_bytes > MAX_WRITE_BYTES:
+                raise ProtocolError(
+                    f"{num_bytes} bytes follow a WriteRequest for {len(message.blocks)} x {message.length} bytes; "
+                    f"expected are as many, and at most {MAX_WRITE_BYTES}"
+                )
+            refusal = self._take(framed, message)
+        elif isinstance(message, ReadRequest) and not num_bytes:
+            refusal = self._give(framed, message)
+        else:
+            raise ProtocolError(f"{type(message).__name__} with {num_bytes} bytes is not a request")
+        if refusal is not None:
+            with self._lock:
+                self._num_refused += 1
+            framed.send(_reply(refusal))
+
+    def _take(self, framed: FramedSocket, request: WriteRequest) -> MemserveError | None:
+        try:
+            targets = self._door.begin_write(request)
+        except MemserveError as refusal:
+            framed.drain(request.length * len(request.blocks))
+            return refusal
+        num_verified = 0
+        try:
+            for target, expected in zip(targets, request.checksums, strict=True):
+                framed.read_into(target)
+                num_verified += checksum(target) == expected
+        finally:
+            self._door.end_write(request, verified=num_verified == len(request.blocks))
+        if num_verified < len(request.blocks):
+            return TransferFailed(
+                f"{len(request.blocks) - num_verified} of {len(request.blocks)} parts of transfer {request.transfer} "
+                "arrived with another checksum than was announced: send them again"
+            )
+        framed.send(AckReply())
+        return None
+
+    def _give(self, framed: FramedSocket, request: ReadRequest) -> MemserveError | None:
+        try:
+            sources = self._door.begin_read(request)
+        except MemserveError as refusal:
+            return refusal
+        framed.send(ReadReply(), num_follow=sum(source.nbytes for source in sources))
+        for batch in _batches(sources):
+            try:
+                self._door.check_offered(request)
+            except TransferFailed as withdrawn:
+                raise InstanceUnavailable(f"cut off while it was reading: {withdrawn}") from withdrawn
+            framed.send_bytes(batch)
+        return None
+
+    def _count_malformed(self) -> None:
+        with self._lock:
+            self._num_malformed += 1
+
+    def __repr__(self) -> str:
+        return f"DataServer({self.stats()})"
+
+
+def _batches(sources: Sequence[memoryview]) -> Iterator[list[memoryview]]:
+    """A few at a time, so that a withdrawn offer is noticed."""
+    batch: list[memoryview] = []
+    for source in sources:
+        batch.append(source)
+        if sum(part.nbytes for part in batch) >= _BATCH_BYTES:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _reply(error: MemserveError) -> ErrorReply:
+    return ErrorReply(kind=type(error).__name__, text=str(error))
+
+
+def _tell(framed: FramedSocket, error: MemserveError) -> None:
+    """As a last word; a peer that does not listen is none of our business."""
+    try:
+        framed.send(_reply(error))
+    except InstanceUnavailable:
+        _log.debug("%s was gone before it could be told", framed)
