@@ -1,9 +1,11 @@
 """Whether a model that is no folder here can be what the user meant: a hub name that the engine may resolve.
 
-Looks into the hub's local cache; never goes to the network.
+`check_hub_model` looks into the hub's local cache; `ask_hub` goes to the hub itself, once, with a deadline.
 """
 
 import re
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from memserve.core.errors import ConfigError
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PATH_START = ("/", ".", "~")
 _ON = ("1", "ON", "YES", "TRUE")
+_DEADLINE_S = 10.0
+_UNKNOWN = (401, 403, 404)
 
 
 def check_hub_model(model: str, environment: Mapping[str, str]) -> None:
@@ -25,6 +29,27 @@ def check_hub_model(model: str, environment: Mapping[str, str]) -> None:
             f'"{model}" is neither a folder here nor in the hub cache {cache}, and {offline[0]} forbids to fetch it: '
             f"unset {offline[0]}, or give a folder"
         )
+
+
+def ask_hub(model: str, environment: Mapping[str, str]) -> None:
+    """Ask the hub once for a model that is not on this machine. Raises ConfigError when it has none or is away."""
+    cache = _hub_cache(environment)
+    if Path(model).is_dir() or (cache / f"models--{model.replace('/', '--')}").is_dir():
+        return
+    from huggingface_hub import constants, get_token  # noqa: PLC0415 - takes seconds, most models are folders
+
+    endpoint = environment.get("HF_ENDPOINT", constants.ENDPOINT)
+    question = urllib.request.Request(f"{endpoint}/api/models/{model}", method="HEAD")  # noqa: S310
+    try:
+        urllib.request.urlopen(question, timeout=_DEADLINE_S).close()  # noqa: S310 - the operator names the endpoint
+    except urllib.error.HTTPError as error:
+        if error.code in _UNKNOWN and get_token() is None:
+            raise ConfigError(f'the hub has no public model "{model}" (HTTP {error.code}): check the name') from error
+    except OSError as error:
+        raise ConfigError(
+            f'"{model}" is neither a folder here nor in the hub cache {cache}, and the hub cannot be reached '
+            f"({error}): give a folder, or fetch the model first"
+        ) from error
 
 
 def _hub_cache(environment: Mapping[str, str]) -> Path:

@@ -16,6 +16,7 @@ import msgspec
 from memserve.bundled.model import bundled_model
 from memserve.config import ServeConfig
 from memserve.core.errors import ConfigError
+from memserve.manager.hub import ask_hub
 from memserve.manager.launch_plan import LaunchPlan, num_instances, plan, served_model_name
 from memserve.manager.machine import Machine
 from memserve.manager.preflight import preflight
@@ -66,6 +67,7 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
     machine = Machine.here()
     found = msgspec.structs.replace(config, model=_find_model(config.model, cache))
     warnings = preflight(found, machine=machine)
+    ask_hub(found.model, machine.environment)
     cluster = secrets.token_hex(4)
     return PreparedRun(
         config=found,
