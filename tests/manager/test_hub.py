@@ -44,7 +44,7 @@ def test_a_model_that_the_hub_lacks_is_refused(hub: str, tmp_path: Path, monkeyp
 
 
 def test_a_hub_that_cannot_be_reached_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the hub cannot be reached .*give a folder"):
+    with pytest.raises(ConfigError, match=r"the hub cannot be reached .*give a folder"):
         ask_hub("owner/known", {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path)})
 
 
