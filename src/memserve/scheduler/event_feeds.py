@@ -11,6 +11,7 @@ to go on, whoever reads the events asks for them.
 from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
+from itertools import zip_longest
 
 import msgspec
 
@@ -190,14 +191,14 @@ class EventFeeds:
     def _insert_all(self, instance: InstanceId, feed: _Feed, entries: tuple[IndexEntry, ...]) -> int:
         """The number of entries that made no sense. Ends of paths are inserted, and with them what is before."""
         tree, num_malformed, prompt = self._trees[feed.role], 0, b""
-        for entry, following in zip(entries, (*entries[1:], None), strict=True):
+        for entry, following in zip_longest(entries, entries[1:]):
             whole = bool(entry.tokens) and not (len(entry.tokens) % self._width or entry.at % self._width)
             if not whole or not 0 <= entry.at <= len(prompt):
                 num_malformed += 1
                 prompt = b""
                 continue
             prompt = prompt[: entry.at] + entry.tokens
-            if following is None or following.at < len(prompt):
+            if following is None or following.at != len(prompt):
                 tree.insert(instance, prompt, entry.namespace, keep_s=ANNOUNCED_S)
         return num_malformed
 
