@@ -52,14 +52,16 @@ class EventReader:
         sink: EventSink,
         *,
         clock: Clock,
+        max_wait_s: float = _MAX_WAIT_S,
         deadline_s: float = _DEADLINE_S,
         retry_s: float = _RETRY_S,
     ) -> None:
-        """`deadline_s` bounds an answer beyond the time it may wait for events; `retry_s` paces what failed."""
+        """An answer may wait `max_wait_s` for events and takes `deadline_s` more; `retry_s` paces what failed."""
         self._peer = peer
         self._sink = sink
         self._clock = clock
-        self._deadline_s = deadline_s
+        self._max_wait_s = max_wait_s
+        self._deadline_s = max_wait_s + deadline_s
         self._retry_s = retry_s
         self._client: RpcClient[object] = RpcClient(peer.endpoint, PeerMessage)
         self._complained: set[str] = set()
@@ -89,7 +91,7 @@ class EventReader:
         asked_at = self._clock.now()
         peer = self._peer
         request = EventsRequest(
-            instance=peer.instance, incarnation=peer.incarnation, after_seq=position, max_wait_s=_MAX_WAIT_S
+            instance=peer.instance, incarnation=peer.incarnation, after_seq=position, max_wait_s=self._max_wait_s
         )
         reply = await self._ask(request, EventsReply)
         if reply.is_gap:
@@ -129,7 +131,7 @@ class EventReader:
         )
 
     async def _ask(self, request: EventsRequest | SnapshotRequest, kind: type[R]) -> R:
-        reply = await self._client.call(request, deadline_s=_MAX_WAIT_S + self._deadline_s)
+        reply = await self._client.call(request, deadline_s=self._deadline_s)
         if not isinstance(reply, kind):
             raise ProtocolError(f"{self._peer.instance} answered {type(request).__name__} with {type(reply).__name__}")
         self._complained.discard("unreachable")
