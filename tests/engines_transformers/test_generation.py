@@ -96,6 +96,7 @@ def test_prompt_lookup_decoding_saves_only_what_it_kept(store: KvStore, model: L
         {"num_beams": 2},
         {"num_return_sequences": 2, "do_sample": True},
         {"prefill_chunk_size": 4},
+        {"token_healing": True},
         {"generation_config": GenerationConfig(num_beams=2)},
         {"attention_mask": torch.zeros(1, 5)},
         {"inputs_embeds": torch.zeros(1, 5, 48)},
