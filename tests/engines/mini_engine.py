@@ -53,7 +53,7 @@ class MiniEngine:
             clock=SystemClock(),
         )
         self.memory = EngineMemory(config, caches)
-        self.committer = Committer()
+        self.committer = Committer(rank=0, num_ranks=1)
         self.worker = WorkerSide(memory=self.memory, attach=attach, commit=self._commit, rank=0, clock=SystemClock())
         self.commit_error: Exception | None = None
         self.blocks: dict[str, list[int]] = {}

@@ -80,8 +80,12 @@ def reserve(
     )
 
 
-def commit(name: str = "t1", *, num_blocks: int, insert: bool = True) -> CommitRequest:
-    return CommitRequest(transfer=TransferId(name), num_blocks=num_blocks, insert=insert)
+def commit(
+    name: str = "t1", *, num_blocks: int, insert: bool = True, rank: int = 0, num_ranks: int = 1
+) -> CommitRequest:
+    return CommitRequest(
+        transfer=TransferId(name), num_blocks=num_blocks, insert=insert, rank=rank, num_ranks=num_ranks
+    )
 
 
 def transfer(

@@ -258,3 +258,20 @@ def test_tokens_that_are_none_cannot_be_reserved_for(receiver: Receiver, data: b
 def test_a_reservation_cannot_last_for_ever(receiver: Receiver, ttl_s: float) -> None:
     with pytest.raises(ProtocolError, match="ttl_s"):
         receiver.sessions.reservations.reserve(reserve(data=tokens(4), ttl_s=ttl_s))
+
+
+def test_what_several_ranks_write_is_visible_when_the_last_has_committed(receiver: Receiver) -> None:
+    data = tokens(10)
+    receiver.sessions.reservations.reserve(reserve(data=data))
+    for rank in (1, 1, 0):
+        receiver.sessions.reservations.commit(commit(num_blocks=3, rank=rank, num_ranks=3), OWNER)
+        assert receiver.sessions.reservations.handoff(R1, data).state is HandoffState.PENDING
+        assert receiver.num_matched(data) == 0
+    receiver.sessions.reservations.commit(commit(num_blocks=3, rank=2, num_ranks=3), OWNER)
+    assert receiver.sessions.reservations.handoff(R1, data).state is HandoffState.READY
+
+
+def test_a_rank_that_cannot_exist_publishes_nothing(receiver: Receiver) -> None:
+    receiver.sessions.reservations.reserve(reserve(data=tokens(10)))
+    with pytest.raises(TransferFailed, match="rank 2 of 2 does not exist"):
+        receiver.sessions.reservations.commit(commit(num_blocks=3, rank=2, num_ranks=2), OWNER)

@@ -47,6 +47,8 @@ class TransferRecord:
     """The request that will ask for the blocks; None when nobody will."""
     borrowed: bool = False
     """The blocks belong to other HELD records of the sender (an explicit destination)."""
+    committed_ranks: set[int] = field(default_factory=set)
+    """Ranks of the sender that have written their part of every reserved block."""
     sender_left: bool = False
     """Told while the copy was under way: afterwards nothing stays in the sender's name."""
     arrived: Arrived | None = None

@@ -47,7 +47,7 @@ class Reservations:
         return ReserveReply(num_held_blocks=len(record.held), blocks=record.blocks)
 
     def commit(self, request: CommitRequest, sender: str | None) -> None:
-        """Make the blocks readable, in one step; repeating it changes nothing.
+        """Make the blocks readable, in one step, when all ranks have committed; repeating it changes nothing.
 
         The id of the transfer is proof enough: an engine's worker, which is nobody's peer, may commit.
 
@@ -62,12 +62,17 @@ class Reservations:
             return
         if record.state is not TransferState.RESERVED:
             raise TransferFailed(f"transfer {request.transfer} is {record.state}: there is nothing to commit")
+        if not 0 <= request.rank < request.num_ranks:
+            raise TransferFailed(f"rank {request.rank} of {request.num_ranks} does not exist: nothing was published")
         if request.num_blocks != len(record.blocks):
             raise TransferFailed(
                 f"transfer {request.transfer} reserved {len(record.blocks)} blocks but {request.num_blocks} were "
                 "written: write them all or abort"
             )
         check_whole(record)
+        record.committed_ranks.add(request.rank)
+        if len(record.committed_ranks) < request.num_ranks:
+            return
         blocks = self._index(record) if request.insert else record.held + record.blocks
         self._keep(record, blocks)
 

@@ -138,13 +138,18 @@ class ReserveReply(Message, frozen=True):
 
 
 class CommitRequest(Message, frozen=True):
-    """Engine path, second half: all reserved blocks are written. Publishes them in one step."""
+    """Engine path, second half: all reserved blocks are written, as far as they are this rank's part.
+
+    The last of the sender's ranks to commit publishes them in one step.
+    """
 
     transfer: TransferId
     num_blocks: int
     """How many blocks were written whole; anything but the reserved number is refused."""
     insert: bool
     """Index the whole blocks (context caching at the receiver)."""
+    rank: int = 0
+    num_ranks: int = 1
 
 
 class AbortRequest(Message, frozen=True):

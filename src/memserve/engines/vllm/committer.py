@@ -8,6 +8,8 @@ import asyncio
 import threading
 from concurrent.futures import Future
 
+import msgspec
+
 from memserve.engines.vllm.jobs import Commit
 from memserve.rpc.channel import RpcClient
 from memserve.wire.messages import PeerMessage
@@ -16,9 +18,11 @@ COMMIT_DEADLINE_S = 10.0
 
 
 class Committer:
-    """Sends CommitRequests in the background. Thread-safe."""
+    """Sends one rank's CommitRequests in the background. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, rank: int, num_ranks: int) -> None:
+        self._rank = rank
+        self._num_ranks = num_ranks
         self._clients: dict[str, RpcClient[PeerMessage]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="memserve-committer", daemon=True)
@@ -32,7 +36,8 @@ class Committer:
         endpoint = commit.peer.endpoint
         if endpoint not in self._clients:
             self._clients[endpoint] = RpcClient(endpoint, PeerMessage)
-        await self._clients[endpoint].call(commit.request, deadline_s=COMMIT_DEADLINE_S)
+        request = msgspec.structs.replace(commit.request, rank=self._rank, num_ranks=self._num_ranks)
+        await self._clients[endpoint].call(request, deadline_s=COMMIT_DEADLINE_S)
 
     def close(self) -> None:
         """Commits under way fail. Idempotent."""

@@ -188,12 +188,13 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
         return self._worker
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        self._committer = Committer()
+        parallel = self._vllm_config.parallel_config
+        self._committer = Committer(rank=parallel.rank, num_ranks=parallel.world_size)
         self._worker = WorkerSide(
             memory=EngineMemory(self._kv_cache_config, kv_caches),
             attach=attach,
             commit=self._committer.commit,
-            rank=self._vllm_config.parallel_config.rank,
+            rank=parallel.rank,
             clock=SystemClock(),
         )
 
