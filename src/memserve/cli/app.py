@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from memserve import __version__
+from memserve.cli import bench
 from memserve.cli.options import ServeOptions, serve_config
 from memserve.core.enums import CachingMode, TransferMode
 from memserve.core.errors import ConfigError, MemserveError
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(bench.app)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -131,3 +133,75 @@ def status(
         from memserve.cli.status import show_status  # noqa: PLC0415
 
         show_status(url)
+
+
+@app.command()
+def simulate(
+    trace: Annotated[
+        Path, typer.Argument(help="Mooncake's .jsonl (hashes of prefix blocks) or Azure's .csv (lengths).")
+    ],
+    *,
+    instances: Annotated[str, typer.Option(help="Numbers of instances, with commas.")] = "4,16,64",
+    policy: Annotated[
+        str, typer.Option(help="Routing policies, with commas.")
+    ] = "prompt-tree,least-load,session,round-robin,power-of-two",
+    profile: Annotated[str, typer.Option(help="Cost profile: a name or a file.")] = "h800-llama2-13b-tp2",
+    pool_blocks: Annotated[
+        int | None, typer.Option(help="Blocks of 512 tokens that each instance's pool holds; none: enough for all.")
+    ] = None,
+    eviction: Annotated[str, typer.Option(help="What a full pool lets go of.")] = "lru",
+    ttl_s: Annotated[float, typer.Option(help="How long the scheduler believes what no event confirmed.")] = 600.0,
+    speed: Annotated[float, typer.Option(help="Play the trace this many times as fast.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the choice among equals.")] = 0,
+    max_requests: Annotated[int | None, typer.Option(min=1, help="Only the first ones of the trace.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all numbers to this file.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw them into this file (.png, .svg, .pdf).")] = None,
+) -> None:
+    """Play a trace against the real scheduler and pools, with modelled compute."""
+    with _refusals():
+        from memserve.cli.simulate import SimulateOptions, run_simulate  # noqa: PLC0415
+
+        run_simulate(
+            SimulateOptions(
+                trace=trace,
+                instances=instances,
+                policy=policy,
+                profile=profile,
+                pool_blocks=pool_blocks,
+                eviction=eviction,
+                ttl_s=ttl_s,
+                speed=speed,
+                seed=seed,
+                max_requests=max_requests,
+                json=json,
+                figure=figure,
+            )
+        )
+
+
+@app.command()
+def simulate_cache(
+    trace: Annotated[Path, typer.Argument(help="Mooncake's .jsonl (hashes of prefix blocks).")],
+    *,
+    capacities: Annotated[str, typer.Option(help="Blocks of 512 tokens, with commas.")] = "1000,3000,10000,30000",
+    policies: Annotated[
+        str, typer.Option(help="Eviction policies, with commas; belady is the offline optimum.")
+    ] = "lru,lfu,fifo,belady",
+    max_requests: Annotated[int | None, typer.Option(min=1, help="Only the first ones of the trace.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all numbers to this file.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw them into this file (.png, .svg, .pdf).")] = None,
+) -> None:
+    """Replay a trace through one pool: hit ratio by eviction policy and capacity, beside the optimum."""
+    with _refusals():
+        from memserve.cli.simulate import SimulateCacheOptions, run_simulate_cache  # noqa: PLC0415
+
+        run_simulate_cache(
+            SimulateCacheOptions(
+                trace=trace,
+                capacities=capacities,
+                policies=policies,
+                max_requests=max_requests,
+                json=json,
+                figure=figure,
+            )
+        )

@@ -1,0 +1,78 @@
+"""The real pool ledger of one modelled instance, fed with the block names of a trace.
+
+Owns how a prompt enters and is looked up: matched under a lease, which ends with the look-up, room allocated for
+what is missing (eviction included), then inserted. A block is named by one number that stands in for its tokens,
+so the ledger runs with blocks of one token. What does not fit is not kept; no request fails for it.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from memserve.core.clock import Clock
+from memserve.core.enums import Tier
+from memserve.core.errors import InvariantError, PoolExhausted
+from memserve.pool.events import EventsLost
+from memserve.pool.eviction import eviction_policy
+from memserve.pool.ledger import PoolLedger
+from memserve.simulator.trace import BLOCK_TOKENS
+from memserve.wire.events import IndexEvent
+
+_OWNER = "simulated"
+
+
+class PromptPool:
+    """One tier of `num_blocks` blocks."""
+
+    def __init__(self, *, num_blocks: int, eviction: str, clock: Clock) -> None:
+        """`eviction` by name; raises ConfigError for one that there is not."""
+        self._num_blocks = num_blocks
+        self._ledger = PoolLedger(
+            block_size=1, capacity={Tier.DRAM: num_blocks}, clock=clock, eviction=eviction_policy(eviction)
+        )
+
+    def __repr__(self) -> str:
+        return f"PromptPool({self._ledger!r})"
+
+    def fetch(self, blocks: tuple[int, ...]) -> int:
+        """How many leading blocks the pool holds; counts as a use of them."""
+        match = self._ledger.match(blocks, owner=_OWNER)
+        if match.lease is not None:
+            self._ledger.release(match.lease)
+        return len(match.blocks)
+
+    def store(self, blocks: tuple[int, ...]) -> int:
+        """Keep the prompt, or as many leading blocks as the pool can hold; how many are new."""
+        fitting = blocks[: self._num_blocks]
+        match = self._ledger.match(fitting, owner=_OWNER)
+        held = match.blocks
+        try:
+            if len(held) == len(fitting):
+                return 0
+            new = self._ledger.allocate(len(fitting) - len(held), tier=Tier.DRAM, owner=_OWNER)
+            return self._ledger.insert(fitting, (*held, *new)).num_new
+        except PoolExhausted:
+            return 0
+        finally:
+            if match.lease is not None:
+                self._ledger.release(match.lease)
+
+    def take_events(self) -> tuple[IndexEvent, ...]:
+        """What happened to the index since the last call, told in whole blocks of tokens as an instance would."""
+        events = self._ledger.take_events()
+        if any(isinstance(event, EventsLost) for event in events):
+            raise InvariantError(
+                f"{len(events)} events waited in a simulated pool and some were lost: take them earlier"
+            )
+        return tuple(
+            msgspec.structs.replace(event, tokens=expanded(np.frombuffer(event.tokens, dtype="<i4")).tobytes())
+            for event in events
+            if not isinstance(event, EventsLost)
+        )
+
+
+def expanded(blocks: Sequence[int] | npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Tokens that stand for these blocks: every token of a block is the block's name; a partial one is filled up."""
+    return np.repeat(np.asarray(blocks, dtype=np.int32), BLOCK_TOKENS)

@@ -1,0 +1,85 @@
+"""All runs of one `memserve simulate`: what was asked, what came out, as JSON. Owns the form of that file."""
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from memserve.core.errors import ConfigError
+from memserve.scheduler.cost_model import ProfileIdentity
+from memserve.simulator.replay import CacheResult, replay
+from memserve.simulator.run import Setting, Simulation, SimulationResult, check_setting
+from memserve.simulator.trace import Trace
+
+
+class SimulationReport(msgspec.Struct, frozen=True, kw_only=True):
+    trace: str
+    requests: int
+    profile: ProfileIdentity
+    profile_source: str
+    pool_blocks: int | None
+    """Of each instance; None: so many that nothing is evicted."""
+    eviction: str
+    ttl_s: float
+    speed: float
+    seed: int
+    version: str
+    results: tuple[SimulationResult, ...]
+
+
+class CacheReport(msgspec.Struct, frozen=True, kw_only=True):
+    trace: str
+    requests: int
+    version: str
+    results: tuple[CacheResult, ...]
+
+
+def simulate(
+    trace: Trace,
+    base: Setting,
+    *,
+    policies: Sequence[str],
+    sizes: Sequence[int],
+    each: Callable[[SimulationResult], None] = lambda _: None,
+) -> SimulationReport:
+    """Every policy at every number of instances, otherwise as `base`; `each` sees every result as it comes.
+
+    Raises ConfigError, before the first run, for a setting that cannot be.
+    """
+    settings = [msgspec.structs.replace(base, policy=policy, instances=size) for size in sizes for policy in policies]
+    for setting in settings:
+        check_setting(trace, setting)
+    results: list[SimulationResult] = []
+    for setting in settings:
+        results.append(Simulation(trace, setting).run())
+        each(results[-1])
+    return SimulationReport(
+        trace=trace.name,
+        requests=len(trace.requests),
+        profile=base.profile.identity,
+        profile_source=base.profile.source,
+        pool_blocks=base.pool_blocks,
+        eviction=base.eviction,
+        ttl_s=base.ttl_s,
+        speed=base.speed,
+        seed=base.seed,
+        version=version("memserve"),
+        results=tuple(results),
+    )
+
+
+def cache_report(trace: Trace, *, policies: Sequence[str], capacities: Sequence[int]) -> CacheReport:
+    """Every policy at every capacity. Raises ConfigError for an unknown policy."""
+    results = [replay(trace, policy=policy, capacity_blocks=blocks) for blocks in capacities for policy in policies]
+    return CacheReport(
+        trace=trace.name, requests=len(trace.requests), version=version("memserve"), results=tuple(results)
+    )
+
+
+def write_json(report: SimulationReport | CacheReport, file: Path) -> None:
+    """Indented, with a newline at the end. Raises ConfigError when the file cannot be written."""
+    try:
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror}; name another file") from error
