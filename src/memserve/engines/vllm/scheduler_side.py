@@ -228,7 +228,7 @@ class SchedulerSide:
         state.engine_blocks = tuple(engine_blocks)
         if state.loading is not None and not state.loading.has_started:
             self._drop_loading(state)
-        is_loading = bool(state.open_jobs) and not state.is_running
+        is_loading = state.loading is not None and state.loading.has_started
         state.is_kept_by_us = not self._wind_down(state) and not is_loading
         return state.is_kept_by_us
 
