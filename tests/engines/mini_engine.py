@@ -10,8 +10,9 @@ from concurrent.futures import Future
 
 import torch
 
+from memserve.config import ALL_PATHS
 from memserve.core.clock import SystemClock
-from memserve.core.enums import CachingMode, Role, TransferMode
+from memserve.core.enums import CachingMode, DataPath, Role, TransferMode
 from memserve.engines.vllm.committer import Committer
 from memserve.engines.vllm.jobs import Commit
 from memserve.engines.vllm.layout import EngineMemory
@@ -19,6 +20,7 @@ from memserve.engines.vllm.scheduler_side import SchedulerSide
 from memserve.engines.vllm.worker_side import WorkerSide
 from memserve.instance.mempool import MemPool
 from memserve.storage.shared_memory import attach
+from memserve.transport.tcp import TcpTransport
 from memserve.wire.messages import RequestParams, RequestReport
 from tests.engines.paged import BLOCK_SIZE, LAYERS, PAGE_BYTES, paged_cache
 
@@ -28,7 +30,14 @@ PATIENCE_S = 10.0
 
 class MiniEngine:
     def __init__(
-        self, name: str, role: Role, *, caching: CachingMode, transfer: TransferMode, num_pool_blocks: int = 32
+        self,
+        name: str,
+        role: Role,
+        *,
+        caching: CachingMode,
+        transfer: TransferMode,
+        num_pool_blocks: int = 32,
+        paths: tuple[DataPath, ...] = ALL_PATHS,
     ) -> None:
         config, caches = paged_cache(outermost="layer", num_blocks=NUM_ENGINE_BLOCKS)
         block_bytes = PAGE_BYTES * len(LAYERS)
@@ -38,6 +47,7 @@ class MiniEngine:
             block_bytes=block_bytes,
             dram_bytes=num_pool_blocks * block_bytes,
             cluster="mini",
+            paths=paths,
         )
         self.reported: list[RequestReport] = []
         self.pool.report = self.reported.append  # type: ignore[method-assign]
@@ -54,7 +64,14 @@ class MiniEngine:
         )
         self.memory = EngineMemory(config, caches)
         self.committer = Committer(rank=0, num_ranks=1)
-        self.worker = WorkerSide(memory=self.memory, attach=attach, commit=self._commit, rank=0, clock=SystemClock())
+        self.worker = WorkerSide(
+            memory=self.memory,
+            attach=attach,
+            commit=self._commit,
+            network=TcpTransport(clock=SystemClock()),
+            rank=0,
+            clock=SystemClock(),
+        )
         self.commit_error: Exception | None = None
         self.blocks: dict[str, list[int]] = {}
         self.prompts: dict[str, list[int]] = {}

@@ -5,7 +5,8 @@ from random import Random
 
 import pytest
 
-from memserve.core.enums import CachingMode, Phase, Role, TransferMode
+from memserve.config import ALL_PATHS
+from memserve.core.enums import CachingMode, DataPath, Phase, Role, TransferMode
 from memserve.core.errors import TransferFailed
 from memserve.core.ids import RequestId
 from memserve.wire.messages import RequestParams
@@ -15,8 +16,15 @@ from tests.engines.mini_engine import BLOCK_SIZE, MiniEngine
 class Pair:
     """A prefill and a decode engine."""
 
-    def __init__(self, caching: CachingMode, transfer: TransferMode, *, num_pool_blocks: int = 32) -> None:
-        make = {"caching": caching, "transfer": transfer, "num_pool_blocks": num_pool_blocks}
+    def __init__(
+        self,
+        caching: CachingMode,
+        transfer: TransferMode,
+        *,
+        num_pool_blocks: int = 32,
+        paths: tuple[DataPath, ...] = ALL_PATHS,
+    ) -> None:
+        make = {"caching": caching, "transfer": transfer, "num_pool_blocks": num_pool_blocks, "paths": paths}
         self.prefill = MiniEngine("prefill-0", Role.PREFILL, **make)
         self.decode = MiniEngine("decode-0", Role.DECODE, **make)
 
@@ -47,9 +55,14 @@ def transfer(request: pytest.FixtureRequest) -> TransferMode:
     return request.param
 
 
+@pytest.fixture(params=list(DataPath))
+def path(request: pytest.FixtureRequest) -> DataPath:
+    return request.param
+
+
 @pytest.fixture
-def pair(transfer: TransferMode) -> Iterator[Pair]:
-    made = Pair(CachingMode.RETURN, transfer)
+def pair(transfer: TransferMode, path: DataPath) -> Iterator[Pair]:
+    made = Pair(CachingMode.RETURN, transfer, paths=(path,))
     yield made
     made.close()
 

@@ -12,6 +12,7 @@ from memserve.engines.vllm.jobs import Commit, CopyJob, JobKind, Pace, StepPlan
 from memserve.engines.vllm.layout import EngineMemory, num_layers, rank_bytes
 from memserve.engines.vllm.worker_side import WorkerSide
 from memserve.storage.shared_memory import SharedMemory, attach
+from memserve.transport.tcp import TcpTransport
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import CommitRequest, PeerInfo
 from tests.engines.paged import LAYERS, NUM_BLOCKS, PAGE_BYTES, paged_cache
@@ -55,7 +56,12 @@ class Rig:
         self.memory = EngineMemory(config, caches)
         self.commits = Commits()
         self.side = WorkerSide(
-            memory=self.memory, attach=attach, commit=self.commits.commit, rank=rank, clock=SystemClock()
+            memory=self.memory,
+            attach=attach,
+            commit=self.commits.commit,
+            network=TcpTransport(clock=SystemClock()),
+            rank=rank,
+            clock=SystemClock(),
         )
 
     def run(self, *jobs: CopyJob) -> None:

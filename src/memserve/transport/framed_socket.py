@@ -139,12 +139,15 @@ class FramedSocket:
     @property
     def is_quiet(self) -> bool:
         """Nothing has come that was not asked for, the end of the connection included."""
+        self._socket.settimeout(0)
         try:
-            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
         except OSError:
             return False
+        finally:
+            self._socket.settimeout(self._limits.stall_s)
         return False
 
     def shut(self) -> None:

@@ -44,6 +44,7 @@ from memserve.engines.vllm.scheduler_side import SchedulerSide
 from memserve.engines.vllm.worker_side import WorkerSide
 from memserve.instance.mempool import MemPool
 from memserve.storage.shared_memory import attach
+from memserve.transport.tcp import TcpTransport
 from memserve.wire.messages import RequestParams
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
             identity=identity,
             cluster=config.cluster,
             bind=config.bind,
+            paths=config.paths,
         )
         arena = self._pool.arena
         if arena is None:
@@ -194,6 +196,7 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
             memory=EngineMemory(self._kv_cache_config, kv_caches),
             attach=attach,
             commit=self._committer.commit,
+            network=TcpTransport(clock=SystemClock()),
             rank=parallel.rank,
             clock=SystemClock(),
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from memserve.engines.vllm.jobs import Commit, CopyJob, JobKind, JobResult, Pace, merge_results
 from memserve.engines.vllm.outgoing import Outgoing
 from memserve.engines.vllm.request_state import Loading, RequestState, Saving
+from memserve.transport.tcp import RemoteRoom
 from memserve.wire.messages import ArenaRef
 
 Part = Loading | Saving | Outgoing
@@ -30,10 +31,11 @@ class JobBook:
         part: Part,
         *,
         kind: JobKind,
-        arena: ArenaRef,
+        arena: ArenaRef | None,
         pairs: tuple[tuple[int, ...], tuple[int, ...]],
         pace: Pace = Pace.AT_ONCE,
         commit: Commit | None = None,
+        room: RemoteRoom | None = None,
     ) -> None:
         """Order a copy between pairs[0] of the engine and pairs[1] of the arena for the next step."""
         number = next(self._numbers)
@@ -47,6 +49,7 @@ class JobBook:
                 engine_blocks=pairs[0],
                 arena_blocks=pairs[1],
                 arena=arena,
+                room=room,
                 pace=pace,
                 commit=commit,
             )

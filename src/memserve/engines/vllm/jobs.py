@@ -10,6 +10,7 @@ from enum import StrEnum
 import msgspec
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata, KVConnectorWorkerMetadata
 
+from memserve.transport.tcp import RemoteRoom
 from memserve.wire.messages import ArenaRef, CommitRequest, PeerInfo
 
 
@@ -45,7 +46,9 @@ class CopyJob(msgspec.Struct, frozen=True, kw_only=True):
     """vLLM's id of the request that keeps the engine blocks alive."""
     engine_blocks: tuple[int, ...]
     arena_blocks: tuple[int, ...]
-    arena: ArenaRef
+    arena: ArenaRef | None
+    """None: another host's, to be reached through `room`."""
+    room: RemoteRoom | None = None
     pace: Pace = Pace.AT_ONCE
     commit: Commit | None = None
     """Set on the last job of a transfer."""

@@ -77,8 +77,17 @@ class EngineMemory:
 
     def write_out_layer(self, layer: str, block: int, target: torch.Tensor) -> None:
         """Copy one layer of `block` into its place in `target`, uint8 of shape [block_bytes]."""
-        tensor, position, offset = self._place[layer]
-        target[offset : offset + self.page_bytes].copy_(self.pages[tensor][position, block])
+        offset = self.layer_offset(layer)
+        self.write_out_page(layer, block, target[offset : offset + self.page_bytes])
+
+    def write_out_page(self, layer: str, block: int, target: torch.Tensor) -> None:
+        """Copy one layer of `block` into `target`, uint8 of shape [page_bytes]."""
+        tensor, position, _ = self._place[layer]
+        target.copy_(self.pages[tensor][position, block])
+
+    def layer_offset(self, layer: str) -> int:
+        """Where the layer's page begins in a block, in bytes."""
+        return self._place[layer][2]
 
     def read_in(self, block: int, source: torch.Tensor) -> None:
         """Copy `source`, uint8 of shape [block_bytes], into all layers of `block`."""

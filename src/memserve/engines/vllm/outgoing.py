@@ -9,8 +9,10 @@ stopped writing.
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+from memserve.core.enums import DataPath
 from memserve.core.ids import InstanceId, block_index
 from memserve.engines.vllm.jobs import Commit, JobResult
+from memserve.transport.tcp import RemoteRoom
 from memserve.wire.messages import ArenaRef, CommitRequest, MovedBlocks, PeerInfo, ReserveReply, ReserveRequest
 
 
@@ -18,9 +20,18 @@ class Outgoing:
     """One ReserveRequest and what became of it."""
 
     def __init__(
-        self, *, peer: PeerInfo, request: ReserveRequest, reply: Future[ReserveReply], insert: bool, deadline: float
+        self,
+        *,
+        peer: PeerInfo,
+        path: DataPath | None,
+        request: ReserveRequest,
+        reply: Future[ReserveReply],
+        insert: bool,
+        deadline: float,
     ) -> None:
+        """`path` is how bytes get there; None when nothing leads there."""
         self.peer = peer
+        self._path = path
         self.request = request
         self._reply = reply
         self._insert = insert
@@ -38,16 +49,22 @@ class Outgoing:
 
     @property
     def room(self) -> ReserveReply | None:
-        """What the receiver gave; None while unknown, when refused, or without memory that can be mapped."""
+        """What the receiver gave; None while unknown, when refused, or where no path leads."""
         if not self._reply.done() or self._reply.cancelled() or self._reply.exception() is not None:
             return None
-        return self._reply.result() if self.peer.arena is not None else None
+        return self._reply.result() if self._path is not None else None
 
     @property
-    def arena(self) -> ArenaRef:
-        if self.peer.arena is None:
-            raise ValueError(f"{self.peer.instance} has no arena; `room` says so")
-        return self.peer.arena
+    def arena(self) -> ArenaRef | None:
+        """The receiver's memory, when this host can map it."""
+        return self.peer.arena if self._path is DataPath.SHM else None
+
+    @property
+    def remote_room(self) -> RemoteRoom | None:
+        """Where the bytes go over the network, when they do."""
+        if self.room is None or self._path is not DataPath.TCP:
+            return None
+        return RemoteRoom(endpoint=self.peer.data, transfer=self.request.transfer, ticket=self.room.ticket)
 
     @property
     def num_blocks(self) -> int:
@@ -90,17 +107,17 @@ class Outgoing:
     def moved(self, *, source: InstanceId, block_size: int) -> MovedBlocks | None:
         """What arrived, or None when nothing went or it failed."""
         room = self.room
-        if room is None or not room.blocks or not self.is_complete or self.has_failed:
+        if room is None or self._path is None or not room.blocks or not self.is_complete or self.has_failed:
             return None
         first_token = room.num_held_blocks * block_size
         end_token = min(len(self.request.tokens) // 4, first_token + len(room.blocks) * block_size)
         return MovedBlocks(
             source=source,
             target=self.peer.instance,
-            path="shm",
+            path=self._path,
             num_blocks=len(room.blocks),
             num_tokens=end_token - first_token,
-            num_bytes=len(room.blocks) * self.arena.block_bytes,
+            num_bytes=len(room.blocks) * self.peer.identity.block_bytes,
             num_calls=self._num_calls,
             seconds=self._seconds,
         )

@@ -280,6 +280,7 @@ class SchedulerSide:
         )
         return Outgoing(
             peer=state.peer,
+            path=self._pool.path_to(state.peer),
             request=request,
             reply=self._pool.reserve(state.peer, request),
             insert=keeps,
@@ -296,7 +297,14 @@ class SchedulerSide:
         commit = outgoing.take_commit()
         if pairs[0] or commit is not None:
             self._book.open(
-                state, outgoing, kind=JobKind.SEND, arena=outgoing.arena, pairs=pairs, pace=pace, commit=commit
+                state,
+                outgoing,
+                kind=JobKind.SEND,
+                arena=outgoing.arena,
+                pairs=pairs,
+                pace=pace,
+                commit=commit,
+                room=outgoing.remote_room,
             )
 
     def _save(self, state: RequestState, tokens: bytes) -> None:

@@ -1,7 +1,7 @@
-"""Beside one vLLM worker: copies KV between the engine's paged tensors and shared-memory arenas.
+"""Beside one vLLM worker: copies KV between the engine's paged tensors and arenas, mapped or over the network.
 
-Does what the StepPlan says and decides nothing. All copies run on one background thread; the
-forward waits for them only when a preemption is about to overwrite blocks that a copy still reads.
+Does what the StepPlan says and decides nothing. Copies run on a background thread, those over the network
+on another one; the forward waits for them only when a preemption is about to overwrite blocks that a copy still reads.
 A copy that fails is reported, never raised into the engine: the request recomputes.
 """
 
@@ -14,10 +14,13 @@ from functools import partial
 import torch
 
 from memserve.core.clock import Clock
+from memserve.core.errors import InvariantError
 from memserve.engines.vllm.copier import BlockCopier
 from memserve.engines.vllm.jobs import Commit, CopyJob, JobKind, JobResult, Pace, StepPlan
 from memserve.engines.vllm.layout import EngineMemory
+from memserve.engines.vllm.network_sender import NetworkSender
 from memserve.storage.base import Storage
+from memserve.transport.tcp import TcpTransport
 from memserve.wire.messages import ArenaRef
 
 logger = logging.getLogger(__name__)
@@ -48,6 +51,7 @@ class WorkerSide:
         memory: EngineMemory,
         attach: Attach,
         commit: Callable[[Commit], Future[None]],
+        network: TcpTransport,
         rank: int,
         clock: Clock,
     ) -> None:
@@ -58,6 +62,9 @@ class WorkerSide:
         self._offset = rank * memory.block_bytes
         self._clock = clock
         self._copier = BlockCopier(f"memserve-copier-{rank}")
+        self._network = network
+        self._network_copier = BlockCopier(f"memserve-network-{rank}")
+        self._sender = NetworkSender(memory=memory, offset=self._offset, transport=network, clock=clock)
         self._lock = threading.Lock()
         self._results: dict[int, JobResult] = {}
         self._loaded: set[str] = set()
@@ -70,6 +77,7 @@ class WorkerSide:
         """Before the forward of this step."""
         if plan.settle_first:
             self._copier.settle()
+            self._network_copier.settle()
         self._released.update(plan.released)
         self._by_layer = []
         for job in plan.jobs:
@@ -84,7 +92,7 @@ class WorkerSide:
         if layer in self._layers_left:
             self._layers_left.discard(layer)
             for opened in self._by_layer:
-                self._submit(opened, partial(self._copy_layer, opened.job, layer))
+                self._submit(opened, partial(self._copy_layer, opened, layer))
 
     def end_step(self) -> None:
         """After the forward: layers that no hook announced are complete too."""
@@ -110,24 +118,36 @@ class WorkerSide:
         return results
 
     def close(self) -> None:
+        """Finish copies within the host; those over the network fail."""
         self._copier.close()
+        self._network.close()
+        self._network_copier.close()
 
     def _submit(self, opened: _OpenJob, task: Callable[[], None]) -> None:
-        self._copier.submit(
-            task, priority=_PRIORITY[opened.job.kind], on_end=lambda error: self._piece_ended(opened, error)
-        )
+        copier = self._copier if opened.job.room is None else self._network_copier
+        copier.submit(task, priority=_PRIORITY[opened.job.kind], on_end=lambda error: self._piece_ended(opened, error))
 
     def _copy_whole(self, job: CopyJob) -> None:
+        if job.room is not None:
+            self._sender.send_whole(job.room, job.engine_blocks, job.arena_blocks)
+            return
         copy = self._memory.read_in if job.kind is JobKind.LOAD else self._memory.write_out
         for engine_block, part in self._parts(job):
             copy(engine_block, part)
 
-    def _copy_layer(self, job: CopyJob, layer: str) -> None:
+    def _copy_layer(self, opened: _OpenJob, layer: str) -> None:
+        job = opened.job
+        if job.room is not None:
+            if not opened.failed:
+                self._sender.send_layer(job.room, layer, job.engine_blocks, job.arena_blocks)
+            return
         for engine_block, part in self._parts(job):
             self._memory.write_out_layer(layer, engine_block, part)
 
     def _parts(self, job: CopyJob) -> Iterator[tuple[int, torch.Tensor]]:
         """Each engine block with this rank's part of its arena block, uint8 of shape [block_bytes of one rank]."""
+        if job.arena is None:
+            raise InvariantError(f"copy job {job.job} names neither memory to map nor a room over the network")
         if job.arena.path not in self._arenas:
             self._arenas[job.arena.path] = self._attach(job.arena)
         arena = self._arenas[job.arena.path]

@@ -1,0 +1,91 @@
+"""Brings one rank's parts of engine blocks into another host's reserved room, over data connections.
+
+KV goes from the engine's memory to a staging buffer of a few blocks and from there to the socket. A receiver
+that could not be reached is not tried again for a while, so that its requests fail at once and delay no
+others. Blocks its caller; one thread at a time. Raises what TcpTransport.write raises.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from memserve.core.clock import Clock
+from memserve.core.errors import InstanceUnavailable
+from memserve.engines.vllm.layout import EngineMemory
+from memserve.transport.tcp import Part, RemoteRoom, TcpTransport
+
+STAGING_BYTES = 8 << 20
+"""Or one block, when that is longer. What is staged together goes in one frame."""
+RETRY_S = 10.0
+
+
+class NetworkSender:
+    """Sends for one rank."""
+
+    def __init__(self, *, memory: EngineMemory, offset: int, transport: TcpTransport, clock: Clock) -> None:
+        """`offset` is where this rank's part of a block begins, in bytes."""
+        self._memory = memory
+        self._offset = offset
+        self._transport = transport
+        self._clock = clock
+        self._staging = torch.empty(0, dtype=torch.uint8)
+        self._lost: dict[str, float] = {}
+
+    def send_whole(self, room: RemoteRoom, engine_blocks: Sequence[int], arena_blocks: Sequence[int]) -> None:
+        """All layers of each block in one piece."""
+        memory = self._memory
+        parts = self._parts(
+            engine_blocks, arena_blocks, copy=memory.write_out, offset=self._offset, length=memory.block_bytes
+        )
+        self._send(room, parts)
+
+    def send_layer(
+        self, room: RemoteRoom, layer: str, engine_blocks: Sequence[int], arena_blocks: Sequence[int]
+    ) -> None:
+        """One layer's page of each block."""
+        memory = self._memory
+
+        def copy(block: int, target: torch.Tensor) -> None:
+            memory.write_out_page(layer, block, target)
+
+        offset = self._offset + memory.layer_offset(layer)
+        self._send(room, self._parts(engine_blocks, arena_blocks, copy=copy, offset=offset, length=memory.page_bytes))
+
+    def _send(self, room: RemoteRoom, parts: Iterator[Part]) -> None:
+        if self._clock.now() < self._lost.get(room.endpoint, 0.0):
+            raise InstanceUnavailable(f"{room.endpoint} could not be reached less than {RETRY_S:g} s ago")
+        try:
+            self._transport.write(room, parts)
+        except InstanceUnavailable:
+            self._lost[room.endpoint] = self._clock.now() + RETRY_S
+            raise
+        self._lost.pop(room.endpoint, None)
+
+    def _parts(
+        self,
+        engine_blocks: Sequence[int],
+        arena_blocks: Sequence[int],
+        *,
+        copy: Callable[[int, torch.Tensor], None],
+        offset: int,
+        length: int,
+    ) -> Iterator[Part]:
+        at_once = max(1, STAGING_BYTES // length)
+        for first in range(0, len(engine_blocks), at_once):
+            blocks = engine_blocks[first : first + at_once]
+            staged = self._room_for(len(blocks) * length).view(len(blocks), length)
+            for block, target in zip(blocks, staged, strict=True):
+                copy(block, target)
+            yield Part(
+                blocks=tuple(arena_blocks[first : first + at_once]),
+                offset=offset,
+                data=tuple(memoryview(row.numpy()) for row in staged),
+            )
+
+    def _room_for(self, num_bytes: int) -> torch.Tensor:
+        if len(self._staging) < num_bytes:
+            self._staging = torch.empty(num_bytes, dtype=torch.uint8)
+        return self._staging[:num_bytes]
+
+    def __repr__(self) -> str:
+        return f"NetworkSender({self._transport}, {len(self._staging)} bytes staged, {len(self._lost)} receivers lost)"
