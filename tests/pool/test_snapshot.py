@@ -2,7 +2,7 @@
 
 from array import array
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memserve.core.clock import ManualClock
@@ -48,6 +48,7 @@ def prefixes(parts: list[tuple[IndexEntry, ...]]) -> set[Key]:
 prompts = st.lists(st.integers(0, 1), max_size=10)
 
 
+@settings(deadline=None)
 @given(
     held=st.lists(st.tuples(prompts, st.sampled_from([b"", b"tenant"]), st.sampled_from([Tier.HBM, Tier.DRAM]))),
     max_bytes=st.sampled_from([1, 3 * WIDTH, 10_000]),
