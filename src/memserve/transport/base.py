@@ -59,9 +59,8 @@ def checksum(block: memoryview) -> int:
     return xxhash.xxh3_64_intdigest(block)
 
 
-def check_arrived(copy: BlockCopy) -> None:
-    """Raise TransferFailed unless the target holds the bytes that were announced."""
-    found = checksum(copy.target)
+def check_arrived(copy: BlockCopy, found: int) -> None:
+    """Raise TransferFailed unless `found`, the xxh3-64 of what came into the target, was announced."""
     if found != copy.checksum:
         raise TransferFailed(
             f"block {copy.source_index} arrived with checksum {found:016x} instead of {copy.checksum:016x}: "

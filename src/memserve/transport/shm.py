@@ -13,7 +13,7 @@ import numpy as np
 
 from memserve.core.enums import DataPath
 from memserve.core.errors import InstanceUnavailable, MemserveError
-from memserve.transport.base import BlockCopy, Offer, check_arrived
+from memserve.transport.base import BlockCopy, Offer, check_arrived, checksum
 from memserve.wire.messages import ArenaRef, PeerInfo
 
 
@@ -48,7 +48,7 @@ class SharedMemoryTransport:
         source = self._attached(offer.peer)
         for copy in copies:
             np.copyto(np.frombuffer(copy.target, np.uint8), np.frombuffer(source.view(copy.source_index), np.uint8))
-            check_arrived(copy)
+            check_arrived(copy, checksum(copy.target))
 
     def close(self) -> None:
         with self._lock:

@@ -66,9 +66,8 @@ class TcpTransport:
                     f"{offer.peer.instance} answered {type(reply).__name__} and {num_bytes} bytes instead of the "
                     f"{num_expected} bytes of {len(copies)} blocks"
                 )
-            for copy in copies:
-                framed.read_into(copy.target)
-                check_arrived(copy)
+            for copy, found in zip(copies, framed.fill([copy.target for copy in copies]), strict=True):
+                check_arrived(copy, found)
 
     def write(self, room: RemoteRoom, parts: Iterable[Part]) -> int:
         """Bring all parts over; returns how many frames it took. All of them are verified there on return.

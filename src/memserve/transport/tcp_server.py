@@ -17,7 +17,6 @@ import msgspec
 
 from memserve.core.clock import Clock
 from memserve.core.errors import ConfigError, InstanceUnavailable, MemserveError, ProtocolError, TransferFailed
-from memserve.transport.base import checksum
 from memserve.transport.framed_socket import FramedSocket, TcpLimits
 from memserve.wire.data_messages import DataMessage, ReadReply, ReadRequest, WriteRequest
 from memserve.wire.messages import AckReply, ErrorReply
@@ -181,9 +180,8 @@ class DataServer:
             return refusal
         num_verified = 0
         try:
-            for target, expected in zip(targets, request.checksums, strict=True):
-                framed.read_into(target)
-                num_verified += checksum(target) == expected
+            for found, expected in zip(framed.fill(targets), request.checksums, strict=True):
+                num_verified += found == expected
         finally:
             self._door.end_write(request, verified=num_verified == len(request.blocks))
         if num_verified < len(request.blocks):

@@ -1,0 +1,48 @@
+"""A sender's and a receiver's side, and a check that their connections and threads end."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from memserve.core.clock import SystemClock
+from memserve.transport.tcp import TcpTransport
+from tests.transport.parts import LIMITS, Side
+from tests.transport.proxy import Fault, FaultyProxy
+
+MakeProxy = Callable[[str, Fault], FaultyProxy]
+
+
+@pytest.fixture
+def sender() -> Iterator[Side]:
+    side = Side("sender")
+    yield side
+    side.close()
+    assert side.server.stats().num_connections == 0
+
+
+@pytest.fixture
+def receiver() -> Iterator[Side]:
+    side = Side("receiver")
+    yield side
+    side.close()
+    assert side.server.stats().num_connections == 0
+
+
+@pytest.fixture
+def tcp() -> Iterator[TcpTransport]:
+    transport = TcpTransport(clock=SystemClock(), limits=LIMITS)
+    yield transport
+    transport.close()
+
+
+@pytest.fixture
+def make_proxy() -> Iterator[MakeProxy]:
+    proxies: list[FaultyProxy] = []
+
+    def make(target: str, fault: Fault) -> FaultyProxy:
+        proxies.append(FaultyProxy(target, fault))
+        return proxies[-1]
+
+    yield make
+    for proxy in proxies:
+        proxy.close()
