@@ -99,7 +99,7 @@ class MiniEngine:
         self.scheduler.arrive(key=key, params=params, tokens=prompt, namespace=b"")
         found = None
         for _ in self.steps():
-            found = self.scheduler.match(key=key, tokens=prompt, num_local_tokens=0)
+            found = self.scheduler.match(key=key, tokens=lambda: prompt, num_local_tokens=0)
             if found is not None:
                 break
         assert found is not None

@@ -26,7 +26,7 @@ def test_an_abort_during_the_load_leaves_the_blocks_to_vllm_and_frees_the_lease(
     engine.run("a", params("a"), prompt)
     side = engine.scheduler
     side.arrive(key="b", params=params("b"), tokens=prompt, namespace=b"")
-    num_found = side.match(key="b", tokens=prompt, num_local_tokens=0)
+    num_found = side.match(key="b", tokens=lambda: prompt, num_local_tokens=0)
     assert num_found == 96
     engine.blocks["b"] = [40, 41, 42, 43]
     side.allocated(key="b", engine_blocks=engine.blocks["b"], num_external_tokens=num_found)
@@ -41,6 +41,6 @@ def test_an_abort_before_anything_was_allocated_frees_the_lease(engine: MiniEngi
     prompt = list(range(100))
     engine.run("a", params("a"), prompt)
     engine.scheduler.arrive(key="b", params=params("b"), tokens=prompt, namespace=b"")
-    assert engine.scheduler.match(key="b", tokens=prompt, num_local_tokens=0) == 96
+    assert engine.scheduler.match(key="b", tokens=lambda: prompt, num_local_tokens=0) == 96
     assert engine.scheduler.abort(key="b", engine_blocks=[]) is False
     engine.step_until(engine.is_idle)

@@ -182,7 +182,7 @@ def test_a_preempted_prefill_is_sent_again_from_its_start() -> None:
     pair.prefill.admit("p", pair.prefill_params("r"), prompt)
     pair.prefill.step({"p": 64})
     pair.prefill.step(preempted=("p",))
-    assert pair.prefill.scheduler.match(key="p", tokens=prompt, num_local_tokens=0) == 0
+    assert pair.prefill.scheduler.match(key="p", tokens=lambda: prompt, num_local_tokens=0) == 0
     pair.prefill.compute("p", [0])
     computed = pair.prefill.kv("p", 100)
     pair.prefill.finish("p", [0])

@@ -139,8 +139,11 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
     def get_num_new_matched_tokens(self, request: Request, num_computed_tokens: int) -> tuple[int | None, bool]:
         if request.skip_reading_prefix_cache:
             return 0, False
-        tokens = request.all_token_ids[: request.num_tokens]
-        found = self._decisions.match(key=request.request_id, tokens=tokens, num_local_tokens=num_computed_tokens)
+        found = self._decisions.match(
+            key=request.request_id,
+            tokens=lambda: request.all_token_ids[: request.num_tokens],
+            num_local_tokens=num_computed_tokens,
+        )
         return found, bool(found)
 
     def update_state_after_alloc(self, request: Request, blocks: KVCacheBlocks, num_external_tokens: int) -> None:

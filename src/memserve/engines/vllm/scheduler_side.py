@@ -9,14 +9,16 @@ wound down when no copy reads its engine blocks any more -> released and reporte
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 
 import numpy as np
 
 from memserve.core.clock import Clock
 from memserve.core.enums import CachingMode, Phase, Role, Tier, TransferMode
 from memserve.core.errors import PoolExhausted
-from memserve.core.ids import TransferId, block_index
+from memserve.core.ids import InstanceId, RequestId, TransferId, block_index
 from memserve.engines.vllm.job_book import JobBook, Part
 from memserve.engines.vllm.jobs import JobKind, JobResult, Pace, StepPlan
 from memserve.engines.vllm.outgoing import Outgoing
@@ -24,12 +26,22 @@ from memserve.engines.vllm.request_state import Loading, RequestState, Saving
 from memserve.instance.mempool import MemPool
 from memserve.transfer.handoff import HandoffState
 from memserve.wire.identity import Namespace
-from memserve.wire.messages import ArenaRef, Load, MovedBlocks, RequestParams, RequestReport, ReserveRequest
+from memserve.wire.messages import (
+    ArenaRef,
+    Load,
+    MovedBlocks,
+    RequestParams,
+    RequestReport,
+    ReserveReply,
+    ReserveRequest,
+)
 
 logger = logging.getLogger(__name__)
 
 RESERVE_WAIT_S = 2.0
 """A prefill waits this long for the decode instance to make room; then it computes without handing over."""
+RETURN_WAIT_S = 10.0
+"""KV that goes back after decoding holds nobody up; its engine blocks wait this long for room."""
 HANDOFF_WAIT_S = 20.0
 """A decode waits this long for KV under way; then it recomputes."""
 RESERVATION_TTL_S = 600.0
@@ -95,8 +107,11 @@ class SchedulerSide:
         elif state.phase is Phase.DECODE:
             state.wait_until = self._clock.now() + HANDOFF_WAIT_S
 
-    def match(self, *, key: str, tokens: Sequence[int], num_local_tokens: int) -> int | None:
-        """Tokens beyond `num_local_tokens` that can be loaded; None: ask again at the next step."""
+    def match(self, *, key: str, tokens: Callable[[], Sequence[int]], num_local_tokens: int) -> int | None:
+        """Tokens beyond `num_local_tokens` that can be loaded; None: ask again at the next step.
+
+        `tokens` gives the prompt, after a preemption with the output so far; called when it is needed.
+        """
         state = self._states.get(key)
         if state is None:
             return 0
@@ -112,7 +127,7 @@ class SchedulerSide:
                 state.loading = Loading(blocks=handoff.blocks, num_tokens=handoff.num_tokens, lease=None)
         state.num_hbm_tokens = num_local_tokens
         if state.loading is None and self._caches_here:
-            state.loading = self._match_index(state, tokens)
+            state.loading = self._match_index(state, tokens())
         if state.loading is None or state.loading.num_tokens <= num_local_tokens:
             self._drop_loading(state)
             return 0
@@ -251,6 +266,7 @@ class SchedulerSide:
         del self._states[state.key]
         for outgoing in state.outgoing:
             if not outgoing.is_complete or outgoing.has_failed:
+                logger.info("KV of request %s did not go to %s", state.request, outgoing.peer.instance)
                 self._pool.abort(outgoing.peer, outgoing.request.transfer)
         if state.phase is Phase.DECODE:
             self._pool.finish_handoff(state.request, state.prompt)
@@ -278,13 +294,15 @@ class SchedulerSide:
             handoff=is_handoff,
             ttl_s=RESERVATION_TTL_S,
         )
+        reply = self._pool.reserve(state.peer, request)
+        reply.add_done_callback(partial(_log_refusal, state.peer.instance, state.request))
         return Outgoing(
             peer=state.peer,
             path=self._pool.path_to(state.peer),
             request=request,
-            reply=self._pool.reserve(state.peer, request),
+            reply=reply,
             insert=keeps,
-            deadline=self._clock.now() + RESERVE_WAIT_S,
+            deadline=self._clock.now() + (RESERVE_WAIT_S if is_handoff else RETURN_WAIT_S),
         )
 
     def _send(
@@ -352,6 +370,12 @@ class SchedulerSide:
 
 def _as_bytes(tokens: Sequence[int]) -> bytes:
     return np.asarray(tokens, dtype="<i4").tobytes()
+
+
+def _log_refusal(instance: InstanceId, request: RequestId, reply: "Future[ReserveReply]") -> None:
+    error = None if reply.cancelled() else reply.exception()
+    if error is not None:
+        logger.warning("%s takes no KV of request %s, which costs a recomputation: %s", instance, request, error)
 
 
 def _by_layer(state: RequestState) -> Outgoing | None:
