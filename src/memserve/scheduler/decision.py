@@ -7,7 +7,7 @@ import msgspec
 from memserve.core.enums import Role
 from memserve.core.ids import Epoch, InstanceId, RequestId
 
-MAX_CANDIDATES = 16
+MAX_CANDIDATES = 8
 """Kept of each phase: decisions are remembered by the thousand."""
 
 

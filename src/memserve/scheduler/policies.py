@@ -5,6 +5,8 @@ so that many idle instances share the work. One policy object weighs the candida
 """
 
 from collections.abc import Callable, Sequence
+from itertools import repeat
+from operator import add, sub
 from random import Random
 from typing import Protocol
 
@@ -94,8 +96,8 @@ class PromptTreePolicy:
         pass
 
     def scores(self, choice: Choice) -> list[float]:
-        own = float(choice.prompt_tokens)
-        return [own + queued - held for queued, held in zip(choice.queued, choice.matched, strict=True)]
+        lacking = map(sub, repeat(choice.prompt_tokens), choice.matched)
+        return [*map(add, choice.queued, lacking)]
 
 
 _POLICIES: dict[str, Callable[[Random], Policy]] = {

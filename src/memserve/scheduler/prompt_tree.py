@@ -89,16 +89,17 @@ class PromptTree:
         while at < end and (child := node.children.get(tokens[at : at + width])) is not None:
             if child.check_at <= now and not self._expire(child, now):
                 break
-            if node.mask != child.mask:
-                self._note(found, node, at)  # some may end here; those that go on are noted again, further down
+            if at and node.mask != child.mask:
+                found = self._noted(
+                    found, node, at
+                )  # some may end here; those that go on are noted again, further down
             node = child
             if not tokens.startswith(child.run, at):
                 at += _common(child.run, tokens, at, end, width)
                 break
             at += len(child.run)
-        self._note(found, node, at)
         self._touch(node)
-        return found
+        return self._noted(found, node, at) if at else found
 
     def insert(
         self, instance: InstanceId, tokens: bytes, namespace: Namespace = b"", *, keep_s: float | None = None
@@ -107,20 +108,24 @@ class PromptTree:
 
         What is confirmed for longer already stays so.
         """
-        end = len(tokens) - len(tokens) % self._width
+        width = self._width
+        end = len(tokens) - len(tokens) % width
         if not end:
             return
-        bit = self._bit(instance)
+        bit = self._bits.get(instance) or self._new_bit(instance)
         expires = self._clock.now() + (self._ttl_s if keep_s is None else keep_s)
-        node = self._roots.setdefault(namespace, _Node(namespace, None))
+        node = self._roots.get(namespace) or self._new_root(namespace)
         at = 0
         while at < end:
-            child = self._step(node, tokens, at, end)
+            child = node.children.get(tokens[at : at + width])
             if child is None:
                 node = self._append(node, tokens[at:end], bit, expires)
                 node.hold(bit, expires)
                 break
-            child.hold(bit, expires)
+            if not tokens.startswith(child.run, at):
+                child = self._split(child, _common(child.run, tokens, at, end, width))
+            if child.holders.get(bit, 0.0) < expires:
+                child.hold(bit, expires)
             at += len(child.run)
             node = child
         self._touch(node)
@@ -143,9 +148,11 @@ class PromptTree:
                 return False
             agreed = _common(child.run, tokens, at, end, self._width)
             if at + agreed == end:
-                self._split(child, last - at)  # child keeps the part from `last` on
-                self._touch(child)
-                self._release(child, bit)
+                if child.mask == bit and last > at:
+                    self._shorten(child, last - at)
+                else:
+                    self._split(child, last - at)  # child keeps the part from `last` on
+                    self._release(child, bit)
                 return True
             node = child if agreed == len(child.run) else None
             at += agreed
@@ -173,34 +180,30 @@ class PromptTree:
         blocks = f"{self._num_blocks}/{self._max_blocks} blocks"
         return f"PromptTree({blocks}, {len(self._used)} nodes, {len(self._bits)} instances)"
 
-    def _bit(self, instance: InstanceId) -> int:
-        bit = self._bits.get(instance)
-        if bit is None:
-            bit = 1
-            while bit in self._names:
-                bit <<= 1
-            self._bits[instance] = bit
-            self._names[bit] = instance
+    def _new_bit(self, instance: InstanceId) -> int:
+        bit = 1
+        while bit in self._names:
+            bit <<= 1
+        self._bits[instance] = bit
+        self._names[bit] = instance
         return bit
 
-    def _note(self, found: dict[InstanceId, int], node: _Node, at: int) -> None:
+    def _new_root(self, namespace: Namespace) -> _Node:
+        root = self._roots[namespace] = _Node(namespace, None)
+        return root
+
+    def _noted(self, found: dict[InstanceId, int], node: _Node, at: int) -> dict[InstanceId, int]:
         names = node.names
         if names is None:
             mask = node.mask
             names = node.names = tuple([name for bit, name in self._names.items() if mask & bit])
-        found.update(dict.fromkeys(names, at // TOKEN_BYTES))
+        here = dict.fromkeys(names, at // TOKEN_BYTES)
+        return {**found, **here} if found else here
 
     def _touch(self, node: _Node) -> None:
         while node.parent is not None:
             self._used.move_to_end(node)
             node = node.parent
-
-    def _step(self, node: _Node, tokens: bytes, at: int, end: int) -> _Node | None:
-        """The child of `node` whose run lies within tokens[at:end] as a whole, split off if need be."""
-        child = node.children.get(tokens[at : at + self._width])
-        if child is None or (end - at >= len(child.run) and tokens.startswith(child.run, at)):
-            return child
-        return self._split(child, _common(child.run, tokens, at, end, self._width))
 
     def _append(self, parent: _Node, run: bytes, bit: int, expires: float) -> _Node:
         """A node that ends with `run`: a new child, or `parent` itself, grown, if all of it is held alike."""
@@ -230,6 +233,13 @@ class PromptTree:
         upper.children[lower.run[: self._width]] = lower
         self._used[upper] = None
         return upper
+
+    def _shorten(self, node: _Node, size: int) -> None:
+        """Take everything after the first `size` bytes of its run out of the tree."""
+        for below in list(node.children.values()):
+            self._drop(below)
+        self._num_blocks -= (len(node.run) - size) // self._width
+        node.run = node.run[:size]
 
     def _expire(self, node: _Node, now: float) -> bool:
         """Let go of holders that nobody confirmed in time; False when none is left and the node went."""

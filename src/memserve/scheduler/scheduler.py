@@ -223,8 +223,9 @@ class Scheduler:
 
     def _weigh(self, by: Policy, group: Group, asked: _Asked) -> list[Candidate]:
         """The chosen one, one of the best at random, and after it the next best."""
-        held: dict[InstanceId, int] = {}
-        for role in group.kinds:
+        role, *others = group.kinds
+        held = self._trees[role].match(asked.data, asked.namespace)
+        for role in others:
             held.update(self._trees[role].match(asked.data, asked.namespace))
         matched = [*map(held.get, group.instances, repeat(0))]
         queued = self._load.queued(group.instances)
