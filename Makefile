@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/setup.stamp
 
-.PHONY: demo test test-quick check setup clean
+.PHONY: bench-peers demo test test-quick check setup clean
 
 demo: $(STAMP)
 	$(BIN)/memserve demo $(ARGS)
@@ -21,6 +21,10 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 setup: $(STAMP)
+
+# What `memserve bench` compares with; iperf3 and libibverbs1 come from the system (apt install iperf3 libibverbs1).
+bench-peers:
+	$(PYTHON) scripts/bench_peers.py $(ARGS)
 
 $(STAMP): pyproject.toml scripts/setup.py
 	$(PYTHON) scripts/setup.py

@@ -1,0 +1,61 @@
+"""`memserve bench ...`: measures memserve beside its peers, prints the table and writes JSON and a figure."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from memserve.core.errors import MemserveError
+
+if TYPE_CHECKING:
+    from memserve.bench.records import Report
+
+app = typer.Typer(
+    name="bench",
+    help="Measure memserve beside its peers and the machine's limits (peers: make bench-peers).",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[Path, typer.Option("--json", help="Write all numbers to this file.")]
+Figure = Annotated[Path | None, typer.Option(help="Draw the numbers into this SVG file (needs matplotlib).")]
+Peers = Annotated[Path, typer.Option(help="Folder of the peers' virtual environments.")]
+PEERS = Path(".venv-bench")
+
+
+@app.command()
+def index(
+    *,
+    json: Json,
+    figure: Figure = None,
+    peers: Peers = PEERS,
+    scale: Annotated[int, typer.Option(min=1, max=10, help="Measure a fraction 1/N of the 10,000 prompts.")] = 1,
+) -> None:
+    """Radix index: match, insert and memory, beside Dynamo, SGLang and vLLM."""
+    from memserve.bench.index import IndexPlan, run_index  # noqa: PLC0415
+
+    plan = IndexPlan(scale=scale)
+    _run(lambda: run_index(peers=peers, plan=plan, say=_say), json=json, figure=figure)
+
+
+def _say(line: str) -> None:
+    Console(stderr=True, highlight=False).print(line, markup=False)
+
+
+def _run(measure: Callable[[], "Report"], *, json: Path, figure: Path | None) -> None:
+    from memserve.bench.table import as_lines  # noqa: PLC0415
+
+    try:
+        report = measure()
+        report.write(json)
+        for line in as_lines(report):
+            typer.echo(line)
+        if figure is not None:
+            from memserve.bench.figures import draw  # noqa: PLC0415
+
+            draw(report, figure)
+    except MemserveError as error:
+        _say(f"memserve: {error}")
+        raise typer.Exit(1) from error
