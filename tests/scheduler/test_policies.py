@@ -34,9 +34,21 @@ def test_prompt_tree_takes_the_fewest_tokens_to_compute_in_all() -> None:
 
 def test_prompt_tree_leaves_a_loaded_holder_for_an_idle_instance_only_when_that_is_sooner() -> None:
     busy_by_50 = choice(matched=(80, 0, 0, 0), queued=(50, 0, 0, 0))
-    busy_by_90 = choice(matched=(80, 0, 0, 0), queued=(90, 0, 0, 0))
+    busy_by_110 = choice(matched=(80, 0, 0, 0), queued=(110, 0, 0, 0))
     assert best("prompt-tree", busy_by_50) == [0]
-    assert best("prompt-tree", busy_by_90) != [0]
+    assert best("prompt-tree", busy_by_110) != [0]
+
+
+def test_prompt_tree_keeps_a_prompt_where_it_is_held_while_all_queues_are_long() -> None:
+    crowded = choice(matched=(80, 0, 0, 0), queued=(1200, 1100, 1100, 1100))
+    assert best("prompt-tree", crowded) == [0]
+    far_behind = choice(matched=(80, 0, 0, 0), queued=(3000, 1100, 1100, 1100))
+    assert best("prompt-tree", far_behind) == [1]
+
+
+def test_a_short_prefix_that_all_share_draws_nobody_to_its_first_holder() -> None:
+    assert best("prompt-tree", choice(matched=(0, 9, 0, 0))) == [0]
+    assert best("prompt-tree", choice(matched=(0, 10, 0, 0))) == [1]
 
 
 def test_least_load_ignores_what_is_held() -> None:
