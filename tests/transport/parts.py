@@ -5,7 +5,7 @@ import time
 from contextlib import AbstractContextManager
 
 from memserve.core.clock import SystemClock
-from memserve.core.enums import Tier
+from memserve.core.enums import DataPath, Tier
 from memserve.core.ids import BlockId, Incarnation, InstanceId, RequestId, TransferId, block_index
 from memserve.instance.core import PoolCore
 from memserve.instance.data_door import DataDoor
@@ -88,6 +88,7 @@ class Side:
                 tail=False,
                 handoff=False,
                 ttl_s=60,
+                path=DataPath.TCP,
             )
         )
         ticket = self.door.ticket(TRANSFER, peer_owner(*SENDER))

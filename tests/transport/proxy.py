@@ -47,6 +47,8 @@ class FaultyProxy:
         self._sockets: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self.stalled = threading.Event()
+        """Set when a connection has reached the place where nothing passes any more."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self._start(self._accept)
@@ -104,6 +106,7 @@ class FaultyProxy:
                     target.sendall(data)
                     if not is_stalled:
                         break
+                    self.stalled.set()
                     num_passed = fault.after
                     continue
                 target.sendall(data)

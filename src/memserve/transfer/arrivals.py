@@ -5,6 +5,7 @@ nothing gives the blocks back and nothing is published. A part counts once it is
 it is written again; a reservation that is filled this way can be committed only when every byte counts.
 """
 
+from memserve.core.enums import DataPath
 from memserve.core.errors import InvalidBlocks, InvariantError, TransferFailed
 from memserve.core.ids import BlockId, TransferId, block_index
 from memserve.transfer.books import TransferBooks
@@ -61,14 +62,14 @@ def is_busy(record: TransferRecord) -> bool:
 
 
 def check_whole(record: TransferRecord) -> None:
-    """Raise TransferFailed when bytes came over the network but not all of them, or more are coming."""
-    arrived = record.arrived
-    if arrived is None:
+    """Raise TransferFailed when bytes come over the network and are not all there, or more are under way."""
+    if record.path is not DataPath.TCP and record.arrived is None:
         return
-    num_whole = sum(arrived.verified.get(index) == ((0, arrived.block_bytes),) for index in arrived.blocks)
-    if arrived.under_way or num_whole < len(arrived.blocks):
+    arrived = record.arrived or Arrived(block_bytes=0, blocks={})
+    num_whole = sum(spans == ((0, arrived.block_bytes),) for spans in arrived.verified.values())
+    if arrived.under_way or num_whole < len(record.blocks):
         raise TransferFailed(
-            f"transfer {record.transfer}: {num_whole} of {len(arrived.blocks)} blocks are verified and "
+            f"transfer {record.transfer}: {num_whole} of {len(record.blocks)} blocks are verified and "
             f"{len(arrived.under_way)} frames under way: commit when every frame was acknowledged"
         )
 

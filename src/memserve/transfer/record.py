@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from memserve.core.enums import DataPath
 from memserve.core.ids import BlockId, Incarnation, InstanceId, RequestId, TransferId
 from memserve.transfer.states import TransferState
 from memserve.wire.data_messages import WriteRequest
@@ -51,6 +52,8 @@ class TransferRecord:
     """Ranks of the sender that have written their part of every reserved block."""
     sender_left: bool = False
     """Told while the copy was under way: afterwards nothing stays in the sender's name."""
+    path: DataPath = DataPath.SHM
+    """How the sender brings the bytes."""
     arrived: Arrived | None = None
     """None while nothing has come over the network."""
     is_given_up: bool = False

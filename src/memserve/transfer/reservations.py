@@ -128,6 +128,7 @@ class Reservations:
             tokens=request.tokens,
             namespace=request.namespace,
             request=request.request if request.handoff else None,
+            path=request.path,
         )
         try:
             if request.reuse and whole:

@@ -6,7 +6,7 @@ named by its sender; repeating any message with the same transfer id changes not
 
 import msgspec
 
-from memserve.core.enums import Phase, Role, Tier, TransferMode
+from memserve.core.enums import DataPath, Phase, Role, Tier, TransferMode
 from memserve.core.ids import BlockId, Epoch, Incarnation, InstanceId, RequestId, TransferId
 from memserve.wire.events import IndexEntry, IndexEvent
 from memserve.wire.identity import KvIdentity, Namespace
@@ -126,6 +126,8 @@ class ReserveRequest(Message, frozen=True):
     handoff: bool
     """Keep the blocks under a lease for `request`; otherwise only the index will name them."""
     ttl_s: float
+    path: DataPath = DataPath.SHM
+    """How the bytes will come; over the network each of them is verified before a commit counts."""
 
 
 class ReserveReply(Message, frozen=True):

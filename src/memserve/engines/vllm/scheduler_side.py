@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from memserve.core.clock import Clock
-from memserve.core.enums import CachingMode, Phase, Role, Tier, TransferMode
+from memserve.core.enums import CachingMode, DataPath, Phase, Role, Tier, TransferMode
 from memserve.core.errors import PoolExhausted
 from memserve.core.ids import InstanceId, RequestId, TransferId, block_index
 from memserve.engines.vllm.job_book import JobBook, Part
@@ -280,6 +280,7 @@ class SchedulerSide:
         """Ask the peer for room: a handoff before decoding (with the tail), the way back after it (without)."""
         assert state.peer is not None  # noqa: S101 - callers have checked
         self._num_transfers += 1
+        path = self._pool.path_to(state.peer)
         is_handoff = state.phase is Phase.PREFILL
         keeps = not is_handoff or caches_here(Role.DECODE, self._caching)
         request = ReserveRequest(
@@ -293,12 +294,13 @@ class SchedulerSide:
             tail=is_handoff,
             handoff=is_handoff,
             ttl_s=RESERVATION_TTL_S,
+            path=path or DataPath.SHM,
         )
         reply = self._pool.reserve(state.peer, request)
         reply.add_done_callback(partial(_log_refusal, state.peer.instance, state.request))
         return Outgoing(
             peer=state.peer,
-            path=self._pool.path_to(state.peer),
+            path=path,
             request=request,
             reply=reply,
             insert=keeps,
