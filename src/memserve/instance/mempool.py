@@ -25,7 +25,7 @@ from memserve.instance.addresses import Addresses
 from memserve.instance.agent import Agent, Ticker
 from memserve.instance.core import PoolCore
 from memserve.instance.data_paths import DataPaths
-from memserve.instance.event_publisher import COLLECT_S, EventPublisher
+from memserve.instance.event_publisher import COLLECT_S
 from memserve.instance.inbox import Inbox
 from memserve.instance.locked_ledger import LockedLedger
 from memserve.instance.membership_client import MembershipClient
@@ -104,15 +104,12 @@ class MemPool:
         )
         self._inbox = Inbox()
         self._links = PeerLinks(lambda: self.info)
-        publisher = EventPublisher(core=self._core, local=lambda: self.info)
-        self._receiver = Receiver(
-            core=self._core, local=lambda: self.info, paths=self._paths, inbox=self._inbox, publisher=publisher
-        )
+        self._receiver = Receiver(core=self._core, local=lambda: self.info, paths=self._paths, inbox=self._inbox)
         self._agent = Agent(
             name=f"memserve-{instance}",
             bind=bind,
             handler=self._receiver.handle,
-            tickers=self._tickers(publisher),
+            tickers=self._tickers(),
             at_close=self._links.close,
         )
         self._sender = TransferSender(
@@ -381,11 +378,11 @@ class MemPool:
     async def _acknowledged(self, to: PeerInfo, message: object) -> None:
         await self._links.call(to, message, AckReply, deadline_s=_CONTROL_DEADLINE_S)
 
-    def _tickers(self, publisher: EventPublisher) -> tuple[Ticker, ...]:
+    def _tickers(self) -> tuple[Ticker, ...]:
         return (
             Ticker(_EXPIRY_S, self._expire),
             Ticker(_REFRESH_S, self._links.refresh),
-            Ticker(COLLECT_S, publisher.tick),
+            Ticker(COLLECT_S, self._receiver.publisher.tick),
         )
 
     async def _expire(self) -> None:

@@ -58,17 +58,9 @@ _COPY_THREADS = {DataPath.SHM: 2, DataPath.TCP: 8}
 class Receiver:
     """Handler of the agent's RPC server."""
 
-    def __init__(
-        self,
-        *,
-        core: PoolCore,
-        local: Callable[[], PeerInfo],
-        paths: DataPaths,
-        inbox: Inbox,
-        publisher: EventPublisher,
-    ) -> None:
+    def __init__(self, *, core: PoolCore, local: Callable[[], PeerInfo], paths: DataPaths, inbox: Inbox) -> None:
+        self.publisher = EventPublisher(core=core, local=local)
         self._core = core
-        self._publisher = publisher
         self._local = local
         self._paths = paths
         self._inbox = inbox
@@ -95,9 +87,9 @@ class Receiver:
         if isinstance(message, HelloRequest):
             return self._hello(message, sender)
         if isinstance(message, EventsRequest):
-            return await self._publisher.events(message)
+            return await self.publisher.events(message)
         if isinstance(message, StatsRequest | SnapshotRequest):
-            return self._stats() if isinstance(message, StatsRequest) else self._publisher.snapshot(message)
+            return self._stats() if isinstance(message, StatsRequest) else self.publisher.snapshot(message)
         if type(message) in self._open_answers:
             return self._answer_openly(message, sender)
         peer = self._known(sender)
