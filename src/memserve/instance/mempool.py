@@ -105,13 +105,7 @@ class MemPool:
         self._inbox = Inbox()
         self._links = PeerLinks(lambda: self.info)
         self._receiver = Receiver(core=self._core, local=lambda: self.info, paths=self._paths, inbox=self._inbox)
-        self._agent = Agent(
-            name=f"memserve-{instance}",
-            bind=bind,
-            handler=self._receiver.handle,
-            tickers=self._tickers(),
-            at_close=self._links.close,
-        )
+        self._agent = self._new_agent(bind)
         self._sender = TransferSender(
             agent=self._agent, links=self._links, ledger=self.local, memory=self._memory, paths=self._paths
         )
@@ -378,11 +372,17 @@ class MemPool:
     async def _acknowledged(self, to: PeerInfo, message: object) -> None:
         await self._links.call(to, message, AckReply, deadline_s=_CONTROL_DEADLINE_S)
 
-    def _tickers(self) -> tuple[Ticker, ...]:
-        return (
-            Ticker(_EXPIRY_S, self._expire),
-            Ticker(_REFRESH_S, self._links.refresh),
-            Ticker(COLLECT_S, self._receiver.publisher.tick),
+    def _new_agent(self, bind: str) -> Agent:
+        return Agent(
+            name=f"memserve-{self._instance}",
+            bind=bind,
+            handler=self._receiver.handle,
+            tickers=(
+                Ticker(_EXPIRY_S, self._expire),
+                Ticker(_REFRESH_S, self._links.refresh),
+                Ticker(COLLECT_S, self._receiver.publisher.tick),
+            ),
+            at_close=self._links.close,
         )
 
     async def _expire(self) -> None:
