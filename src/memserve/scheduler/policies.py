@@ -5,6 +5,7 @@ so that many idle instances share the work. One policy object weighs the candida
 """
 
 from collections.abc import Callable, Sequence
+from operator import add
 from random import Random
 from typing import Protocol
 
@@ -105,8 +106,9 @@ class PromptTreePolicy:
         own = choice.prompt_tokens
         worth = own * _LEAST_PREFIX
         weight = 1 + sum(choice.queued) / len(choice.queued) / max(own, 1)
-        pairs = zip(choice.queued, choice.matched, strict=True)
-        return [queued + weight * (own - (held if held >= worth else 0)) for queued, held in pairs]
+        # Instances hold few different lengths: each is weighed once, not once an instance.
+        lacking = {held: weight * (own - (held if held >= worth else 0)) for held in set(choice.matched)}
+        return [*map(add, choice.queued, map(lacking.__getitem__, choice.matched))]
 
 
 _POLICIES: dict[str, Callable[[Random], Policy]] = {
