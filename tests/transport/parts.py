@@ -61,6 +61,10 @@ class Side:
     def read(self, blocks: tuple[BlockId, ...]) -> list[bytes]:
         return [bytes(self.core.memory.view(block)) for block in blocks]
 
+    def arena_bytes(self) -> bytes:
+        """All of them, used or not."""
+        return b"".join(self.arena.view(index) for index in range(NUM_BLOCKS))
+
     def offer(self, blocks: tuple[BlockId, ...]) -> AbstractContextManager[bytes]:
         return self.door.offer(TRANSFER, blocks)
 

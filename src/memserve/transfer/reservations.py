@@ -69,10 +69,10 @@ class Reservations:
                 f"transfer {request.transfer} reserved {len(record.blocks)} blocks but {request.num_blocks} were "
                 "written: write them all or abort"
             )
-        check_whole(record)
         record.committed_ranks.add(request.rank)
         if len(record.committed_ranks) < request.num_ranks:
             return
+        check_whole(record)
         blocks = self._index(record) if request.insert else record.held + record.blocks
         self._keep(record, blocks)
 
