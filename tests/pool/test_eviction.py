@@ -1,5 +1,8 @@
 """In which order a full pool lets go, by policy; and that the order is kept cheaply."""
 
+from collections.abc import Callable, Sequence
+from random import Random
+
 import pytest
 
 from memserve.core.clock import ManualClock
@@ -52,14 +55,14 @@ def test_each_policy_has_its_order(policy: str, expected: list[int]) -> None:
     assert order_of_eviction(ledger) == expected
 
 
-@pytest.mark.parametrize("policy", ["lru", "fifo", "lfu"])
+@pytest.mark.parametrize("policy", ["lru", "fifo", "lfu", "adaptive"])
 def test_the_end_of_a_prompt_goes_before_its_beginning(policy: str) -> None:
     ledger = full_pool(policy)
     ledger.allocate(1, tier=Tier.DRAM, owner="writer")
     assert [use(ledger, tokens) for tokens in (A, B, C)] == [4, 8, 8]
 
 
-@pytest.mark.parametrize("policy", ["lru", "fifo", "lfu"])
+@pytest.mark.parametrize("policy", ["lru", "fifo", "lfu", "adaptive"])
 def test_a_shared_prefix_goes_after_all_that_continues_it(policy: str) -> None:
     ledger = PoolLedger(block_size=1, capacity={Tier.DRAM: 22}, clock=ManualClock(), eviction=eviction_policy(policy))
     for branch in range(2):
@@ -73,7 +76,7 @@ def test_a_shared_prefix_goes_after_all_that_continues_it(policy: str) -> None:
 
 
 def test_an_unknown_policy_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match='no eviction policy "mru"; choose one of lru, fifo, lfu'):
+    with pytest.raises(ConfigError, match='no eviction policy "mru"; choose one of lru, fifo, lfu, adaptive'):
         eviction_policy("mru")
 
 
@@ -87,3 +90,64 @@ def test_entries_of_removed_nodes_do_not_pile_up() -> None:
         node.parent = None
     assert int(repr(queue).rpartition(" in DRAM")[0].rpartition(" ")[2]) < 1000
     assert queue.pop(Tier.DRAM) is None
+
+
+def test_entries_of_nodes_that_come_and_go_do_not_pile_up_under_several_rankings() -> None:
+    queue = EvictionQueue(eviction_policy("adaptive"))
+    node = Node(parent=Root(b""), run=b"", blocks=[])
+    for _ in range(10_000):
+        queue.used(node)
+        queue.add(node, Tier.DRAM)
+        assert queue.pop(Tier.DRAM) is node
+    queue.add(node, Tier.DRAM)
+    assert int(repr(queue).rpartition(" in DRAM")[0].rpartition(" ")[2]) < 1000
+
+
+def played(policy: str, prompts: Sequence[Sequence[int]], *, capacity: int = 200) -> int:
+    """Tokens hit when these prompts, of blocks of one token, go through a pool."""
+    ledger = PoolLedger(
+        block_size=1, capacity={Tier.DRAM: capacity}, clock=ManualClock(), eviction=eviction_policy(policy)
+    )
+    num_hits = 0
+    for tokens in prompts:
+        match = ledger.match(tokens, owner="player")
+        num_hits += match.num_tokens
+        lacking = len(tokens) - match.num_tokens
+        new = ledger.allocate(lacking, tier=Tier.DRAM, owner="player") if lacking else ()
+        ledger.insert(tokens, match.blocks + new)
+        ledger.release_owner("player")
+        ledger.take_events()
+    ledger.check()
+    return num_hits
+
+
+def old_favourites(random: Random, count: int) -> list[range]:
+    """Half of the prompts are among 40 that come again and again, the others never do: LFU's world."""
+    favourite = [random.randrange(40) if random.random() < 0.5 else 1000 + number for number in range(count)]
+    return [range(10 * prompt, 10 * prompt + 4) for prompt in favourite]
+
+
+def new_favourites(random: Random, count: int) -> list[range]:
+    """Every 200 prompts, 35 others become the only ones: LRU's world."""
+    favourite = [100_000 * (1 + number // 200) + random.randrange(35) for number in range(count)]
+    return [range(10 * prompt, 10 * prompt + 4) for prompt in favourite]
+
+
+def test_adaptive_beats_lru_and_lfu_when_habits_change_half_way() -> None:
+    random = Random(1)
+    prompts = old_favourites(random, 1500) + new_favourites(random, 1500)
+    hits = {policy: played(policy, prompts) for policy in ("lru", "lfu", "adaptive")}
+    assert hits["adaptive"] > 1.02 * max(hits["lru"], hits["lfu"])
+
+
+@pytest.mark.parametrize(("world", "expert"), [(old_favourites, "lfu"), (new_favourites, "lru")])
+def test_adaptive_comes_near_the_better_expert_while_habits_last(
+    world: Callable[[Random, int], list[range]], expert: str
+) -> None:
+    prompts = world(Random(2), 8000)
+    assert played("adaptive", prompts) >= 0.98 * played(expert, prompts)
+
+
+def test_adaptive_evicts_the_same_blocks_when_the_same_calls_come_again() -> None:
+    prompts = old_favourites(Random(3), 500)
+    assert played("adaptive", prompts) == played("adaptive", prompts)

@@ -1,11 +1,11 @@
-"""Nodes of the index in the order in which they should lose blocks, one heap per tier.
+"""Nodes of the index in the order in which they should lose blocks, one heap per tier and ranking.
 
 Owns the ticks that say when a node was used. A use does not touch the heaps: an entry whose rank
 has grown since is put back when it comes up, so the cost per evicted node is logarithmic.
 
-Every node that names a block of a tier is in that tier's heap, or parked because anchors protect it,
+Every node that names a block of a tier is in that tier's heaps, or parked because anchors protect it,
 or was popped by the caller, who adds it again: what is protected is looked at once, not at each call.
-Entries of removed nodes are dropped when they come up, or in bulk.
+Entries of nodes that were removed, or popped by another ranking, are dropped when they come up, or in bulk.
 """
 
 from heapq import heapify, heappop, heappush
@@ -18,17 +18,20 @@ from memserve.pool.radix_node import Node
 _SLACK = 256
 """Entries that a heap may always have before it is searched for removed nodes."""
 
+_Heap = list[tuple[tuple[int, ...], int, Node]]
+
 
 class EvictionQueue:
     def __init__(self, policy: EvictionPolicy) -> None:
         self._policy = policy
         self._tick = 0
         self._serial = count()
-        self._heaps: dict[Tier, list[tuple[tuple[int, ...], int, Node]]] = {tier: [] for tier in Tier}
+        self._rankings = policy.rankings()
+        self._heaps: dict[Tier, tuple[_Heap, ...]] = {tier: tuple([] for _ in self._rankings) for tier in Tier}
         self._limits = dict.fromkeys(Tier, _SLACK)
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{len(heap)} in {tier.name}" for tier, heap in self._heaps.items() if heap)
+        sizes = ", ".join(f"{max(map(len, heaps))} in {tier.name}" for tier, heaps in self._heaps.items() if any(heaps))
         return f"EvictionQueue({type(self._policy).__name__}, nodes: {sizes or 'none'})"
 
     def used(self, node: Node) -> None:
@@ -53,28 +56,38 @@ class EvictionQueue:
         bit = 1 << tier
         if node.queued & bit:
             return
-        heap = self._heaps[tier]
-        if len(heap) >= self._limits[tier]:
-            heap[:] = [entry for entry in heap if entry[2].parent is not None]
-            heapify(heap)
-            self._limits[tier] = 2 * len(heap) + _SLACK
+        heaps = self._heaps[tier]
+        if max(map(len, heaps)) >= self._limits[tier]:
+            self._clear_out(heaps, bit)
+            self._limits[tier] = 2 * len(heaps[0]) + _SLACK
         node.queued |= bit
-        heappush(heap, (self._policy.rank(node), next(self._serial), node))
+        for ranking, heap in zip(self._rankings, heaps, strict=True):
+            heappush(heap, (ranking.rank(node), next(self._serial), node))
 
     def pop(self, tier: Tier) -> Node | None:
         """The next one, which no longer waits in this tier; None when no node is left."""
-        heap = self._heaps[tier]
+        chosen = self._policy.choose()
+        heap, ranking = self._heaps[tier][chosen], self._rankings[chosen]
+        bit = 1 << tier
         while heap:
             rank, _, node = heappop(heap)
-            if node.parent is None:
+            if node.parent is None or not node.queued & bit:
                 continue
-            current = self._policy.rank(node)
+            current = ranking.rank(node)
             if current > rank:
                 heappush(heap, (current, next(self._serial), node))
                 continue
-            node.queued &= ~(1 << tier)
+            node.queued &= ~bit
             return node
         return None
+
+    def evicted(self, prefix: bytes | memoryview, *, num_blocks: int, num_left: int) -> None:
+        """The node popped last lost the last block of `prefix` and what followed it; so many blocks are left."""
+        self._policy.evicted(prefix, num_blocks=num_blocks, num_left=num_left)
+
+    def returned(self, prefix: bytes | memoryview) -> None:
+        """The last block of `prefix` is stored anew: it may have been evicted too early."""
+        self._policy.returned(prefix)
 
     def park(self, node: Node, tier: Tier) -> None:
         """Anchors protect all that a popped node has of the tier: leave it out until `unpark`."""
@@ -88,3 +101,11 @@ class EvictionQueue:
         node.parked = 0
         for tier in tiers:
             self.add(node, tier)
+
+    @staticmethod
+    def _clear_out(heaps: tuple[_Heap, ...], bit: int) -> None:
+        """Leave one entry of each node that waits."""
+        for heap in heaps:
+            waiting = {entry[2]: entry for entry in heap if entry[2].parent is not None and entry[2].queued & bit}
+            heap[:] = waiting.values()
+            heapify(heap)

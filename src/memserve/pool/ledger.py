@@ -104,6 +104,7 @@ class PoolLedger:
         new = blocks[len(held) :]
         duplicates = self._check_insert(blocks, new, held)
         if new:
+            self._queue.returned(data[: (len(held) + 1) * self._index.block_token_bytes])
             self._active.remove(new)
             self._stock.states.move(new, BlockState.ACTIVE, BlockState.HISTORICAL)
             self._adopt(self._index.graft(place, data, new, namespace=namespace))
@@ -305,6 +306,7 @@ class PoolLedger:
     def _cut(self, node: Node, keep: int) -> None:
         namespace, tokens = self._index.path(node, keep + 1)
         pruned = self._index.prune(node, keep)
+        self._queue.evicted(tokens, num_blocks=len(pruned.blocks), num_left=self._index.num_blocks)
         self._unindexed(pruned)
         self._events.evicted(namespace=namespace, tokens=tokens, num_blocks=len(pruned.blocks))
 

@@ -2,7 +2,8 @@
 
 Owns how a prompt enters and is looked up: matched under a lease, which ends with the look-up, room allocated for
 what is missing (eviction included), then inserted. A block is named by one number that stands in for its tokens,
-so the ledger runs with blocks of one token. What does not fit is not kept; no request fails for it.
+so the ledger runs with blocks of one token. What does not fit is not kept: nothing is leased between two calls, so
+there always is room for the rest.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from memserve.core.clock import Clock
 from memserve.core.enums import Tier
-from memserve.core.errors import InvariantError, PoolExhausted
+from memserve.core.errors import InvariantError
 from memserve.pool.events import EventsLost
 from memserve.pool.eviction import eviction_policy
 from memserve.pool.ledger import PoolLedger
@@ -44,20 +45,16 @@ class PromptPool:
         return len(match.blocks)
 
     def store(self, blocks: tuple[int, ...]) -> int:
-        """Keep the prompt, or as many leading blocks as the pool can hold; how many are new."""
+        """Keep the prompt, or as many leading blocks as the pool can hold; how many were held already."""
         fitting = blocks[: self._num_blocks]
         match = self._ledger.match(fitting, owner=_OWNER)
         held = match.blocks
-        try:
-            if len(held) == len(fitting):
-                return 0
+        if len(held) < len(fitting):
             new = self._ledger.allocate(len(fitting) - len(held), tier=Tier.DRAM, owner=_OWNER)
-            return self._ledger.insert(fitting, (*held, *new)).num_new
-        except PoolExhausted:
-            return 0
-        finally:
-            if match.lease is not None:
-                self._ledger.release(match.lease)
+            self._ledger.insert(fitting, (*held, *new))
+        if match.lease is not None:
+            self._ledger.release(match.lease)
+        return len(held)
 
     def take_events(self) -> tuple[IndexEvent, ...]:
         """What happened to the index since the last call, told in whole blocks of tokens as an instance would."""

@@ -73,7 +73,6 @@ def _pool_hits(prompts: Sequence[tuple[int, ...]], policy: str, capacity: int) -
     pool = PromptPool(num_blocks=capacity, eviction=policy, clock=ManualClock())
     num_hits = 0
     for prompt in prompts:
-        num_hits += pool.fetch(prompt)
-        pool.store(prompt)
+        num_hits += pool.store(prompt)
         pool.take_events()
     return num_hits
