@@ -1,19 +1,29 @@
 """A second process with a pool, for tests that kill it: does one thing, says so, and waits for its end.
 
-python -m tests.instance.peer_process CLUSTER INSTANCE ENDPOINT DEED
+python -m tests.instance.peer_process CLUSTER INSTANCE ENDPOINT DEED [PATH]
 """
 
+import socket
 import sys
 import time
+from collections.abc import Callable
 
-from memserve.core.ids import RequestId, TransferId
+from memserve.config import ALL_PATHS
+from memserve.core.clock import SystemClock
+from memserve.core.enums import DataPath
+from memserve.core.ids import RequestId, TransferId, block_index
 from memserve.instance.mempool import MemPool
 from memserve.storage.shared_memory import attach
+from memserve.transport.base import checksum
+from memserve.transport.framed_socket import FramedSocket, TcpLimits
+from memserve.wire.data_messages import WriteRequest
 from memserve.wire.messages import CommitRequest, PeerInfo, ReserveRequest
 from tests.instance.conftest import BLOCK_BYTES, BLOCK_SIZE
 from tests.instance.contents import PROMPT_BLOCKS, contents, prompt
 
 REQUEST = RequestId("killed")
+OPEN: list[socket.socket] = []
+"""Connections that end with the process."""
 DATA = b"".join(token.to_bytes(4, "little") for token in range(10))
 
 
@@ -50,6 +60,39 @@ def reserve(pool: MemPool, peer: PeerInfo) -> tuple[TransferId, int]:
     return name, len(reply.blocks)
 
 
+def write_half(pool: MemPool, peer: PeerInfo) -> None:
+    """Reserve two blocks for bytes over the network, send one of them and half of the other."""
+    asked = ReserveRequest(
+        transfer=TransferId(f"{pool.info.instance}/{time.time_ns()}"),
+        request=REQUEST,
+        sender=pool.info.instance,
+        incarnation=pool.info.incarnation,
+        tokens=DATA[: 2 * BLOCK_SIZE * 4],
+        namespace=b"",
+        reuse=False,
+        tail=False,
+        handoff=True,
+        ttl_s=60,
+        path=DataPath.TCP,
+    )
+    reply = pool.reserve(peer, asked).result()
+    host, port = peer.data.removeprefix("tcp://").split(":")
+    sock = socket.create_connection((host, int(port)))
+    framed = FramedSocket(sock, peer=peer.data, limits=TcpLimits(), clock=SystemClock())
+    block = memoryview(b"1" * BLOCK_BYTES)
+    frame = WriteRequest(
+        transfer=asked.transfer,
+        ticket=reply.ticket,
+        blocks=tuple(block_index(one) for one in reply.blocks),
+        offset=0,
+        length=BLOCK_BYTES,
+        checksums=(checksum(block),) * 2,
+    )
+    framed.send(frame, num_follow=2 * BLOCK_BYTES)
+    framed.send_bytes([block, block[: BLOCK_BYTES // 2]])
+    OPEN.append(sock)
+
+
 def commit(pool: MemPool, peer: PeerInfo) -> None:
     name, num_blocks = reserve(pool, peer)
     pool.commit(peer, CommitRequest(transfer=name, num_blocks=num_blocks, insert=True)).result()
@@ -67,18 +110,28 @@ def stream(pool: MemPool, peer: PeerInfo) -> None:
             sys.stdout.flush()
 
 
+DEEDS: dict[str, Callable[[MemPool, PeerInfo], object]] = {
+    "allocate": allocate,
+    "connect": connect,
+    "reserve": reserve,
+    "write half": write_half,
+    "commit": commit,
+    "stream": stream,
+}
+
+
 def main() -> None:
-    cluster, instance, endpoint, deed = sys.argv[1:]
+    cluster, instance, endpoint, deed, *paths = sys.argv[1:]
     with MemPool(
         instance=instance,
         block_size=BLOCK_SIZE,
         block_bytes=BLOCK_BYTES,
         dram_bytes=64 * BLOCK_BYTES,
         cluster=cluster,
+        paths=tuple(map(DataPath, paths)) or ALL_PATHS,
     ) as pool:
         peer = pool.connect(endpoint) if endpoint else pool.info
-        deeds = {"allocate": allocate, "connect": connect, "reserve": reserve, "commit": commit, "stream": stream}
-        deeds[deed](pool, peer)
+        DEEDS[deed](pool, peer)
         sys.stdout.write(f"{pool.info.endpoint}\n")
         sys.stdout.flush()
         sys.stdin.read()

@@ -2,13 +2,19 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from memserve.core.clock import SystemClock
+from memserve.core.enums import DataPath
 from memserve.core.errors import InstanceUnavailable
+from memserve.core.ids import TransferId, block_index
 from memserve.instance.mempool import HandoffState, MemPool
 from memserve.storage.shared_memory import sweep
+from memserve.transport.tcp import Part, RemoteRoom, TcpTransport
+from memserve.wire.messages import ReserveRequest
 from tests.instance.conftest import BLOCK_BYTES, CLUSTER, MakePool
 from tests.instance.contents import contents, prompt
 from tests.instance.peer_process import DATA, REQUEST
@@ -22,11 +28,13 @@ def start(a: MemPool) -> Iterator[Start]:
     """Start a peer that does something to pool `a`; returns once it has done it."""
     peers: list[subprocess.Popen[str]] = []
 
-    def begin(deed: str, *, endpoint: str | None = None, instance: str = "peer") -> "subprocess.Popen[str]":
+    def begin(
+        deed: str, *paths: DataPath, endpoint: str | None = None, instance: str = "peer"
+    ) -> "subprocess.Popen[str]":
         target = a.info.endpoint if endpoint is None else endpoint
         peers.append(
             subprocess.Popen(
-                [sys.executable, "-m", "tests.instance.peer_process", CLUSTER, instance, target, deed],
+                [sys.executable, "-m", "tests.instance.peer_process", CLUSTER, instance, target, deed, *paths],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -92,12 +100,15 @@ def test_what_was_committed_before_the_kill_is_handed_over(a: MemPool, start: St
     assert a.stats().num_leases == 0
 
 
-def test_a_sender_killed_among_transfers_leaves_only_whole_prompts(make_pool: MakePool, start: Start) -> None:
+@pytest.mark.parametrize("path", list(DataPath))
+def test_a_sender_killed_among_transfers_leaves_only_whole_prompts(
+    make_pool: MakePool, start: Start, path: DataPath
+) -> None:
     receiver = make_pool("receiver", dram_bytes=256 * BLOCK_BYTES)
     for num_prompts in (1, 2, 4):
         while receiver.take_received(deadline_s=0):
             pass  # of the round before
-        peer = start("stream", endpoint=receiver.info.endpoint)
+        peer = start("stream", path, endpoint=receiver.info.endpoint)
         assert said(peer)
         for _ in range(num_prompts):
             assert receiver.take_received(deadline_s=10)
@@ -124,6 +135,52 @@ def test_a_killed_receiver_is_unavailable_in_bounded_time_and_the_sender_is_unha
         a.alloc_mem(1, on=info)
     a.free_mem(blocks)
     assert num_reserved(a) == 0
+
+
+def test_a_writer_killed_in_the_middle_of_a_frame_leaves_nothing(a: MemPool, start: Start) -> None:
+    peer = start("write half", DataPath.TCP)
+    assert said(peer)
+    assert num_reserved(a) == 2
+    kill(peer)
+    assert said(start("connect", DataPath.TCP))
+    end = time.monotonic() + 10
+    while num_reserved(a):  # until the dead connection and the next expiry have come
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert (a.stats().num_transfers_open, a.stats().num_handoffs, a.match(DATA).num_tokens) == (0, 0, 0)
+    a.local.check()
+
+
+def test_a_receiver_killed_between_frames_is_told_to_the_writer_at_once(a: MemPool, start: Start) -> None:
+    peer = start("connect", endpoint="", instance="victim")
+    info = a.connect(said(peer))
+    asked = ReserveRequest(
+        transfer=TransferId("a/1"),
+        request=REQUEST,
+        sender=a.info.instance,
+        incarnation=a.info.incarnation,
+        tokens=bytes(16 * 4 * 4),
+        namespace=b"",
+        reuse=False,
+        tail=False,
+        handoff=True,
+        ttl_s=60,
+        path=DataPath.TCP,
+    )
+    reply = a.reserve(info, asked).result()
+
+    def parts() -> Iterator[Part]:
+        for number, block in enumerate(reply.blocks):
+            if number == 3:
+                kill(peer)
+            yield Part(blocks=(block_index(block),), offset=0, data=(memoryview(bytes(BLOCK_BYTES)),))
+
+    network = TcpTransport(clock=SystemClock())
+    begin = time.monotonic()
+    with pytest.raises(InstanceUnavailable):
+        network.write(RemoteRoom(endpoint=info.data, transfer=asked.transfer, ticket=reply.ticket), parts())
+    assert time.monotonic() - begin < 5
+    network.close()
 
 
 def test_a_killed_pools_memory_is_removed_when_the_next_of_its_cluster_starts(
