@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from random import Random
 
+import msgspec
 import pytest
 
 from memserve.config import ALL_PATHS
@@ -11,6 +12,8 @@ from memserve.core.errors import TransferFailed
 from memserve.core.ids import RequestId
 from memserve.wire.messages import RequestParams
 from tests.engines.mini_engine import BLOCK_SIZE, MiniEngine
+from tests.engines.paged import LAYERS, PAGE_BYTES
+from tests.transport.proxy import Fault, FaultyProxy, Kind
 
 
 class Pair:
@@ -84,13 +87,15 @@ def test_the_decode_engine_loads_exactly_the_bytes_that_the_prefill_engine_compu
     assert pair.decode.kv("d", length) == computed
 
 
-def test_after_a_whole_request_nothing_is_held_and_the_counts_add_up(pair: Pair) -> None:
+def test_after_a_whole_request_nothing_is_held_and_the_counts_add_up(pair: Pair, path: DataPath) -> None:
     prompt = tokens(2, 3 * BLOCK_SIZE + 5)
     pair.turn("r", prompt, tokens(3, 40))
     pair.settle()
     (prefilled,), (decoded,) = pair.prefill.reported, pair.decode.reported
     assert (prefilled.computed_tokens, decoded.received_tokens, decoded.computed_tokens) == (101, 100, 1)
     assert prefilled.moved[0].num_tokens == 101
+    assert prefilled.moved[0].num_bytes == 4 * PAGE_BYTES * len(LAYERS)
+    assert {moved.path for moved in (*prefilled.moved, *decoded.moved)} == {path}
     assert prefilled.moved[0].num_blocks == 4
     assert decoded.moved[0].num_tokens == BLOCK_SIZE  # the block that the answer completed goes back
 
@@ -162,6 +167,33 @@ def test_a_commit_that_fails_frees_the_room_and_the_decode_engine_recomputes(pai
     pair.settle()
     assert pair.prefill.reported[0].moved == ()
     assert pair.decode.admit("d", pair.decode_params("r"), tokens(13, 100)) == 0
+
+
+@pytest.mark.parametrize("kind", [Kind.CUT, Kind.FLIP])
+@pytest.mark.parametrize("after", [0, PAGE_BYTES, 4 * PAGE_BYTES])
+def test_a_network_that_breaks_costs_a_recomputation_and_nothing_else(
+    transfer: TransferMode, kind: Kind, after: int
+) -> None:
+    pair = Pair(CachingMode.RETURN, transfer, paths=(DataPath.TCP,))
+    proxy = FaultyProxy(pair.decode.pool.info.data, Fault(kind, after=after))
+    through = msgspec.structs.replace(pair.decode.pool.info, data=proxy.endpoint)
+    params = msgspec.structs.replace(pair.prefill_params("r"), peer=through)
+    pair.prefill.run("p", params, tokens(20, 100))
+    pair.settle()
+    assert pair.prefill.reported[0].moved == ()
+    assert pair.decode.admit("d", pair.decode_params("r"), tokens(20, 100)) == 0
+    pair.close()
+    proxy.close()
+
+
+def test_engines_without_a_path_to_each_other_compute_for_themselves(transfer: TransferMode) -> None:
+    pair = Pair(CachingMode.RETURN, transfer, paths=(DataPath.TCP,))
+    unreachable = msgspec.structs.replace(pair.decode.pool.info, data="")
+    params = msgspec.structs.replace(pair.prefill_params("r"), peer=unreachable)
+    pair.prefill.run("p", params, tokens(21, 100))
+    pair.settle()
+    assert pair.prefill.reported[0].moved == ()
+    pair.close()
 
 
 def test_a_decode_engine_without_room_costs_a_recomputation_and_nothing_else(transfer: TransferMode) -> None:
