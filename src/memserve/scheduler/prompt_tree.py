@@ -90,9 +90,8 @@ class PromptTree:
             if child.check_at <= now and not self._expire(child, now):
                 break
             if at and node.mask != child.mask:
-                found = self._noted(
-                    found, node, at
-                )  # some may end here; those that go on are noted again, further down
+                # Some may end here; those that go on are noted again, further down.
+                found = self._noted(found, node, at)
             node = child
             if not tokens.startswith(child.run, at):
                 at += _common(child.run, tokens, at, end, width)
@@ -198,7 +197,10 @@ class PromptTree:
             mask = node.mask
             names = node.names = tuple([name for bit, name in self._names.items() if mask & bit])
         here = dict.fromkeys(names, at // TOKEN_BYTES)
-        return {**found, **here} if found else here
+        if not found:
+            return here
+        found.update(here)
+        return found
 
     def _touch(self, node: _Node) -> None:
         while node.parent is not None:

@@ -5,9 +5,9 @@ nobody: it learns from what the instances announce and, before that arrives, fro
 through the gateway, as in arXiv 2406.17565. What a response told is believed for `ttl_s`, or only for
 `confirm_s` when the instance announces what it holds.
 
-    decide ──> prefilled ──> finish       of one request; `finish` may come at any time and again
-    admit ──> reset ──> apply ...         of one instance that announces what it holds
-    forget                                of one instance, when it left or came back empty
+    decide ──> sent ──> prefilled ──> finish       of one request; `finish` may come at any time and again
+    admit ──> reset ──> apply ...                  of one instance that announces what it holds
+    forget                                         of one instance, when it left or came back empty
 
 A request served by one instance (no prefill instance, or a role has nobody left) goes the same way.
 """
@@ -149,6 +149,16 @@ class Scheduler:
             candidates=tuple(weighed),
         )
 
+    def sent(self, request: RequestId) -> None:
+        """The request is on its way to its instance, which is counted on to hold the prompt before long.
+
+        So those that share the prompt and come before it is computed follow it, instead of having it computed
+        once more elsewhere. If nothing comes of it, the promise ends with `ttl_s` and cost a recomputation.
+        """
+        flight = self._flights.get(request)
+        if flight is not None and flight.first is not None and self._caching is not CachingMode.BASIC:
+            self._trees[flight.first.role].insert(flight.first.instance, flight.tokens, flight.namespace)
+
     def prefilled(self, request: RequestId) -> None:
         """The prompt is computed: its load goes, and the instance that computed it is known to hold it."""
         flight = self._flights.get(request)
@@ -238,7 +248,7 @@ class Scheduler:
         )
         scores = by.scores(choice)
         order = sorted(range(len(scores)), key=scores.__getitem__)
-        best = order.pop(self._random.randrange(scores.count(scores[order[0]])))
+        best = order.pop(int(self._random.random() * scores.count(scores[order[0]])))
         return [
             Candidate(
                 instance=group.instances[i],
