@@ -153,11 +153,12 @@ class Scheduler:
         """The request is on its way to its instance, which is counted on to hold the prompt before long.
 
         So those that share the prompt and come before it is computed follow it, instead of having it computed
-        once more elsewhere. If nothing comes of it, the promise ends with `ttl_s` and cost a recomputation.
+        once more elsewhere. If nothing comes of it, the promise ends like any that nobody confirms, and cost a
+        recomputation.
         """
         flight = self._flights.get(request)
         if flight is not None and flight.first is not None and self._caching is not CachingMode.BASIC:
-            self._trees[flight.first.role].insert(flight.first.instance, flight.tokens, flight.namespace)
+            self._believe(flight.first, flight.tokens, flight.namespace)
 
     def prefilled(self, request: RequestId) -> None:
         """The prompt is computed: its load goes, and the instance that computed it is known to hold it."""
