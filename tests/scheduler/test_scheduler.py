@@ -269,3 +269,28 @@ def test_the_same_seed_gives_the_same_decisions() -> None:
 def test_an_unknown_policy_is_refused_at_the_start() -> None:
     with pytest.raises(ConfigError, match="known"):
         new_scheduler(policy="fastest")
+
+
+def test_a_prompt_that_is_on_its_way_draws_those_that_share_it() -> None:
+    scheduler, where = new_scheduler(), colocated(8)
+    first = scheduler.decide(request=ONE, tokens=PROMPT, view=where)
+    scheduler.sent(ONE)
+    second = scheduler.decide(request=TWO, tokens=[*PROMPT, *OTHER], view=where)
+    assert held(second)[first.decode] == len(PROMPT)
+
+
+def test_a_promise_that_nobody_kept_ends_with_the_ttl() -> None:
+    clock = ManualClock()
+    scheduler, where = new_scheduler(clock=clock), colocated(2)
+    scheduler.decide(request=ONE, tokens=PROMPT, view=where)
+    scheduler.sent(ONE)
+    scheduler.finish(ONE, outcome=Outcome.FAILED)
+    clock.advance(601)
+    assert set(held(scheduler.decide(request=TWO, tokens=PROMPT, view=where)).values()) == {0}
+
+
+def test_nothing_is_promised_where_nobody_caches() -> None:
+    scheduler, where = new_scheduler(caching=CachingMode.BASIC), colocated(2)
+    scheduler.decide(request=ONE, tokens=PROMPT, view=where)
+    scheduler.sent(ONE)
+    assert set(held(scheduler.decide(request=TWO, tokens=PROMPT, view=where)).values()) == {0}

@@ -126,6 +126,7 @@ class RequestFlow:
         if decode is None:
             raise InstanceUnavailable(f"instance {decision.decode} is not in the cluster of epoch {view.epoch}")
         prefill = None if alone or decision.prefill is None else view.find(decision.prefill)
+        self._context.scheduler.sent(self._job.id)
         return prefill, decode
 
     async def _attempt(self, prefill: InstanceView | None, decode: InstanceView) -> Outcome:

@@ -105,7 +105,7 @@ class Scheduler:
             role: PromptTree(block_size=block_size, clock=clock, ttl_s=ttl_s, max_blocks=max_tree_blocks)
             for role in Role
         }
-        self._feeds = EventFeeds(self._trees, block_size=block_size, clock=clock)
+        self._feeds = EventFeeds(self._trees, block_size=block_size, clock=clock, max_lag_s=ttl_s)
         self._confirm_s = confirm_s
         self._load = LoadLedger()
         self._flights: dict[RequestId, _Flight] = {}

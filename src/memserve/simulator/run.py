@@ -125,6 +125,7 @@ class Simulation:
         before = self._stopwatch.now()
         decision = self._scheduler.decide(request=_id(number), tokens=tokens, view=self._view, session=request.session)
         self._decide_s.append(self._stopwatch.now() - before)
+        self._scheduler.sent(decision.request)
         instance = self._instances[decision.decode]
         instance.accept(number, request, at_s=self._clock.now())
         self._wake(instance)
