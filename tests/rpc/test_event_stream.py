@@ -172,6 +172,14 @@ async def test_a_refusal_is_waited_out(follow: Follow) -> None:
     assert await asked(instance, 4) == [("snapshot", None), ("snapshot", None), ("events", 0), ("events", 0)]
 
 
+async def test_a_fault_is_told_as_a_batch_without_events(follow: Follow) -> None:
+    instance = Instance(EMPTY, InstanceUnavailable("not now"), EventsReply(last_seq=1, events=(event(1),)))
+    picture = Picture()
+    await follow(instance, picture)
+    await asked(instance, 4)
+    assert [(len(batch.events), batch.as_of is None) for batch in picture.batches] == [(0, True), (1, False)]
+
+
 async def test_a_snapshot_that_is_gone_half_way_is_begun_anew(follow: Follow) -> None:
     half = SnapshotReply(seq=7, entries=(entry(1),), next_position=1)
     instance = Instance(half, InstanceUnavailable("begin another"), EMPTY)

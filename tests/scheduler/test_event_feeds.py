@@ -302,6 +302,25 @@ def test_lag_grows_until_an_instance_told_all_there_is(cluster: Cluster) -> None
     assert cluster.scheduler.event_stats().feeds[0].lag_s == 1
 
 
+def test_an_instance_that_is_not_heard_for_the_ttl_is_not_believed_until_it_starts_anew(cluster: Cluster) -> None:
+    cluster.tell(stored(1, PROMPT), as_of=0.0)
+    cluster.clock.advance(TTL_S)
+    assert cluster.tell().position == 1
+    assert cluster.held(PROMPT) == {"c0": 12}
+    cluster.clock.advance(1)
+    assert cluster.tell().position is None
+    assert cluster.held(PROMPT) == {}
+    assert cluster.snapshot(entry(PROMPT), seq=1).position == 1
+    assert cluster.tell(stored(2, PROMPT)).position == 2
+    assert cluster.held(PROMPT) == {"c0": 12}
+
+
+def test_a_namespace_that_is_none_is_discarded(cluster: Cluster) -> None:
+    applied = cluster.tell(stored(1, PROMPT, b"x" * 257), stored(2, PROMPT, b"x" * 256))
+    assert applied == Applied(position=2, discarded={"malformed": 1})
+    assert cluster.snapshot(entry(PROMPT, namespace=b"x" * 257)).discarded == {"malformed": 1}
+
+
 def test_events_are_counted_by_kind(cluster: Cluster) -> None:
     cluster.tell(stored(1, PROMPT), stored(2, [1] * 4), evicted(3, PROMPT))
     (feed,) = cluster.scheduler.event_stats().feeds

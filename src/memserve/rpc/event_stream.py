@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 from memserve.core.clock import Clock
 from memserve.core.errors import MemserveError, ProtocolError
 from memserve.rpc.channel import RpcClient
-from memserve.wire.events import Applied, EventBatch, SnapshotPart
+from memserve.wire.events import Applied, EventBatch, IndexEvent, SnapshotPart
 from memserve.wire.messages import (
     EventsReply,
     EventsRequest,
@@ -37,7 +37,10 @@ _log = logging.getLogger(__name__)
 
 
 class EventSink(Protocol):
-    """Who wants to know. Both are called in the reader's event loop and must not block."""
+    """Who wants to know. Both are called in the reader's event loop and must not block.
+
+    After a fault, a batch without events says that nothing was heard, so that the sink can judge how long.
+    """
 
     def apply(self, batch: EventBatch) -> Applied: ...
     def reset(self, part: SnapshotPart) -> Applied: ...
@@ -75,6 +78,7 @@ class EventReader:
                     position = await self._go_on(position)
                 except MemserveError as error:
                     self._complain("unreachable", f"events cannot be read: {error}; trying again")
+                    position = None if position is None else self._hand_on((), as_of=None)
                     await asyncio.sleep(self._retry_s)
         finally:
             await self._client.close()
@@ -97,13 +101,7 @@ class EventReader:
         if reply.is_gap:
             return None
         is_all = reply.last_seq == (reply.events[-1].seq if reply.events else position)
-        batch = EventBatch(
-            instance=peer.instance,
-            incarnation=peer.incarnation,
-            events=reply.events,
-            as_of=asked_at if is_all else None,
-        )
-        return self._applied(self._sink.apply(batch))
+        return self._hand_on(reply.events, as_of=asked_at if is_all else None)
 
     async def _start_anew(self) -> int | None:
         seq: int | None = None
@@ -136,6 +134,11 @@ class EventReader:
             raise ProtocolError(f"{self._peer.instance} answered {type(request).__name__} with {type(reply).__name__}")
         self._complained.discard("unreachable")
         return reply
+
+    def _hand_on(self, events: tuple[IndexEvent, ...], *, as_of: float | None) -> int | None:
+        peer = self._peer
+        batch = EventBatch(instance=peer.instance, incarnation=peer.incarnation, events=events, as_of=as_of)
+        return self._applied(self._sink.apply(batch))
 
     def _applied(self, applied: Applied) -> int | None:
         for reason, number in applied.discarded.items():

@@ -5,7 +5,7 @@ to go on, whoever reads the events asks for them.
 
     admit ──> snapshot needed ── reset (all parts) ──> following ── apply ──> following
                     ^                                      │
-                    └────────────── a new reset ───────────┘            forget, from anywhere
+                    └── a new reset, or nothing heard for max_lag_s      forget, from anywhere
 """
 
 from collections import Counter
@@ -31,6 +31,9 @@ from memserve.wire.events import (
     SnapshotPart,
 )
 
+MAX_NAMESPACE_BYTES = 256
+"""Longer ones are not ours."""
+
 
 class EventKind(StrEnum):
     STORED = "stored"
@@ -52,7 +55,7 @@ class Discard(StrEnum):
     UNANNOUNCED = "unannounced-eviction"
     """The end of blocks that are not in the tree: never announced, or dropped when the tree was full."""
     MALFORMED = "malformed"
-    """Tokens that are no whole blocks, or that continue what was not told."""
+    """Tokens that are no whole blocks or continue what was not told; a namespace that is none."""
 
 
 class FeedStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,8 +89,10 @@ class _Feed:
 class EventFeeds:
     """All instances that tell of their index."""
 
-    def __init__(self, trees: Mapping[Role, PromptTree], *, block_size: int, clock: Clock) -> None:
+    def __init__(self, trees: Mapping[Role, PromptTree], *, block_size: int, clock: Clock, max_lag_s: float) -> None:
+        """After `max_lag_s` seconds in which an instance did not tell all there is, what it told is forgotten."""
         self._trees = trees
+        self._max_lag_s = max_lag_s
         self._width = block_size * TOKEN_BYTES
         self._clock = clock
         self._feeds: dict[InstanceId, _Feed] = {}
@@ -118,7 +123,7 @@ class EventFeeds:
         return feed is not None and feed.position is not None
 
     def apply(self, batch: EventBatch) -> Applied:
-        """Events that follow each other; those out of order change nothing."""
+        """Events that follow each other; those out of order change nothing. An empty batch says: still none."""
         feed = self._feeds.get(batch.instance)
         if feed is None or feed.incarnation != batch.incarnation:
             return self._refused(batch, max(1, len(batch.events)))
@@ -129,6 +134,9 @@ class EventFeeds:
                 discarded[reason] += 1
         if batch.as_of is not None and feed.position is not None and not discarded[Discard.GAP]:
             feed.confirmed_at = max(feed.confirmed_at, batch.as_of)
+        elif feed.position is not None and self._clock.now() - feed.confirmed_at > self._max_lag_s:
+            self._trees[feed.role].forget(batch.instance)
+            feed.position = None
         return self._applied(batch.instance, feed, discarded)
 
     def reset(self, part: SnapshotPart) -> Applied:
@@ -146,6 +154,7 @@ class EventFeeds:
         discarded[Discard.MALFORMED] = self._insert_all(part.instance, feed, part.entries)
         if part.is_last:
             feed.position, feed.snapshot = part.seq, None
+            feed.confirmed_at = self._clock.now()
             feed.counts[EventKind.SNAPSHOT] += 1
         return self._applied(part.instance, feed, discarded)
 
@@ -173,7 +182,7 @@ class EventFeeds:
         if event.seq <= feed.position:
             return Discard.BACKWARDS
         feed.position = event.seq
-        if not event.tokens or len(event.tokens) % self._width:
+        if not event.tokens or len(event.tokens) % self._width or len(event.namespace) > MAX_NAMESPACE_BYTES:
             return Discard.MALFORMED
         tree = self._trees[feed.role]
         match event:
@@ -193,7 +202,7 @@ class EventFeeds:
         tree, num_malformed, prompt = self._trees[feed.role], 0, b""
         for entry, following in zip_longest(entries, entries[1:]):
             whole = bool(entry.tokens) and not (len(entry.tokens) % self._width or entry.at % self._width)
-            if not whole or not 0 <= entry.at <= len(prompt):
+            if not whole or not 0 <= entry.at <= len(prompt) or len(entry.namespace) > MAX_NAMESPACE_BYTES:
                 num_malformed += 1
                 prompt = b""
                 continue
