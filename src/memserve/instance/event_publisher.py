@@ -2,7 +2,7 @@
 
 Owns the replay buffer and at most one snapshot, which all readers share for as long as its events can still
 be continued. Lives in the agent's event loop and takes the pool's lock for moments only; freezing a snapshot
-takes it for about a microsecond a node. Never sends unasked, never waits for a reader.
+takes it for about a tenth of a microsecond a block. Never sends unasked, never waits for a reader.
 
 Bounds: a reader that is further behind than the buffer reaches is told so and starts from a snapshot;
 beyond MAX_WAITING readers at a time, further ones are refused.

@@ -246,7 +246,7 @@ class PoolLedger:
         return self._events.take()
 
     def snapshot(self) -> IndexSnapshot:
-        """All that the index names, for a reader that missed events; linear in the number of its nodes."""
+        """All that the index names, for a reader that missed events; linear in the number of blocks."""
         return IndexSnapshot(self._index, seq=self._events.last_seq)
 
     def check(self) -> None:
