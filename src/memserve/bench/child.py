@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,9 @@ import msgspec
 
 from memserve.bench.records import Missing
 from memserve.core.errors import ConfigError, DeadlineExceeded, InstanceUnavailable
+
+Say = Callable[[str], None]
+"""Takes a line about how far the run is."""
 
 _START_DEADLINE_S = 180.0
 _DEADLINE_S = 600.0

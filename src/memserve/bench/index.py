@@ -6,13 +6,13 @@ falls on all of them. Every system that starts is measured in every tree.
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 
-from memserve.bench.child import SystemChild, SystemSpec, start_all
+from memserve.bench.child import Say, SystemChild, SystemSpec, start_all
 from memserve.bench.prompts import Shape
 from memserve.bench.records import Missing, Report, Row, make_report, timed_row
 
@@ -31,7 +31,6 @@ _TURNS_A_ROUND = 500
 _LEAVES_A_ROUND = 25
 _WARM_UP_ROUNDS = 2
 
-Say = Callable[[str], None]
 Times = dict[tuple[str, str, str], list[int]]
 """(system, operation, form of the input) -> nanoseconds."""
 

@@ -40,6 +40,22 @@ def index(
     _run(lambda: run_index(peers=peers, plan=plan, say=_say), json=json, figure=figure)
 
 
+@app.command()
+def pool(*, json: Json, figure: Figure = None, peers: Peers = PEERS) -> None:
+    """Memory pool: allocation, and 64 MiB put and got back, beside LMCache and a plain copy."""
+    from memserve.bench.pool import PoolPlan, run_pool  # noqa: PLC0415
+
+    _run(lambda: run_pool(peers=peers, plan=PoolPlan(), say=_say), json=json, figure=figure)
+
+
+@app.command()
+def transfer(*, json: Json, figure: Figure = None, peers: Peers = PEERS) -> None:
+    """Blocks between two processes, by shared memory and TCP, beside NIXL, Mooncake and the machine's limits."""
+    from memserve.bench.transfer import TransferPlan, run_transfer  # noqa: PLC0415
+
+    _run(lambda: run_transfer(peers=peers, plan=TransferPlan(), say=_say), json=json, figure=figure)
+
+
 def _say(line: str) -> None:
     Console(stderr=True, highlight=False).print(line, markup=False)
 

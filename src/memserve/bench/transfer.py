@@ -1,0 +1,140 @@
+"""`memserve bench transfer`: blocks between two processes of this host, path by path, beside NIXL and Mooncake.
+
+The limits are a copy within one process for shared memory, a plain socket and iperf3 for TCP.
+"""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections import defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from memserve.bench.child import Say, SystemChild, SystemSpec, start_all
+from memserve.bench.records import Missing, Report, Row, make_report, timed_row
+from memserve.core.errors import MemserveError
+
+SHAPES = ((2 << 20, 64), (16 << 10, 256))
+"""Bytes of a block, blocks moved at once."""
+SYSTEMS = {
+    "shm": (
+        SystemSpec(name="memserve", module="memserve_transfer"),
+        SystemSpec(name="nixl", module="nixl_transfer", environment="nixl", variables={"UCX_TLS": "sm,self"}),
+        SystemSpec(name="memcpy", module="limit_transfer"),
+    ),
+    "tcp": (
+        SystemSpec(name="memserve", module="memserve_transfer"),
+        SystemSpec(name="nixl", module="nixl_transfer", environment="nixl", variables={"UCX_TLS": "tcp,self"}),
+        SystemSpec(name="mooncake", module="mooncake_transfer", environment="mooncake"),
+        SystemSpec(name="socket", module="limit_transfer"),
+    ),
+}
+_WARM_UP_ROUNDS = 2
+_MOVES_A_ROUND = 5
+_IPERF_ROUNDS = 5
+
+
+class TransferPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """How much to measure."""
+
+    num_rounds: int = 8
+
+
+def run_transfer(*, peers: Path, plan: TransferPlan, say: Say) -> Report:
+    """Measure every path and shape; a few minutes."""
+    rows: list[Row] = []
+    missing: dict[str, Missing] = {}
+    for path, specs in SYSTEMS.items():
+        for block_bytes, num_blocks in SHAPES:
+            say(f"{path}: {num_blocks} blocks of {block_bytes >> 10} KiB")
+            shape = {"path": path, "block_bytes": block_bytes, "num_blocks": num_blocks}
+            with ExitStack() as stack:
+                children, absent = start_all(specs, peers=peers)
+                for child in children:
+                    stack.enter_context(child)
+                found, failed = _measure(children, shape, num_rounds=plan.num_rounds)
+            rows += found
+            missing.update({each.system: each for each in [*absent, *failed]})
+    say("iperf3")
+    try:
+        rows.append(measure_iperf3())
+    except (MemserveError, OSError, subprocess.SubprocessError, KeyError) as error:
+        missing["iperf3"] = Missing(system="iperf3", reason=str(error) or type(error).__name__)
+    return make_report("transfer", results=rows, missing=list(missing.values()))
+
+
+def _measure(children: list[SystemChild], shape: dict[str, Any], *, num_rounds: int) -> tuple[list[Row], list[Missing]]:
+    """A system that fails on the way is reported and left out; the others go on."""
+    times: dict[SystemChild, list[int]] = defaultdict(list)
+    failed: dict[SystemChild, Missing] = {}
+    for number in range(-1, _WARM_UP_ROUNDS + num_rounds):
+        for child in children:
+            if child in failed:
+                continue
+            try:
+                spent = child.ask("open", **shape) if number < 0 else child.ask("move", count=_MOVES_A_ROUND)
+            except MemserveError as error:
+                failed[child] = Missing(system=child.spec.name, reason=str(error))
+                continue
+            times[child] += spent if number >= _WARM_UP_ROUNDS else ()
+    total = shape["block_bytes"] * shape["num_blocks"]
+    rows = [
+        timed_row(spent, _row(child, shape), num_bytes=total)
+        for child, spent in times.items()
+        if spent and child not in failed
+    ]
+    for child in children:
+        if child not in failed:
+            child.ask("close")
+    return rows, list(failed.values())
+
+
+def _row(child: SystemChild, shape: dict[str, Any]) -> Row:
+    return Row(
+        system=child.spec.name,
+        version=child.version,
+        operation="transfer",
+        path=shape["path"],
+        blocks=shape["num_blocks"],
+        size_bytes=shape["block_bytes"],
+    )
+
+
+def measure_iperf3() -> Row:
+    """Median rate of one stream over loopback. Raises FileNotFoundError without iperf3."""
+    if shutil.which("iperf3") is None:
+        raise FileNotFoundError("iperf3 is not installed: Debian and Ubuntu ship it as iperf3")
+    rates = sorted(_iperf3_once() for _ in range(_IPERF_ROUNDS))
+    said = subprocess.run(("iperf3", "--version"), capture_output=True, text=True, check=True).stdout
+    return Row(
+        system="iperf3",
+        version=said.split()[1],
+        operation="stream",
+        path="tcp",
+        count=_IPERF_ROUNDS,
+        gb_per_s=round(rates[_IPERF_ROUNDS // 2], 3),
+    )
+
+
+def _iperf3_once() -> float:
+    """10^9 bytes a second over one second."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    server = subprocess.Popen(("iperf3", "-s", "-1", "-B", "127.0.0.1", "-p", port), stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 10
+        while True:
+            client = subprocess.run(
+                ("iperf3", "-c", "127.0.0.1", "-p", port, "-t", "1", "-J"), capture_output=True, check=False, timeout=30
+            )
+            if client.returncode == 0 or time.monotonic() > deadline:
+                break
+        return float(json.loads(client.stdout)["end"]["sum_received"]["bits_per_second"]) / 8e9
+    finally:
+        server.kill()
+        server.wait()
