@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from memserve.core.clock import ManualClock
 from memserve.core.ids import InstanceId
-from memserve.scheduler.prompt_tree import PromptTree
+from memserve.scheduler.prompt_tree import ANNOUNCED_S, PromptTree
 
 BLOCK = 2
 TTL_S = 10.0
@@ -134,6 +134,23 @@ def test_an_emptied_namespace_leaves_nothing_behind_and_can_be_filled_again() ->
     assert tree.match(prompt(1, 2), b"tenant") == {B: 2}
 
 
+def test_an_answer_that_grows_block_by_block_makes_no_chain_of_nodes() -> None:
+    tree = new_tree()
+    for number in range(2, 65, 2):
+        tree.insert(A, prompt(*range(number)))
+    assert tree.stats().num_blocks == 32
+    assert tree.stats().num_nodes == 1
+    assert tree.match(prompt(*range(64))) == {A: 64}
+
+
+def test_what_is_told_of_one_instance_only_does_not_grow_on_another() -> None:
+    tree = new_tree()
+    tree.insert(A, prompt(1, 2))
+    tree.insert(B, prompt(1, 2))
+    tree.insert(A, prompt(1, 2, 3, 4))
+    assert tree.match(prompt(1, 2, 3, 4)) == {A: 4, B: 2}
+
+
 class TreeAgainstList(RuleBasedStateMachine):
     """Prompts of few distinct tokens, so that they meet, split and outlive each other often."""
 
@@ -146,15 +163,19 @@ class TreeAgainstList(RuleBasedStateMachine):
         self.tree = new_tree(clock=self.clock)
         self.held: dict[tuple[InstanceId, tuple[int, ...]], float] = {}
 
-    @rule(instance=instances, tokens=prompts)
-    def insert(self, instance: InstanceId, tokens: list[int]) -> None:
-        self.tree.insert(instance, prompt(*tokens))
+    @rule(instance=instances, tokens=prompts, keep_s=st.sampled_from([None, 3.0, ANNOUNCED_S]))
+    def insert(self, instance: InstanceId, tokens: list[int], keep_s: float | None) -> None:
+        self.tree.insert(instance, prompt(*tokens), keep_s=keep_s)
+        until = self.clock.now() + (TTL_S if keep_s is None else keep_s)
         for end in range(BLOCK, len(tokens) + 1, BLOCK):
-            self.held[instance, tuple(tokens[:end])] = self.clock.now() + TTL_S
+            key = (instance, tuple(tokens[:end]))
+            self.held[key] = max(until, self.held.get(key, 0.0))
 
     @rule(instance=instances, tokens=prompts)
     def remove(self, instance: InstanceId, tokens: list[int]) -> None:
-        self.tree.remove(instance, prompt(*tokens))
+        known = (instance, tuple(tokens[: len(tokens) // BLOCK * BLOCK])) in self.held
+        removed = self.tree.remove(instance, prompt(*tokens))
+        assert removed or not known
         whole = tuple(tokens[: len(tokens) // BLOCK * BLOCK])
         if whole:
             lost = [k for k in self.held if k[0] == instance and k[1][: len(whole)] == whole]
