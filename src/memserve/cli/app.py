@@ -186,7 +186,7 @@ def simulate_cache(
     capacities: Annotated[str, typer.Option(help="Blocks of 512 tokens, with commas.")] = "1000,3000,10000,30000",
     policies: Annotated[
         str, typer.Option(help="Eviction policies, with commas; belady is the offline optimum.")
-    ] = "lru,lfu,fifo,belady",
+    ] = "lru,lfu,fifo,adaptive,belady",
     max_requests: Annotated[int | None, typer.Option(min=1, help="Only the first ones of the trace.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all numbers to this file.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw them into this file (.png, .svg, .pdf).")] = None,

@@ -5,6 +5,7 @@ comes with the extra `bench`.
 """
 
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PANELS = (
-    ("ttft_avg_s", "average TTFT (s)"),
-    ("jct_avg_s", "average JCT (s)"),
+    ("ttft_avg_s", "average TTFT / the best at this size"),
+    ("jct_avg_s", "average JCT / the best at this size"),
     ("hit_ratio", "hit ratio (of blocks)"),
     ("load_max_over_mean", "load, max / mean"),
 )
+_RELATIVE = {"ttft_avg_s", "jct_avg_s"}
+"""Drawn against the best policy at the same number of instances: seconds differ a thousandfold between sizes."""
 _MARKERS = "osD^vPX*"
 
 
@@ -30,12 +33,12 @@ def draw_simulation(report: SimulationReport, file: Path) -> None:
     panels: Sequence[Axes] = figure.subplots(2, 2).flat
     policies = list(dict.fromkeys(result.policy for result in report.results))
     for axes, (field, label) in zip(panels, _PANELS, strict=True):
+        units = _best(report, field) if field in _RELATIVE else {}
         for policy, marker in zip(policies, _MARKERS * len(policies), strict=False):
             results = [result for result in report.results if result.policy == policy]
-            axes.plot([r.instances for r in results], [getattr(r, field) for r in results], marker=marker, label=policy)
+            values = [getattr(r, field) / units.get(r.instances, 1.0) for r in results]
+            axes.plot([r.instances for r in results], values, marker=marker, label=policy)
         _over_instances(axes, sorted({result.instances for result in report.results}), label)
-    panels[0].set_yscale("log")
-    panels[1].set_yscale("log")
     panels[2].axhline(report.results[0].ideal_hit_ratio, color="black", linestyle=":", label="endless shared cache")
     panels[2].legend(fontsize=8)
     figure.suptitle(f"{report.trace}: {report.requests} requests, {report.profile.model} on {report.profile.machine}")
@@ -58,6 +61,14 @@ def draw_cache(report: CacheReport, file: Path) -> None:
     axes.legend(fontsize=8)
     axes.set_title(f"{report.trace}: {report.requests} requests, one pool")
     _save(figure, file)
+
+
+def _best(report: SimulationReport, field: str) -> dict[int, float]:
+    """Lowest value at each number of instances."""
+    best: dict[int, float] = {}
+    for result in report.results:
+        best[result.instances] = min(best.get(result.instances, inf), getattr(result, field))
+    return best
 
 
 def _figure(*, width: float, height: float) -> "Figure":
