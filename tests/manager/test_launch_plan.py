@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from machines import CPU, GPU, config
 
-from memserve.config import ConnectorConfig, ServeConfig
-from memserve.core.enums import CachingMode, Role
+from memserve.config import ConnectorConfig, PoolSettings, ServeConfig
+from memserve.core.enums import CachingMode, DataPath, Role
 from memserve.core.errors import ConfigError
 from memserve.manager.engine_args import given, value_of
 from memserve.manager.launch_plan import LaunchPlan, LaunchSpec, plan, served_model_name
@@ -54,6 +54,13 @@ def test_the_command_runs_vllms_server_as_a_module() -> None:
     assert value_of(argv, "--host") == "127.0.0.1"
     assert value_of(argv, "--port") == "8100"
     assert given(argv, "--enable-prompt-tokens-details")
+
+
+def test_paths_for_kv_reach_every_connector() -> None:
+    wanted = msgspec.structs.replace(config(), pool=PoolSettings(paths=(DataPath.TCP,)))
+    for spec in planned(wanted).specs:
+        told = msgspec.convert(transfer_config(spec)["kv_connector_extra_config"], ConnectorConfig)
+        assert told.paths == (DataPath.TCP,)
 
 
 def test_the_connector_is_told_everything_it_needs() -> None:

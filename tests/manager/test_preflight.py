@@ -6,6 +6,8 @@ import msgspec
 import pytest
 from machines import CPU, GPU, SMALL, config, model_folder
 
+from memserve.config import PoolSettings
+from memserve.core.enums import DataPath
 from memserve.core.errors import ConfigError
 from memserve.manager.machine import Machine
 from memserve.manager.model_facts import model_facts
@@ -53,6 +55,13 @@ def test_a_hub_name_that_may_not_be_fetched_must_be_in_the_cache(tmp_path: Path)
         preflight(config(model="owner/name"), machine=machine)
     (tmp_path / "hub" / "models--owner--name").mkdir(parents=True)
     assert preflight(config(model="owner/name"), machine=machine) == ()
+
+
+@pytest.mark.parametrize("paths", [(), (DataPath.SHM, DataPath.SHM)])
+def test_paths_for_kv_are_one_or_more_and_each_once(paths: tuple[DataPath, ...]) -> None:
+    wanted = msgspec.structs.replace(config(model="owner/name"), pool=PoolSettings(paths=paths))
+    with pytest.raises(ConfigError, match=r"pool\.paths"):
+        preflight(wanted, machine=CPU)
 
 
 def test_pools_must_fit_into_shared_memory() -> None:

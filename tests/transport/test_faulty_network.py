@@ -107,6 +107,17 @@ def test_a_fetch_that_goes_wrong_is_told_in_time_and_the_next_one_succeeds(
     assert receiver.read(targets) == sender.read(blocks)
 
 
+def test_several_connections_fill_one_reservation_at_once(sender: Side, receiver: Side, tcp: TcpTransport) -> None:
+    """As the ranks of an engine do."""
+    data = sender.read(sender.fill(N))
+    room, blocks = receiver.reserve(N)
+    with ThreadPoolExecutor(N) as threads:
+        list(threads.map(lambda part: tcp.write(room, [part]), parts_for(blocks, data, at_once=2)))
+    receiver.commit(N)
+    assert receiver.read(blocks) == data
+    assert 1 <= receiver.server.stats().num_connections <= 3
+
+
 def test_crumbs_are_put_together(sender: Side, receiver: Side, tcp: TcpTransport, make_proxy: MakeProxy) -> None:
     data = sender.read(sender.fill(N))
     write_all(tcp, receiver, make_proxy(receiver.info.data, Fault(Kind.CRUMBS)), data)

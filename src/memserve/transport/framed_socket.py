@@ -42,7 +42,7 @@ class TcpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Who is slower than this is cut off, after `stall_s`."""
     idle_s: float = 60.0
     """A server closes connections that say nothing for so long; clients close theirs after half of it."""
-    max_connections: int = 64
+    max_connections: int = 256
     """That a server serves at once; more are closed as they come."""
 
 
