@@ -52,7 +52,7 @@ def held(cluster: Served) -> dict[str, int]:
 
 
 def wait_until_nothing_is_held(cluster: Served) -> None:
-    deadline = time.monotonic() + 15.0
+    deadline = time.monotonic() + 60.0
     while (now := held(cluster)) != {"reserved": 0, "leased": 0, "requests": 0}:
         assert time.monotonic() < deadline, now
         time.sleep(0.2)
@@ -121,7 +121,7 @@ def test_a_client_that_leaves_frees_everything_on_both_instances(cluster: Served
         next(answer.iter_lines())  # decoding has begun
     wait_until_nothing_is_held(cluster)
     with pytest.raises(httpx.ReadTimeout):  # leave during the prefill
-        cluster.http.post("/v1/completions", json={**body, "prompt": STORY * 25, "stream": False}, timeout=1.0)
+        cluster.http.post("/v1/completions", json={**body, "prompt": STORY * 12, "stream": False}, timeout=1.0)
     wait_until_nothing_is_held(cluster)
 
 
