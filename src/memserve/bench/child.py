@@ -47,11 +47,12 @@ class SystemChild:
 
     def __init__(self, spec: SystemSpec, *, peers: Path) -> None:
         """Raises ConfigError with the reason when the system is not to be had here."""
+        python = _python(spec, peers)
         self.spec = spec
         self.version = ""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         self._process = subprocess.Popen(
-            (_python(spec, peers), "-m", f"memserve.bench.systems.{spec.module}"),
+            (python, "-m", f"memserve.bench.systems.{spec.module}"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -19,9 +19,9 @@ class NixlTransfer:
 
     def open(self, path: str, block_bytes: int, num_blocks: int) -> None:
         total = num_blocks * block_bytes
-        self._receiver = Receiver("nixl_transfer", str(total))
+        self._receiver = Receiver("nixl_transfer", path, str(total))
         there = json.loads(self._receiver.hello)
-        self._agent = _agent("sender")
+        self._agent = _agent("sender", path)
         self._memory = np.ones(num_regions(block_bytes, num_blocks) * total, np.uint8)
         self._agent.register_memory([(self._memory.ctypes.data, self._memory.nbytes, 0, "")], "DRAM")
         peer = self._agent.add_remote_agent(base64.b64decode(there["metadata"]))
@@ -48,16 +48,19 @@ class NixlTransfer:
             raise RuntimeError(f"the transfer ended with {state}")
 
 
-def _agent(name: str) -> Any:
-    return nixl_agent(name, nixl_agent_config(backends=["UCX"]))
+def _agent(name: str, path: str) -> Any:
+    agent = nixl_agent(name, nixl_agent_config(backends=[]))
+    # UCX has no error handling over shared memory and makes no endpoint there when asked for it.
+    agent.create_backend("UCX", {"ucx_error_handling_mode": "none" if path == "shm" else "peer"})
+    return agent
 
 
 def _blocks(address: int, total: int, block_bytes: int) -> list[tuple[int, int, int]]:
     return [(place, block_bytes, 0) for place in range(address, address + total, block_bytes)]
 
 
-def _receive(total: int) -> None:
-    agent = _agent("receiver")
+def _receive(path: str, total: int) -> None:
+    agent = _agent("receiver", path)
     memory = np.ones(total, np.uint8)
     agent.register_memory([(memory.ctypes.data, memory.nbytes, 0, "")], "DRAM")
     metadata = base64.b64encode(agent.get_agent_metadata()).decode()
@@ -66,6 +69,6 @@ def _receive(total: int) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        _receive(int(sys.argv[1]))
+        _receive(sys.argv[1], int(sys.argv[2]))
     else:
         serve_path(NixlTransfer)
