@@ -324,7 +324,12 @@ def test_a_namespace_that_is_none_is_discarded(cluster: Cluster) -> None:
 def test_events_are_counted_by_kind(cluster: Cluster) -> None:
     cluster.tell(stored(1, PROMPT), stored(2, [1] * 4), evicted(3, PROMPT))
     (feed,) = cluster.scheduler.event_stats().feeds
-    assert feed.num_events == {EventKind.SNAPSHOT: 1, EventKind.STORED: 2, EventKind.EVICTED: 1}
+    assert feed.num_events == {
+        EventKind.SNAPSHOT: 1,
+        EventKind.STORED: 2,
+        EventKind.EVICTED: 1,
+        EventKind.MOVED: 0,
+    }
     assert feed.position == 3
 
 

@@ -125,7 +125,7 @@ class Listener:
 
     def snapshots(self, pool: Pool) -> int:
         feeds = {feed.instance: feed for feed in self.scheduler.event_stats().feeds}
-        return feeds[pool.name].num_events.get(EventKind.SNAPSHOT, 0)
+        return feeds[pool.name].num_events[EventKind.SNAPSHOT]
 
 
 @asynccontextmanager

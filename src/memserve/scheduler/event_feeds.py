@@ -77,13 +77,21 @@ class EventStats(msgspec.Struct, frozen=True, kw_only=True):
 class _Feed:
     """One incarnation that is followed."""
 
-    def __init__(self, *, incarnation: Incarnation, role: Role, now: float) -> None:
+    def __init__(self, *, incarnation: Incarnation, tree: PromptTree, now: float) -> None:
         self.incarnation = incarnation
-        self.role = role
+        self.tree = tree
         self.position: int | None = None
         self.snapshot: int | None = None  # seq of the snapshot that is coming in
         self.confirmed_at = now
-        self.counts: Counter[EventKind] = Counter()
+        self.num_stored = self.num_evicted = self.num_moved = self.num_snapshots = 0
+
+    def num_events(self) -> dict[EventKind, int]:
+        return {
+            EventKind.STORED: self.num_stored,
+            EventKind.EVICTED: self.num_evicted,
+            EventKind.MOVED: self.num_moved,
+            EventKind.SNAPSHOT: self.num_snapshots,
+        }
 
 
 class EventFeeds:
@@ -105,7 +113,7 @@ class EventFeeds:
             return
         for tree in self._trees.values():
             tree.forget(instance)
-        self._feeds[instance] = _Feed(incarnation=incarnation, role=role, now=self._clock.now())
+        self._feeds[instance] = _Feed(incarnation=incarnation, tree=self._trees[role], now=self._clock.now())
 
     def forget(self, instance: InstanceId, incarnation: Incarnation | None) -> bool:
         """Follow it no longer (None: whichever incarnation). False, and nothing happens, when a newer one is here."""
@@ -135,7 +143,7 @@ class EventFeeds:
         if batch.as_of is not None and feed.position is not None and not discarded[Discard.GAP]:
             feed.confirmed_at = max(feed.confirmed_at, batch.as_of)
         elif feed.position is not None and self._clock.now() - feed.confirmed_at > self._max_lag_s:
-            self._trees[feed.role].forget(batch.instance)
+            feed.tree.forget(batch.instance)
             feed.position = None
         return self._applied(batch.instance, feed, discarded)
 
@@ -146,7 +154,7 @@ class EventFeeds:
             return self._refused(part, 1)
         discarded: Counter[Discard] = Counter()
         if part.is_first:
-            self._trees[feed.role].forget(part.instance)
+            feed.tree.forget(part.instance)
             feed.snapshot = part.seq
             feed.position = None
         elif feed.snapshot != part.seq:
@@ -155,7 +163,7 @@ class EventFeeds:
         if part.is_last:
             feed.position, feed.snapshot = part.seq, None
             feed.confirmed_at = self._clock.now()
-            feed.counts[EventKind.SNAPSHOT] += 1
+            feed.num_snapshots += 1
         return self._applied(part.instance, feed, discarded)
 
     def stats(self) -> EventStats:
@@ -166,7 +174,7 @@ class EventFeeds:
                 incarnation=feed.incarnation,
                 position=feed.position,
                 lag_s=max(0.0, now - feed.confirmed_at),
-                num_events=dict(feed.counts),
+                num_events=feed.num_events(),
             )
             for instance, feed in self._feeds.items()
         )
@@ -184,22 +192,21 @@ class EventFeeds:
         feed.position = event.seq
         if not event.tokens or len(event.tokens) % self._width or len(event.namespace) > MAX_NAMESPACE_BYTES:
             return Discard.MALFORMED
-        tree = self._trees[feed.role]
         match event:
             case BlocksStored():
-                tree.insert(instance, event.tokens, event.namespace, keep_s=ANNOUNCED_S)
-                feed.counts[EventKind.STORED] += 1
+                feed.tree.insert(instance, event.tokens, event.namespace, keep_s=ANNOUNCED_S)
+                feed.num_stored += 1
             case BlocksEvicted():
-                feed.counts[EventKind.EVICTED] += 1
-                if not tree.remove(instance, event.tokens, event.namespace):
+                feed.num_evicted += 1
+                if not feed.tree.remove(instance, event.tokens, event.namespace):
                     return Discard.UNANNOUNCED
             case BlocksMoved():
-                feed.counts[EventKind.MOVED] += 1  # still there, which is what the tree tells
+                feed.num_moved += 1  # still there, which is what the tree tells
         return None
 
     def _insert_all(self, instance: InstanceId, feed: _Feed, entries: tuple[IndexEntry, ...]) -> int:
         """The number of entries that made no sense. Ends of paths are inserted, and with them what is before."""
-        tree, num_malformed, prompt = self._trees[feed.role], 0, b""
+        num_malformed, prompt = 0, b""
         for entry, following in zip_longest(entries, entries[1:]):
             whole = bool(entry.tokens) and not (len(entry.tokens) % self._width or entry.at % self._width)
             if not whole or not 0 <= entry.at <= len(prompt) or len(entry.namespace) > MAX_NAMESPACE_BYTES:
@@ -208,7 +215,7 @@ class EventFeeds:
                 continue
             prompt = prompt[: entry.at] + entry.tokens
             if following is None or following.at != len(prompt):
-                tree.insert(instance, prompt, entry.namespace, keep_s=ANNOUNCED_S)
+                feed.tree.insert(instance, prompt, entry.namespace, keep_s=ANNOUNCED_S)
         return num_malformed
 
     def _refused(self, told: EventBatch | SnapshotPart, number: int) -> Applied:
