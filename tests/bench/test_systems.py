@@ -38,7 +38,7 @@ def test_a_request_that_fails_names_the_error_and_leaves_the_child_running(child
 
 
 def test_our_index_is_measured_in_both_forms_and_finds_every_prompt(child: SystemChild) -> None:
-    rows = measure_shape([child], Shape("shallow", 32, 10), plan=IndexPlan(scale=10, num_lookups=25), percents=(100,))
+    rows = measure_shape([child], Shape("shallow", 32, 10), plan=IndexPlan(scale=10, num_rounds=1), percents=(100,))
     assert {(row.operation, row.input) for row in rows} == {
         ("insert", "int32"),
         ("insert", "list"),

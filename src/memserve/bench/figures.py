@@ -18,6 +18,7 @@ _SHOWN = frozenset({"match", "insert", "alloc_free", "put", "get", "transfer", "
 def draw(report: Report, path: Path) -> None:
     """Write SVG, PNG or PDF by the file's ending. Raises ConfigError without matplotlib or results."""
     try:
+        from matplotlib import rc_context  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError("a figure needs matplotlib: pip install memserve[bench]") from error
@@ -31,7 +32,7 @@ def draw(report: Report, path: Path) -> None:
     for axis, (title, rows) in zip(axes, panels.items(), strict=False):
         labels = [f"{row.system} {row.input}".strip() for row in rows]
         bars = axis.barh(labels, [row.p50_us for row in rows], color=[_color(row) for row in rows])
-        axis.bar_label(bars, labels=[f" {row.p50_us:,.3g}" for row in rows], color=_INK, fontsize=8)
+        axis.bar_label(bars, labels=[f" {_figure(row.p50_us)}" for row in rows], color=_INK, fontsize=8)
         axis.set_title(f"{title}, median us", color=_INK, fontsize=9)
         axis.set_xlim(0, 1.25 * max(row.p50_us for row in rows))
         axis.invert_yaxis()
@@ -42,14 +43,16 @@ def draw(report: Report, path: Path) -> None:
             axis.spines[side].set_color(_INK)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    figure.savefig(path, transparent=True)
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(path, transparent=True)
 
 
 def _panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows that can be compared with each other, under the title of their panel."""
+    matched = {(row.tree, row.blocks) for row in rows if row.operation == "match"}
     panels: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.operation in _SHOWN and row.p50_us:
+    for row in sorted(rows, key=lambda row: (row.operation, row.tree, row.path, row.blocks, row.system != "memserve")):
+        if row.operation in _SHOWN and row.p50_us and (not row.tree or (row.tree, row.blocks) in matched):
             panels.setdefault(_title(row), []).append(row)
     return panels
 
@@ -58,7 +61,11 @@ def _title(row: Row) -> str:
     if row.tree:
         return f"{row.operation}, {row.tree}, {row.blocks} blocks"
     size = f" of {row.size_bytes >> 10} KiB" if row.size_bytes else ""
-    return f"{row.operation}, {row.blocks} blocks{size}"
+    return f"{row.operation} {row.path}, {row.blocks} blocks{size}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def _color(row: Row) -> str:

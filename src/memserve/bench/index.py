@@ -40,8 +40,8 @@ class IndexPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     scale: int = 1
     """Divides the 10,000 prompts of a tree."""
-    num_lookups: int = 500
-    """Prompts looked up by each system, tree, length and form of input."""
+    num_rounds: int = 20
+    """Of 25 lookups by each system in each tree, shared out among the forms of input it takes."""
 
 
 def run_index(*, peers: Path, plan: IndexPlan, say: Say) -> Report:
@@ -75,7 +75,7 @@ def measure_shape(
     for leaves in _rounds(shape, plan):
         for child in children:
             _look_up(child, times, leaves=leaves, forms=forms[child.spec.name], percents=percents)
-    return [row for child in children for row in _rows(child, shape, times, memory[child.spec.name])]
+    return [row for child in children for row in _rows(child, shape, times, memory[child.spec.name], plan.num_rounds)]
 
 
 def _build(children: Sequence[SystemChild], times: Times, *, num_rounds: int) -> None:
@@ -90,10 +90,11 @@ def _look_up(
     child: SystemChild, times: Times, *, leaves: Sequence[int], forms: Sequence[str], percents: Sequence[int]
 ) -> None:
     name = child.spec.name
-    for form in forms:
+    parts = [leaves[number :: len(forms)] for number in range(len(forms))]
+    for form, part in zip(forms, parts, strict=True):  # each its own prompts: the second to ask finds warm caches
         for percent in percents:
             operation = "match" if percents == (100,) else f"match_{percent}_percent_cached"
-            times[name, operation, form] += child.ask("match", leaves=leaves, percent=percent, form=form)
+            times[name, operation, form] += child.ask("match", leaves=part, percent=percent, form=form)
     for extra in child.ask("extra", leaves=leaves):
         for operation, spent in extra.items():
             times[name, operation, forms[0]].append(spent)
@@ -101,15 +102,15 @@ def _look_up(
 
 def _rounds(shape: Shape, plan: IndexPlan) -> Iterator[list[int]]:
     chosen = random.Random(shape.blocks)  # noqa: S311 - which prompts, the same in every run
-    for _ in range(_WARM_UP_ROUNDS + plan.num_lookups // _LEAVES_A_ROUND):
+    for _ in range(_WARM_UP_ROUNDS + plan.num_rounds):
         yield [chosen.randrange(shape.num_prompts) for _ in range(_LEAVES_A_ROUND)]
 
 
-def _rows(child: SystemChild, shape: Shape, times: Times, bytes_a_block: float) -> Iterator[Row]:
+def _rows(child: SystemChild, shape: Shape, times: Times, bytes_a_block: float, num_rounds: int) -> Iterator[Row]:
     base = Row(system=child.spec.name, version=child.version, operation="", tree=shape.tree, blocks=shape.blocks)
     for (name, operation, form), spent in times.items():
         if name == child.spec.name:
-            skip = 0 if operation == "insert" else _WARM_UP_ROUNDS * _LEAVES_A_ROUND
+            skip = 0 if operation == "insert" else len(spent) * _WARM_UP_ROUNDS // (_WARM_UP_ROUNDS + num_rounds)
             yield timed_row(spent[skip:], msgspec.structs.replace(base, operation=operation, input=form))
     yield msgspec.structs.replace(base, operation="memory", size_bytes=round(bytes_a_block), count=shape.num_blocks)
 
