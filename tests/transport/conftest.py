@@ -6,7 +6,7 @@ import pytest
 
 from memserve.core.clock import SystemClock
 from memserve.transport.tcp import TcpTransport
-from tests.transport.parts import LIMITS, Side
+from tests.transport.parts import IMPATIENT, LIMITS, Side
 from tests.transport.proxy import Fault, FaultyProxy
 
 MakeProxy = Callable[[str, Fault], FaultyProxy]
@@ -31,6 +31,13 @@ def receiver() -> Iterator[Side]:
 @pytest.fixture
 def tcp() -> Iterator[TcpTransport]:
     transport = TcpTransport(clock=SystemClock(), limits=LIMITS)
+    yield transport
+    transport.close()
+
+
+@pytest.fixture
+def impatient_tcp() -> Iterator[TcpTransport]:
+    transport = TcpTransport(clock=SystemClock(), limits=IMPATIENT)
     yield transport
     transport.close()
 

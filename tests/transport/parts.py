@@ -4,6 +4,8 @@ import os
 import time
 from contextlib import AbstractContextManager
 
+import msgspec
+
 from memserve.core.clock import SystemClock
 from memserve.core.enums import DataPath, Tier
 from memserve.core.ids import BlockId, Incarnation, InstanceId, RequestId, TransferId, block_index
@@ -24,13 +26,15 @@ NUM_BLOCKS = 16
 BLOCK_SIZE = 4
 TRANSFER = TransferId("sender/1/1")
 SENDER = InstanceId("sender"), Incarnation(1)
-LIMITS = TcpLimits(connect_s=1.0, stall_s=0.3, idle_s=20.0, max_connections=4)
+LIMITS = TcpLimits(connect_s=5.0, stall_s=10.0, idle_s=60.0, max_connections=4)
+IMPATIENT = msgspec.structs.replace(LIMITS, stall_s=0.3)
+"""For tests in which somebody stalls on purpose; elsewhere a busy machine must not look like a stall."""
 
 
 class Side:
     """One pool: its books, its memory, its data server."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, limits: TcpLimits = LIMITS) -> None:
         self.arena = SharedMemory(
             cluster=f"paths{os.getpid()}",
             instance=InstanceId(name),
@@ -41,7 +45,7 @@ class Side:
         memory = TierMemory({Tier.DRAM: self.arena}, block_bytes=BLOCK_BYTES)
         self.core = PoolCore(memory=memory, block_size=BLOCK_SIZE, clock=SystemClock())
         self.door = DataDoor(self.core, block_bytes=BLOCK_BYTES)
-        self.server = DataServer(bind="127.0.0.1", door=self.door, clock=SystemClock(), limits=LIMITS)
+        self.server = DataServer(bind="127.0.0.1", door=self.door, clock=SystemClock(), limits=limits)
         self.info = PeerInfo(
             instance=InstanceId(name),
             incarnation=Incarnation(1),

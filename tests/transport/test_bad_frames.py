@@ -1,5 +1,6 @@
 """What a data server does with visitors that lie, stutter or have no business there: no byte of the pool changes."""
 
+import contextlib
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from memserve.transport.tcp import RemoteRoom
 from memserve.transport.tcp_server import MAX_WRITE_BYTES
 from memserve.wire.data_messages import DataMessage, ReadReply, ReadRequest, WriteRequest
 from memserve.wire.messages import AckReply
-from tests.transport.parts import BLOCK_BYTES, LIMITS, TRANSFER, Side
+from tests.transport.parts import BLOCK_BYTES, IMPATIENT, LIMITS, TRANSFER, Side
 
 HEAD = struct.Struct(">4sIQ")
 DATA = bytes(range(256)) * (BLOCK_BYTES // 256)
@@ -41,7 +42,7 @@ Visit = Callable[[], socket.socket]
 
 
 def speak(sock: socket.socket) -> FramedSocket:
-    return FramedSocket(sock, peer="server", limits=msgspec.structs.replace(LIMITS, stall_s=5.0), clock=SystemClock())
+    return FramedSocket(sock, peer="server", limits=LIMITS, clock=SystemClock())
 
 
 def ends(sock: socket.socket) -> bool:
@@ -93,6 +94,8 @@ def test_garbage_closes_the_connection_and_the_server_serves_on(receiver: Side, 
     before = receiver.arena_bytes()
     sock = visit()
     sock.sendall(garbage)
+    with contextlib.suppress(OSError):  # the server was faster
+        sock.shutdown(socket.SHUT_WR)
     assert ends(sock)
     with pytest.raises(TransferFailed, match="offers nothing"):
         send(speak(visit()), ReadRequest(transfer=TransferId("t"), ticket=b"", blocks=(1,)), 0)
@@ -100,12 +103,10 @@ def test_garbage_closes_the_connection_and_the_server_serves_on(receiver: Side, 
     assert receiver.is_free_of_transfers()
 
 
-def is_taken(framed: FramedSocket, message: WriteRequest) -> bool:
-    framed.send(message, [memoryview(DATA)])
-    try:
-        return isinstance(framed.receive()[0], AckReply)
-    except TransferFailed:
-        return False
+def refused_commit(receiver: Side) -> str:
+    with pytest.raises(TransferFailed, match="commit when every frame was acknowledged") as refusal:
+        receiver.commit(2)
+    return str(refusal.value)
 
 
 @pytest.mark.parametrize("message", [AckReply(), ReadReply()])
@@ -188,18 +189,33 @@ def test_blocks_that_a_frame_is_being_written_into_are_neither_published_nor_reu
     slow = speak(first)
     slow.send(request(room, blocks[0]), num_follow=BLOCK_BYTES)
     slow.send_bytes([memoryview(DATA)[:1000]])
-    while is_taken(second, request(room, blocks[0])):
-        pass  # until the server has begun with the first frame: then nobody else may write the same bytes
-    with pytest.raises(TransferFailed, match="commit when every frame was acknowledged"):
-        receiver.commit(2)
+    second.send(request(room, blocks[1]), [memoryview(DATA)])
+    second.receive()
+    while "1 of 2 blocks are verified and 1 frames under way" not in refused_commit(receiver):
+        pass  # the server has not yet read the head of the first frame
     receiver.abort()
     assert not receiver.is_free_of_transfers()
     with pytest.raises(TransferFailed, match="no open reservation"):
         send(second, request(room, blocks[1]), BLOCK_BYTES)
-    assert ends(first)  # cut off, since it stalls
+    first.shutdown(socket.SHUT_WR)
+    assert ends(first)
     receiver.server.close()
     assert receiver.is_free_of_transfers()
     assert receiver.core.ledger.stats()[0].num_free == receiver.arena.num_blocks
+
+
+def test_a_visitor_that_stalls_in_the_middle_of_a_frame_is_cut_off() -> None:
+    side = Side("impatient", limits=IMPATIENT)
+    room, blocks = side.reserve(1)
+    host, port = side.info.data.removeprefix("tcp://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        framed = speak(sock)
+        framed.send(request(room, *blocks), num_follow=BLOCK_BYTES)
+        framed.send_bytes([memoryview(DATA)[:1000]])
+        assert ends(sock)
+    side.close()
+    side.abort()
+    assert side.is_free_of_transfers()
 
 
 def test_visitors_beyond_the_limit_are_turned_away_and_places_come_free_again(receiver: Side, visit: Visit) -> None:
