@@ -93,8 +93,8 @@ class PromptTreePolicy:
     The paper sums predicted execution times; tokens to compute stand for them here, which orders
     instances of one kind the same way as long as time grows with tokens. Two things are added, both shown by
     `memserve simulate` on recorded traces. Tokens not held delay everyone who queues behind, so they weigh more
-    the more is queued: a prompt held nowhere weighs a mean queue more than one held whole, which keeps
-    conversations in their place under overload and never lets a queue grow past about twice the mean for it.
+    once the mean queue is longer than the prompt: a prompt held nowhere then weighs that queue more, which
+    keeps conversations in their place under overload and lets no queue grow past about twice the mean for it.
     And a prefix of less than a tenth of the prompt counts as none: a short one that all share, such as a system
     prompt, would otherwise draw everyone to the first instance that held it.
     """
@@ -105,7 +105,8 @@ class PromptTreePolicy:
     def scores(self, choice: Choice) -> list[float]:
         own = choice.prompt_tokens
         worth = own * _LEAST_PREFIX
-        weight = 1 + sum(choice.queued) / len(choice.queued) / max(own, 1)
+        crowd = sum(choice.queued) / len(choice.queued) / max(own, 1)
+        weight = 1 + crowd if crowd > 1 else 1.0
         # Instances hold few different lengths: each is weighed once, not once an instance.
         lacking = {held: weight * (own - (held if held >= worth else 0)) for held in set(choice.matched)}
         return [*map(add, choice.queued, map(lacking.__getitem__, choice.matched))]
