@@ -17,7 +17,7 @@ import msgspec
 
 from memserve.bench.child import Say, SystemChild, SystemSpec, start_all
 from memserve.bench.records import Missing, Report, Row, make_report, timed_row
-from memserve.core.errors import MemserveError
+from memserve.core.errors import InstanceUnavailable, MemserveError
 
 SHAPES = ((2 << 20, 64), (16 << 10, 256))
 """Bytes of a block, blocks moved at once."""
@@ -37,6 +37,7 @@ SYSTEMS = {
 _WARM_UP_ROUNDS = 2
 _MOVES_A_ROUND = 5
 _IPERF_ROUNDS = 5
+_IPERF_START_S = 30
 
 
 class TransferPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +64,7 @@ def run_transfer(*, peers: Path, plan: TransferPlan, say: Say) -> Report:
     say("iperf3")
     try:
         rows.append(measure_iperf3())
-    except (MemserveError, OSError, subprocess.SubprocessError, KeyError) as error:
+    except (MemserveError, OSError, subprocess.SubprocessError, ValueError) as error:
         missing["iperf3"] = Missing(system="iperf3", reason=str(error) or type(error).__name__)
     return make_report("transfer", results=rows, missing=list(missing.values()))
 
@@ -127,14 +128,19 @@ def _iperf3_once() -> float:
         port = str(free.getsockname()[1])
     server = subprocess.Popen(("iperf3", "-s", "-1", "-B", "127.0.0.1", "-p", port), stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 10
-        while True:
-            client = subprocess.run(
-                ("iperf3", "-c", "127.0.0.1", "-p", port, "-t", "1", "-J"), capture_output=True, check=False, timeout=30
-            )
-            if client.returncode == 0 or time.monotonic() > deadline:
-                break
-        return float(json.loads(client.stdout)["end"]["sum_received"]["bits_per_second"]) / 8e9
+        deadline = time.monotonic() + _IPERF_START_S
+        while "sum_received" not in (said := _iperf3_client(port)):
+            if time.monotonic() > deadline:
+                raise InstanceUnavailable(f"iperf3 gave no result in {_IPERF_START_S} s: {said.get('error', said)}")
+        return float(said["sum_received"]["bits_per_second"]) / 8e9
     finally:
         server.kill()
         server.wait()
+
+
+def _iperf3_client(port: str) -> dict[str, Any]:
+    """What one second of sending came to, or why it came to nothing."""
+    command = ("iperf3", "-c", "127.0.0.1", "-p", port, "-t", "1", "-J")
+    done = subprocess.run(command, capture_output=True, check=False, timeout=_IPERF_START_S)
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said if "error" in said else dict(said["end"])
