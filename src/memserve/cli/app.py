@@ -151,6 +151,9 @@ def simulate(
     ] = None,
     eviction: Annotated[str, typer.Option(help="What a full pool lets go of.")] = "lru",
     ttl_s: Annotated[float, typer.Option(help="How long the scheduler believes what no event confirmed.")] = 600.0,
+    confirm_s: Annotated[
+        float, typer.Option(help="How long it believes what it sent, until events confirm it.")
+    ] = 30.0,
     speed: Annotated[float, typer.Option(help="Play the trace this many times as fast.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the choice among equals.")] = 0,
     max_requests: Annotated[int | None, typer.Option(min=1, help="Only the first ones of the trace.")] = None,
@@ -170,6 +173,7 @@ def simulate(
                 pool_blocks=pool_blocks,
                 eviction=eviction,
                 ttl_s=ttl_s,
+                confirm_s=confirm_s,
                 speed=speed,
                 seed=seed,
                 max_requests=max_requests,

@@ -26,6 +26,7 @@ class SimulateOptions(msgspec.Struct, frozen=True, kw_only=True):
     pool_blocks: int | None
     eviction: str
     ttl_s: float
+    confirm_s: float
     speed: float
     seed: int
     max_requests: int | None
@@ -55,6 +56,7 @@ def run_simulate(options: SimulateOptions) -> None:
         pool_blocks=options.pool_blocks,
         eviction=options.eviction,
         ttl_s=options.ttl_s,
+        confirm_s=options.confirm_s,
         speed=options.speed,
         seed=options.seed,
     )

@@ -22,6 +22,7 @@ class SimulationReport(msgspec.Struct, frozen=True, kw_only=True):
     """Of each instance; None: so many that nothing is evicted."""
     eviction: str
     ttl_s: float
+    confirm_s: float
     speed: float
     seed: int
     version: str
@@ -62,6 +63,7 @@ def simulate(
         pool_blocks=base.pool_blocks,
         eviction=base.eviction,
         ttl_s=base.ttl_s,
+        confirm_s=base.confirm_s,
         speed=base.speed,
         seed=base.seed,
         version=version("memserve"),

@@ -42,6 +42,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     eviction: str = "lru"
     ttl_s: float = 600.0
     """How long the scheduler believes what it was not told again."""
+    confirm_s: float = 30.0
+    """How long it believes what it sent there, until the instance's own events confirm it."""
     speed: float = 1.0
     """Requests come this many times as fast as in the trace."""
     seed: int = 0
@@ -82,6 +84,7 @@ class Simulation:
             clock=self._clock,
             random=Random(setting.seed),  # noqa: S311 - chooses among equals, keeps no secret
             ttl_s=setting.ttl_s,
+            confirm_s=setting.confirm_s,
         )
         self._view = _view(setting)
         self._follow()
@@ -191,10 +194,10 @@ def check_setting(trace: Trace, setting: Setting) -> None:
     """Raises ConfigError, with the numbers, for a run that cannot be."""
     policy(setting.policy, Random(setting.seed))  # noqa: S311 - only to have the name checked
     eviction_policy(setting.eviction)
-    if setting.instances < 1 or setting.speed <= 0 or setting.ttl_s <= 0:
+    if setting.instances < 1 or min(setting.speed, setting.ttl_s, setting.confirm_s) <= 0:
         raise ConfigError(
-            f"{setting.instances} instances at speed {setting.speed} with a TTL of {setting.ttl_s} s: "
-            "give at least 1 instance, a speed and a TTL above 0"
+            f"{setting.instances} instances at speed {setting.speed} with a TTL of {setting.ttl_s} s "
+            f"and {setting.confirm_s} s to confirm: give at least 1 instance and the others above 0"
         )
     if setting.pool_blocks is not None and setting.pool_blocks < 1:
         raise ConfigError(f"a pool of {setting.pool_blocks} blocks holds nothing: give at least 1")
