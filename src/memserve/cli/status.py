@@ -30,7 +30,7 @@ def show_status(url: str) -> None:
 
 def render(view: ClusterView) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    for heading in ("instance", "role", "state", "URL", "running", "waiting", "cached / blocks"):
+    for heading in ("instance", "role", "state", "URL", "running", "waiting", "pool cached/all"):
         table.add_column(heading, no_wrap=True)
     for instance in view.instances:
         table.add_row(*_cells(instance))
