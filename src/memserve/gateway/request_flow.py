@@ -187,6 +187,7 @@ class RequestFlow:
         if response_body.begins_with_engine_error(data):
             raise _lost(decode, f"began its stream with an error: {data[:300].decode('utf-8', 'replace')}")
         await self._client.start(status=answer.status, headers=answer.headers())
+        self._context.scheduler.prefilled(self._job.id)  # alone or not, the first token ends the prefill
         self._context.metrics.ttft_s.observe(self._context.history.first_bytes(self._job.id))
 
     def _to(self, instance: InstanceView, body: bytes) -> AbstractAsyncContextManager[UpstreamAnswer]:
