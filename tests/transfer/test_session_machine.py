@@ -24,8 +24,8 @@ INDICES = st.integers(0, 19)
 REFUSALS = (TransferFailed, PoolExhausted, InvalidBlocks)
 """What a peer may be told; a bug of ours is none of them."""
 FATES = st.sampled_from(["now", "now", "now", "twice", "later", "now and later", "lost"])
-Parcel = tuple[str, int, object]
-"""What is asked, by which life of the sender, and the message."""
+Parcel = tuple[str, int, float, object]
+"""What is asked, by which life of the sender, when it was sent, and the message."""
 
 
 class LossyTransfers(RuleBasedStateMachine):
@@ -45,7 +45,7 @@ class LossyTransfers(RuleBasedStateMachine):
 
     def post(self, fate: str, kind: str, message: object) -> None:
         """What the channel makes of a message."""
-        parcel = (kind, self.life, message)
+        parcel = (kind, self.life, self.receiver.clock.now(), message)
         for _ in range({"now": 1, "twice": 2, "now and later": 1}.get(fate, 0)):
             self.hand_over(parcel)
         if fate in ("later", "now and later"):
@@ -105,14 +105,14 @@ class LossyTransfers(RuleBasedStateMachine):
         self.hand_over(self.network[index] if repeat else self.network.pop(index))
 
     def handle(self, parcel: Parcel) -> None:
-        kind, life, message = parcel
+        kind, life, sent_at, message = parcel
         sender = peer_owner(SENDER, Incarnation(life))
         sessions = self.receiver.sessions
         if kind == "reserve" and isinstance(message, ReserveRequest):
-            sent_at = self.receiver.clock.now()
             reply = sessions.reservations.reserve(message)
-            if message.transfer not in self.given_up and message.transfer not in self.writing:
-                self.writing[message.transfer] = (sent_at + TTL_S, reply.blocks)
+            writes_until = sent_at + TTL_S
+            if message.transfer not in self.given_up and writes_until > self.receiver.clock.now():
+                self.writing.setdefault(message.transfer, (writes_until, reply.blocks))
         elif kind == "commit" and isinstance(message, CommitRequest):
             data = PROMPTS[int(message.transfer.rsplit("/", 1)[1]) % 3]
             sessions.reservations.commit(message, sender)
