@@ -1,5 +1,6 @@
 """A pool asks another one for what that one holds of a prefix: over both paths, and when the holder fails it."""
 
+import signal
 import subprocess
 import sys
 from array import array
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 
 from memserve.core.enums import DataPath
-from memserve.core.errors import IdentityMismatch, InstanceUnavailable, MemserveError, PoolExhausted
+from memserve.core.errors import DeadlineExceeded, IdentityMismatch, InstanceUnavailable, MemserveError, PoolExhausted
 from memserve.instance.mempool import MemPool
 from memserve.instance.setup import default_identity
 from memserve.storage.shared_memory import sweep
@@ -134,6 +135,20 @@ def test_a_holder_killed_while_prefixes_are_pulled_costs_only_what_did_not_come(
         assert found or number not in arrived
     assert is_idle(asker)
     asker.local.check()
+
+
+def test_a_holder_that_stands_still_is_waited_for_no_longer_than_said(
+    make_pool: MakePool, holder: "subprocess.Popen[str]"
+) -> None:
+    asker = make_pool("asker")
+    peer = asker.connect(endpoint(holder))
+    holder.send_signal(signal.SIGSTOP)
+    with pytest.raises(DeadlineExceeded):
+        asker.pull(peer, data(1), deadline_s=0.3).result()
+    assert is_idle(asker)
+    holder.send_signal(signal.SIGCONT)
+    assert asker.pull(peer, data(2)).result() == PROMPT_BLOCKS * BLOCK_SIZE
+    assert held(asker, 2) == contents(2)
 
 
 def test_a_closed_pool_pulls_nothing(make_pool: MakePool, b: MemPool) -> None:
