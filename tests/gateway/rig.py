@@ -24,6 +24,8 @@ from memserve.gateway.records import RequestHistory
 from memserve.gateway.reports import ReportLog
 from memserve.gateway.server import running
 from memserve.gateway.switches import Switches
+from memserve.scheduler.cost_model import PathTerms
+from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import Load, PeerInfo, TierStats
@@ -117,7 +119,13 @@ class Rig:
         self.context = GatewayContext(
             settings=GatewaySettings(request_deadline_s=deadline_s),
             base_models=frozenset({"tiny"}),
-            scheduler=Scheduler(block_size=BLOCK_SIZE, policy="prompt-tree", clock=SystemClock(), random=Random(1)),
+            scheduler=Scheduler(
+                block_size=BLOCK_SIZE,
+                policy="prompt-tree",
+                clock=SystemClock(),
+                random=Random(1),
+                pulls=PullPolicy(path=PathTerms(latency_s=0.0, bytes_per_s=1e9)),
+            ),
             cluster=self.cluster,
             tokenizer=CharacterTokens(),
             releases=self.releases,

@@ -3,6 +3,7 @@
 import asyncio
 
 from memserve.core.enums import Role
+from memserve.core.ids import InstanceId, RequestId
 from tests.fakes.engine import Fault
 from tests.gateway.rig import Rigs, chat
 
@@ -21,6 +22,35 @@ async def test_each_instance_is_told_who_its_peer_is(rig: Rigs) -> None:
         prefill, decode = (cluster.engine(n).seen[0].body["kv_transfer_params"]["memserve"] for n in ("p0", "d0"))
         assert (prefill["request"], prefill["peer"]["instance"]) == ("abc", "d0")
         assert (decode["request"], decode["peer"]["instance"]) == ("abc", "p0")
+
+
+async def test_who_computes_is_told_where_more_of_the_prompt_is(rig: Rigs) -> None:
+    async with rig() as cluster:
+        await cluster.post(chat())
+        cluster.context.scheduler.forget(InstanceId("p0"))
+        await cluster.post(chat(), **{"x-request-id": "again"})
+        prefill, decode = (cluster.engine(n).seen[-1].body["kv_transfer_params"]["memserve"] for n in ("p0", "d0"))
+        assert prefill["source"]["instance"] == "d0"
+        assert prefill["source"]["endpoint"] == "tcp://d0"
+        assert "source" not in decode
+        assert "source" not in cluster.engine("p0").seen[0].body["kv_transfer_params"]["memserve"]
+        record = cluster.context.history.find(RequestId("again"))
+        assert record is not None
+        assert record.decisions[0].source == "d0"
+
+
+async def test_a_colocated_instance_is_told_where_more_of_the_prompt_is(rig: Rigs) -> None:
+    async with rig(prefill=0, decode=0, colocated=2) as cluster:
+        await cluster.post(chat(), **{"x-request-id": "first"})
+        record = cluster.context.history.find(RequestId("first"))
+        assert record is not None
+        holder, view = record.decisions[0].decode, cluster.cluster.view
+        others = frozenset(i.instance for i in view.instances if i.instance != holder)
+        busy = RequestId("busy")
+        cluster.context.scheduler.decide(request=busy, tokens=[1] * 100_000, view=view, exclude=others)
+        await cluster.post(chat())
+        [other] = [engine for name, engine in cluster.engines.items() if name != holder]
+        assert other.seen[0].body["kv_transfer_params"]["memserve"]["source"]["instance"] == holder
 
 
 async def test_prefill_is_sent_no_output_fields_but_all_that_shapes_the_prompt(rig: Rigs) -> None:

@@ -98,6 +98,14 @@ def commit(pool: MemPool, peer: PeerInfo) -> None:
     pool.commit(peer, CommitRequest(transfer=name, num_blocks=num_blocks, insert=True)).result()
 
 
+def hold(pool: MemPool, _peer: PeerInfo) -> None:
+    """Cache six prompts with their right contents."""
+    for number in range(6):
+        blocks = pool.alloc_mem(PROMPT_BLOCKS)
+        pool.write(blocks, contents(number))
+        pool.insert(prompt(number), blocks)
+
+
 def stream(pool: MemPool, peer: PeerInfo) -> None:
     """Transfer one prompt after the other until killed; says so after the first."""
     for number in range(10_000):
@@ -116,6 +124,7 @@ DEEDS: dict[str, Callable[[MemPool, PeerInfo], object]] = {
     "reserve": reserve,
     "write half": write_half,
     "commit": commit,
+    "hold": hold,
     "stream": stream,
 }
 

@@ -33,6 +33,7 @@ from memserve.wire.messages import (
     HelloRequest,
     PeerInfo,
     PeerMessage,
+    PullRequest,
     ReserveRequest,
     StatsReply,
     StatsRequest,
@@ -123,6 +124,9 @@ async def test_an_earlier_life_is_not_served_after_a_later_one(a: MemPool, stran
 
 SOURCE = BlockList(instance=InstanceId("stranger"), incarnation=Incarnation(5), blocks=(BlockId(1 << 60),))
 TRANSFER = TransferRequest(transfer=TransferId("s/5/1"), source=SOURCE, tier=Tier.DRAM, checksums=(0,))
+PULL = PullRequest(
+    transfer=TransferId("pull/stranger/5/1"), tokens=b"\x00" * 16, namespace=b"", num_held_tokens=0, deadline_s=5.0
+)
 RESERVE = ReserveRequest(
     transfer=TransferId("s/5/2"),
     request=RequestId("r"),
@@ -151,6 +155,13 @@ RESERVE = ReserveRequest(
         (msgspec.structs.replace(TRANSFER, checksums=()), InvalidBlocks),
         (msgspec.structs.replace(TRANSFER, tokens=b"\x00" * 7), InvalidTokens),
         (msgspec.structs.replace(TRANSFER, destination=(BlockId(7),)), InvalidBlocks),
+        (msgspec.structs.replace(PULL, tokens=b"\x00" * 7), InvalidTokens),
+        (msgspec.structs.replace(PULL, num_held_tokens=-4), InvalidTokens),
+        (msgspec.structs.replace(PULL, num_held_tokens=3), InvalidTokens),
+        (msgspec.structs.replace(PULL, deadline_s=0.0), ProtocolError),
+        (msgspec.structs.replace(PULL, deadline_s=float("nan")), ProtocolError),
+        (msgspec.structs.replace(PULL, namespace=b"n" * 1000), ProtocolError),
+        (msgspec.structs.replace(PULL, transfer=TransferId("pull/b/5/1")), ProtocolError),
     ],
 )
 async def test_a_request_that_makes_no_sense_is_refused_by_its_kind(

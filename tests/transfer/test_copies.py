@@ -191,3 +191,43 @@ def test_a_transfer_that_makes_no_sense_changes_nothing(
     with pytest.raises(error):
         receiver.sessions.copies.begin(msgspec.structs.replace(transfer(), **change))
     assert receiver.is_empty()
+
+
+def _published(receiver: Receiver, name: str, num_blocks: int) -> None:
+    """Complete a transfer of the first blocks of the prompt."""
+    receiver.sessions.copies.begin(transfer(name, num_blocks=num_blocks, data=tokens(num_blocks * 4)))
+    receiver.sessions.copies.complete(TransferId(name), OWNER)
+
+
+def test_blocks_that_follow_what_is_held_are_indexed_after_it(receiver: Receiver) -> None:
+    _published(receiver, "t0", 2)
+    rest = msgspec.structs.replace(transfer(num_blocks=1, data=tokens(12)), num_held_blocks=2)
+    blocks = receiver.sessions.copies.begin(rest)
+    assert receiver.num_matched(tokens(12)) == 8
+    assert receiver.sessions.copies.complete(T1, OWNER).blocks == blocks
+    assert receiver.num_matched(tokens(12)) == 12
+    assert receiver.is_empty()
+
+
+def test_what_is_said_to_be_held_stays_until_the_transfer_ends(receiver: Receiver) -> None:
+    _published(receiver, "t0", 2)
+    receiver.sessions.copies.begin(msgspec.structs.replace(transfer(data=tokens(16)), num_held_blocks=2))
+    with pytest.raises(PoolExhausted):
+        receiver.ledger.allocate(13, tier=Tier.DRAM, owner="greedy")
+    receiver.sessions.copies.fail(T1, OWNER)
+    assert receiver.is_empty()
+    receiver.ledger.allocate(15, tier=Tier.DRAM, owner="greedy")
+
+
+def test_a_transfer_that_leaves_out_what_is_no_longer_held_is_refused_before_any_byte(receiver: Receiver) -> None:
+    _published(receiver, "t0", 1)
+    with pytest.raises(TransferFailed, match="only 1 are still indexed"):
+        receiver.sessions.copies.begin(msgspec.structs.replace(transfer(data=tokens(16)), num_held_blocks=2))
+    assert receiver.is_empty()
+
+
+@pytest.mark.parametrize(("data", "num_held"), [(None, 1), (tokens(8), -1)])
+def test_an_impossible_number_of_held_blocks_is_refused(receiver: Receiver, data: bytes | None, num_held: int) -> None:
+    with pytest.raises(InvalidBlocks, match="said to be held"):
+        receiver.sessions.copies.begin(msgspec.structs.replace(transfer(data=data), num_held_blocks=num_held))
+    assert receiver.is_empty()

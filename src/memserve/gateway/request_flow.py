@@ -32,6 +32,7 @@ from memserve.gateway.request_body import ClientRequest
 from memserve.gateway.upstream import Upstream, UpstreamAnswer
 from memserve.gateway.watch import InstanceWatch
 from memserve.scheduler.decision import Outcome
+from memserve.wire.messages import PeerInfo
 
 MAX_ATTEMPTS = 4
 
@@ -46,6 +47,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """For the engines; among them the request id, which vLLM makes part of its answer's id."""
     tokens: bytes
     alone: bool
+
+
+class _Route(msgspec.Struct, frozen=True, kw_only=True):
+    """Who takes part in one attempt."""
+
+    prefill: InstanceView | None
+    """None: `decode` does all of it."""
+    decode: InstanceView
+    source: PeerInfo | None
+    """Holds more of the prompt than the one that computes it."""
 
 
 class RequestFlow:
@@ -85,8 +96,7 @@ class RequestFlow:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             alone = self._job.alone or attempt == MAX_ATTEMPTS
             try:
-                prefill, decode = self._decide(excluded, alone=alone)
-                return await self._attempt(prefill, decode)
+                return await self._attempt(self._decide(excluded, alone=alone))
             except InstanceLost as lost:
                 last = lost
                 excluded |= {lost.instance}
@@ -109,7 +119,7 @@ class RequestFlow:
             # It may be asked again under the same request id: what it holds goes before that.
             await self._desk.release(holder, self._job.id)
 
-    def _decide(self, excluded: frozenset[InstanceId], *, alone: bool) -> tuple[InstanceView | None, InstanceView]:
+    def _decide(self, excluded: frozenset[InstanceId], *, alone: bool) -> _Route:
         view = self._context.cluster.view
         if alone and view.active(Role.DECODE, Role.COLOCATED):
             excluded |= {i.instance for i in view.instances if i.role is Role.PREFILL}
@@ -127,23 +137,31 @@ class RequestFlow:
             raise InstanceUnavailable(f"instance {decision.decode} is not in the cluster of epoch {view.epoch}")
         prefill = None if alone or decision.prefill is None else view.find(decision.prefill)
         self._context.scheduler.sent(self._job.id)
-        return prefill, decode
+        computes = decode if prefill is None else prefill
+        holder = view.find(decision.source) if decision.source is not None else None
+        return _Route(
+            prefill=prefill,
+            decode=decode,
+            source=holder.peer if holder is not None and holder is not computes else None,
+        )
 
-    async def _attempt(self, prefill: InstanceView | None, decode: InstanceView) -> Outcome:
+    async def _attempt(self, route: _Route) -> Outcome:
         cached_tokens = None
-        if prefill is not None:
-            cached_tokens = await self._prefill(prefill, decode)
+        if route.prefill is not None:
+            cached_tokens = await self._prefill(route.prefill, route.decode, route.source)
             if cached_tokens is None:
                 return Outcome.FAILED
-        outcome = await self._decode(prefill, decode, cached_tokens)
+        outcome = await self._decode(route, cached_tokens)
         if outcome is Outcome.SERVED:
             self._holder = None
         return outcome
 
-    async def _prefill(self, prefill: InstanceView, decode: InstanceView) -> int | None:
+    async def _prefill(self, prefill: InstanceView, decode: InstanceView, source: PeerInfo | None) -> int | None:
         """Prompt tokens found in a cache; None when the engine refused the request and the client was told."""
         transfer = self._context.switches.transfer
-        body = request_body.prefill_body(self._job.request, request_id=self._job.id, decode=decode, transfer=transfer)
+        body = request_body.prefill_body(
+            self._job.request, request_id=self._job.id, decode=decode, transfer=transfer, source=source
+        )
         self._holder = decode
         async with self._watch.using(prefill), self._to(prefill, body) as answer:
             content = await answer.read()
@@ -156,8 +174,11 @@ class RequestFlow:
             return 0
         return report.hbm_tokens + report.dram_tokens
 
-    async def _decode(self, prefill: InstanceView | None, decode: InstanceView, cached_tokens: int | None) -> Outcome:
-        body = request_body.decode_body(self._job.request, request_id=self._job.id, prefill=prefill)
+    async def _decode(self, route: _Route, cached_tokens: int | None) -> Outcome:
+        decode = route.decode
+        body = request_body.decode_body(
+            self._job.request, request_id=self._job.id, prefill=route.prefill, source=route.source
+        )
         async with self._watch.using(decode), self._to(decode, body) as answer:
             if answer.is_event_stream:
                 await self._stream(decode, answer, cached_tokens)

@@ -19,7 +19,7 @@ from types import TracebackType
 from memserve.config import ALL_PATHS
 from memserve.core.clock import Clock, SystemClock
 from memserve.core.enums import DataPath, Role, Tier
-from memserve.core.errors import ConfigError, InvalidBlocks
+from memserve.core.errors import ConfigError
 from memserve.core.ids import BlockId, Incarnation, InstanceId, RequestId, TransferId
 from memserve.instance.addresses import Addresses
 from memserve.instance.agent import Agent, Ticker
@@ -30,8 +30,10 @@ from memserve.instance.inbox import Inbox
 from memserve.instance.locked_ledger import LockedLedger
 from memserve.instance.membership_client import MembershipClient
 from memserve.instance.peer_links import PeerLinks
+from memserve.instance.puller import PULL_DEADLINE_S, Puller
 from memserve.instance.receiver import Receiver
 from memserve.instance.records import PoolMatch, PoolStats, Received
+from memserve.instance.remote_blocks import CONTROL_DEADLINE_S, REMOTE_TTL_S, RemoteBlocks
 from memserve.instance.sender import TransferSender
 from memserve.instance.setup import checked_identity, open_tiers
 from memserve.pool.tokens import Tokens
@@ -40,12 +42,9 @@ from memserve.wire.identity import KvIdentity, Namespace
 from memserve.wire.messages import (
     AbortRequest,
     AckReply,
-    AllocReply,
-    AllocRequest,
     ArenaRef,
     BlockList,
     CommitRequest,
-    FreeRequest,
     JoinRequest,
     Load,
     PeerInfo,
@@ -56,9 +55,7 @@ from memserve.wire.messages import (
 
 __all__ = ["Handoff", "HandoffState", "MemPool"]
 
-_CONTROL_DEADLINE_S = 5.0
-_REMOTE_TTL_S = 60.0
-_REFRESH_S = _REMOTE_TTL_S / 3
+_REFRESH_S = REMOTE_TTL_S / 3
 _EXPIRY_S = 1.0
 _OWNER = "library"
 
@@ -104,27 +101,23 @@ class MemPool:
         )
         self._inbox = Inbox()
         self._links = PeerLinks(lambda: self.info)
-        self._receiver = Receiver(core=self._core, local=lambda: self.info, paths=self._paths, inbox=self._inbox)
+        self._receiver = Receiver(
+            core=self._core,
+            local=lambda: self.info,
+            paths=self._paths,
+            inbox=self._inbox,
+            puller=lambda: self._puller,
+        )
         self._agent = self._new_agent(bind)
         self._sender = TransferSender(
             agent=self._agent, links=self._links, ledger=self.local, memory=self._memory, paths=self._paths
         )
-        self._membership: MembershipClient | None = None
-        try:
-            data = self._paths.start()
-            endpoint = self._agent.start()
-        except BaseException:
-            self._receiver.close()
-            self._memory.close()
-            raise
-        self.info = PeerInfo(
-            instance=self._instance,
-            incarnation=self._incarnation,
-            endpoint=endpoint,
-            identity=identity,
-            arena=self._arena if self._paths.allows(DataPath.SHM) else None,
-            data=data,
+        self._remote = RemoteBlocks(agent=self._agent, links=self._links)
+        self._puller = Puller(
+            agent=self._agent, links=self._links, core=self._core, sender=self._sender, addresses=self._addresses
         )
+        self._membership: MembershipClient | None = None
+        self.info = self._start(identity)
 
     # ------------------------------------------------------------ the nine calls
 
@@ -135,23 +128,14 @@ class MemPool:
         """
         if on is None or on.instance == self._instance:
             return self._addresses.name(self.local.allocate(num_blocks, tier=tier, owner=_OWNER))
-        request = AllocRequest(
-            num_blocks=num_blocks,
-            tier=tier,
-            owner=self._instance,
-            incarnation=self._incarnation,
-            ttl_s=_REMOTE_TTL_S,
-        )
-        reply = self._agent.wait(self._links.call(on, request, AllocReply, deadline_s=_CONTROL_DEADLINE_S))
-        self._agent.call_soon(partial(self._links.mark_holding, on))
-        return BlockList(instance=on.instance, incarnation=on.incarnation, blocks=reply.blocks)
+        return self._remote.allocate(num_blocks, tier=tier, on=on, local=self.info)
 
     def free_mem(self, addresses: BlockList) -> None:
         """Give active blocks back, here or on a peer. Raises InvalidBlocks and then frees none."""
         if addresses.instance == self._instance:
             self.local.free(self._addresses.own(addresses))
             return
-        self._agent.wait(self._free_remote(addresses))
+        self._remote.free(addresses)
 
     def insert(self, tokens: Tokens, addresses: BlockList, *, namespace: Namespace = b"") -> BlockList:
         """Index these blocks as the KV of `tokens`: active becomes historical. Returns what the index names.
@@ -278,7 +262,17 @@ class MemPool:
 
     def reserve(self, to: PeerInfo, request: ReserveRequest) -> "Future[ReserveReply]":
         """Ask a peer for room. Stop writing into it `ttl_s` after this call, whatever happens."""
-        return self._agent.submit(self._links.call(to, request, ReserveReply, deadline_s=_CONTROL_DEADLINE_S))
+        return self._agent.submit(self._links.call(to, request, ReserveReply, deadline_s=CONTROL_DEADLINE_S))
+
+    def pull(
+        self, peer: PeerInfo, tokens: bytes, *, namespace: Namespace = b"", deadline_s: float = PULL_DEADLINE_S
+    ) -> "Future[int]":
+        """Have a peer send what it holds of the whole blocks of `tokens` and this pool lacks, into the DRAM tier.
+
+        Gives how many tokens came, indexed here by then. Fails after `deadline_s` at the latest; what comes later
+        is indexed all the same, a failure leaves nothing behind. Raises InstanceUnavailable after close.
+        """
+        return self._puller.pull(peer, tokens, namespace=namespace, deadline_s=deadline_s)
 
     def path_to(self, peer: PeerInfo) -> DataPath | None:
         """How bytes go from here into that peer's memory; None when no path leads there."""
@@ -331,6 +325,7 @@ class MemPool:
     def close(self) -> None:
         """Leave the cluster, stop serving, unlink the shared memory; idempotent."""
         self._agent.close()
+        self._puller.close()
         self._receiver.close()
         self._memory.close()
 
@@ -346,6 +341,23 @@ class MemPool:
         return f"MemPool({self._instance}/{self._incarnation}, {self.info.endpoint}, {self._core.ledger})"
 
     # ------------------------------------------------------------ inside
+
+    def _start(self, identity: KvIdentity) -> PeerInfo:
+        try:
+            data = self._paths.start()
+            endpoint = self._agent.start()
+        except BaseException:
+            self._receiver.close()
+            self._memory.close()
+            raise
+        return PeerInfo(
+            instance=self._instance,
+            incarnation=self._incarnation,
+            endpoint=endpoint,
+            identity=identity,
+            arena=self._arena if self._paths.allows(DataPath.SHM) else None,
+            data=data,
+        )
 
     def _transfer(
         self,
@@ -363,14 +375,8 @@ class MemPool:
             to, source, tier=tier, tokens=tokens, destination=destination, namespace=namespace, private=private
         )
 
-    async def _free_remote(self, addresses: BlockList) -> None:
-        peer = self._links.find(addresses.instance)
-        if peer.incarnation != addresses.incarnation:
-            raise InvalidBlocks(f"the blocks went with {addresses.instance}/{addresses.incarnation}")
-        await self._acknowledged(peer, FreeRequest(blocks=addresses.blocks))
-
     async def _acknowledged(self, to: PeerInfo, message: object) -> None:
-        await self._links.call(to, message, AckReply, deadline_s=_CONTROL_DEADLINE_S)
+        await self._links.call(to, message, AckReply, deadline_s=CONTROL_DEADLINE_S)
 
     def _new_agent(self, bind: str) -> Agent:
         return Agent(

@@ -8,7 +8,7 @@ the old one holds.
 import asyncio
 import functools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from memserve.instance.core import PoolCore
 from memserve.instance.data_paths import DataPaths
 from memserve.instance.event_publisher import EventPublisher
 from memserve.instance.inbox import Inbox
+from memserve.instance.puller import Puller
 from memserve.instance.records import Received
 from memserve.storage.shared_memory import owner_lives
 from memserve.transfer.limits import check_names
@@ -38,6 +39,8 @@ from memserve.wire.messages import (
     HelloReply,
     HelloRequest,
     PeerInfo,
+    PullReply,
+    PullRequest,
     ReleaseRequest,
     ReserveReply,
     ReserveRequest,
@@ -58,9 +61,18 @@ _COPY_THREADS = {DataPath.SHM: 2, DataPath.TCP: 8}
 class Receiver:
     """Handler of the agent's RPC server."""
 
-    def __init__(self, *, core: PoolCore, local: Callable[[], PeerInfo], paths: DataPaths, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        *,
+        core: PoolCore,
+        local: Callable[[], PeerInfo],
+        paths: DataPaths,
+        inbox: Inbox,
+        puller: Callable[[], Puller],
+    ) -> None:
         self.publisher = EventPublisher(core=core, local=local)
         self._core = core
+        self._puller = puller
         self._local = local
         self._paths = paths
         self._inbox = inbox
@@ -75,6 +87,10 @@ class Receiver:
             AllocRequest: self._allocate,
             FreeRequest: self._free,
             ReserveRequest: self._reserve,
+        }
+        self._slow_answers: dict[type, Callable[[Any, PeerInfo], Awaitable[Any]]] = {
+            TransferRequest: self._transfer,
+            PullRequest: self._pull,
         }
         self._open_answers: dict[type, Callable[[Any, str | None], AckReply]] = {
             CommitRequest: self._commit,
@@ -93,8 +109,8 @@ class Receiver:
         if type(message) in self._open_answers:
             return self._answer_openly(message, sender)
         peer = self._known(sender)
-        if isinstance(message, TransferRequest):
-            return await self._transfer(message, peer)
+        if type(message) in self._slow_answers:
+            return await self._slow_answers[type(message)](message, peer)
         answer = self._answers.get(type(message))
         if answer is None:
             raise ProtocolError(f"{type(message).__name__} is not a request")
@@ -185,6 +201,9 @@ class Receiver:
         self._core.sessions.reservations.release(message.request)
         return AckReply()
 
+    async def _pull(self, message: PullRequest, peer: PeerInfo) -> PullReply:
+        return await self._puller().answer(message, peer)
+
     async def _transfer(self, message: TransferRequest, peer: PeerInfo) -> TransferReply:
         """A repeated request joins the copy that is under way instead of starting another."""
         _check_is(peer, message.source.instance, message.source.incarnation)
@@ -218,7 +237,8 @@ class Receiver:
         received = BlockList(
             instance=self._local().instance, incarnation=self._local().incarnation, blocks=reply.blocks
         )
-        self._inbox.put(Received(sender=peer, addresses=received, private=message.private))
+        if message.notify:
+            self._inbox.put(Received(sender=peer, addresses=received, private=message.private))
         return reply
 
     def _copy(

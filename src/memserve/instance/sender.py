@@ -8,6 +8,8 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
+
 from memserve.core.enums import Tier
 from memserve.core.errors import InvalidBlocks
 from memserve.core.ids import BlockId, TransferId, block_tier
@@ -21,6 +23,15 @@ from memserve.wire.identity import Namespace
 from memserve.wire.messages import BlockList, PeerInfo, TransferReply, TransferRequest
 
 _DEADLINE_S = 30.0
+
+
+class Pulled(msgspec.Struct, frozen=True, kw_only=True):
+    """What the receiver wants of a transfer that it has asked for."""
+
+    transfer: TransferId
+    num_held_blocks: int
+    """Leading blocks of the tokens that it has: not among the source blocks."""
+    deadline_s: float
 
 
 class TransferSender:
@@ -46,13 +57,15 @@ class TransferSender:
         destination: BlockList | None,
         namespace: Namespace,
         private: bytes,
+        pulled: Pulled | None = None,
     ) -> BlockList:
         """Where the blocks are at the receiver. Raises what the receiver refuses it for, DeadlineExceeded."""
         if destination is not None and (destination.instance, destination.incarnation) != (to.instance, to.incarnation):
             raise InvalidBlocks(
                 f"the destination blocks are {destination.instance}'s, the receiver is {to.instance}/{to.incarnation}"
             )
-        transfer = TransferId(f"{source.instance}/{source.incarnation}/{next(self._numbers)}")
+        own_name = TransferId(f"{source.instance}/{source.incarnation}/{next(self._numbers)}")
+        transfer = own_name if pulled is None else pulled.transfer
         with self._mappable(source) as shown, self._paths.offer(transfer, shown.blocks) as ticket:
             request = TransferRequest(
                 transfer=transfer,
@@ -64,12 +77,15 @@ class TransferSender:
                 namespace=namespace,
                 private=private,
                 ticket=ticket,
+                num_held_blocks=0 if pulled is None else pulled.num_held_blocks,
+                notify=pulled is None,
             )
-            reply = self._agent.wait(self._call(to, request))
+            deadline_s = _DEADLINE_S if pulled is None else pulled.deadline_s
+            reply = self._agent.wait(self._call(to, request, deadline_s))
         return BlockList(instance=to.instance, incarnation=to.incarnation, blocks=reply.blocks)
 
-    async def _call(self, to: PeerInfo, request: TransferRequest) -> TransferReply:
-        reply = await self._links.call(to, request, TransferReply, deadline_s=_DEADLINE_S)
+    async def _call(self, to: PeerInfo, request: TransferRequest, deadline_s: float) -> TransferReply:
+        reply = await self._links.call(to, request, TransferReply, deadline_s=deadline_s)
         if request.tokens is None:
             self._links.mark_holding(to)
         return reply

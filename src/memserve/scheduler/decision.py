@@ -24,6 +24,22 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """Lower is better; the policy gives the unit."""
 
 
+class PullWeighing(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether to have a prefix from another instance, in predicted seconds."""
+
+    source: InstanceId
+    """Of all candidates, one that holds most of the prompt."""
+    gained_tokens: int
+    """What it holds beyond the instance that computes."""
+    num_bytes: int
+    transfer_s: float
+    recompute_s: float
+
+    @property
+    def is_worth_it(self) -> bool:
+        return self.transfer_s < self.recompute_s
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """Serve on `decode` alone when `prefill` is None, else prefill there and hand the KV over."""
 
@@ -34,6 +50,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     decode: InstanceId
     candidates: tuple[Candidate, ...]
     """Of each phase the chosen one, then the next best, up to MAX_CANDIDATES; first phase first."""
+    source: InstanceId | None = None
+    """Where the instance that computes the prompt pulls a longer prefix from before it computes."""
+    pull: PullWeighing | None = None
+    """The numbers behind `source`, also when it is None; None when nobody else holds more."""
 
 
 class Outcome(StrEnum):

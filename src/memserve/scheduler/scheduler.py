@@ -25,11 +25,12 @@ from memserve.core.errors import InstanceUnavailable
 from memserve.core.ids import Incarnation, InstanceId, RequestId
 from memserve.scheduler import policies
 from memserve.scheduler.candidates import Candidates, Group, candidates, nobody
-from memserve.scheduler.decision import MAX_CANDIDATES, Candidate, Decision, Outcome
+from memserve.scheduler.decision import MAX_CANDIDATES, Candidate, Decision, Outcome, PullWeighing
 from memserve.scheduler.event_feeds import EventFeeds, EventStats
 from memserve.scheduler.load import LoadLedger
 from memserve.scheduler.policies import Choice, Policy
 from memserve.scheduler.prompt_tree import PromptTree, PromptTreeStats
+from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.tokens import TOKEN_BYTES, Tokens, token_bytes
 from memserve.wire.events import Applied, EventBatch, SnapshotPart
 from memserve.wire.identity import Namespace
@@ -67,6 +68,15 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.data) // TOKEN_BYTES
 
 
+class _Weighed(msgspec.Struct, frozen=True, kw_only=True):
+    """One group, weighed."""
+
+    candidates: list[Candidate]
+    holder: InstanceId | None = None
+    """One of those that hold most of the prompt; None when nobody holds any, or pulls are not weighed."""
+    held_tokens: int = 0
+
+
 class _Flight(msgspec.Struct, frozen=True, kw_only=True):
     """A request between decide and finish; a place becomes None when its instance is forgotten."""
 
@@ -78,6 +88,10 @@ class _Flight(msgspec.Struct, frozen=True, kw_only=True):
     """Where the answer is produced, if elsewhere."""
     alone: bool
     """One instance does both."""
+    held_tokens: int
+    """What the first instance has of the prompt without computing it, as far as is known."""
+    started: float | None
+    """When it was decided, in clock seconds; None when the first instance has to pull or to do something else."""
     prefilled: bool = False
 
 
@@ -95,8 +109,12 @@ class Scheduler:
         confirm_s: float = 30.0,
         max_tree_blocks: int = 1_000_000,
         caching: CachingMode = CachingMode.RETURN,
+        pulls: PullPolicy | None = None,
     ) -> None:
-        """`block_size` in tokens, `max_tree_blocks` per role. Raises ConfigError on an unknown policy."""
+        """`block_size` in tokens, `max_tree_blocks` per role. Raises ConfigError on an unknown policy.
+
+        Without `pulls` no instance is ever told to pull what another one holds.
+        """
         self._policy = policy
         self._random = random
         self._caching = caching
@@ -107,6 +125,8 @@ class Scheduler:
         }
         self._feeds = EventFeeds(self._trees, block_size=block_size, clock=clock, max_lag_s=ttl_s)
         self._confirm_s = confirm_s
+        self._pulls = pulls
+        self._clock = clock
         self._load = LoadLedger()
         self._flights: dict[RequestId, _Flight] = {}
         self._expected_output = float(_FIRST_OUTPUT_GUESS)
@@ -133,20 +153,24 @@ class Scheduler:
         self._forget_request(request)
         found = self._candidates(view, exclude)
         asked = _Asked(data=data, namespace=namespace, session=session)
-        weighed = self._weigh(self._first_policy, found.first, asked)
-        first, decode = weighed[0], None
+        weighed = [self._weigh(self._first_policy, found.first, asked)]
+        first, decode = weighed[0].candidates[0], None
         if first.role is Role.PREFILL and found.decode.instances:
-            others = self._weigh(self._decode_policy, found.decode, asked)
-            decode = others[0]
-            weighed += others
-        self._enter(request, asked, first, decode)
+            weighed.append(self._weigh(self._decode_policy, found.decode, asked))
+            decode = weighed[1].candidates[0]
+        pull = self._weigh_pull(asked, first, weighed, view)
+        source = pull.source if pull is not None and pull.is_worth_it else None
+        gained = pull.gained_tokens if pull is not None and source is not None else 0
+        self._enter(request, asked, first, decode, held_tokens=first.matched_tokens + gained)
         return Decision(
             request=request,
             epoch=view.epoch,
             policy=self._policy,
             prefill=first.instance if decode else None,
             decode=decode.instance if decode else first.instance,
-            candidates=tuple(weighed),
+            candidates=tuple(candidate for group in weighed for candidate in group.candidates),
+            source=source,
+            pull=pull,
         )
 
     def sent(self, request: RequestId) -> None:
@@ -167,8 +191,17 @@ class Scheduler:
             return
         self._flights[request] = msgspec.structs.replace(flight, prefilled=True)
         self._load.drop(request, Phase.PREFILL)
-        if flight.first is not None and self._caching is not CachingMode.BASIC:
+        if flight.first is None:
+            return
+        if self._caching is not CachingMode.BASIC:
             self._believe(flight.first, flight.tokens, flight.namespace)
+        if self._pulls is not None and flight.started is not None:
+            self._pulls.prefilled(
+                flight.first.instance,
+                prompt_tokens=len(flight.tokens) // TOKEN_BYTES,
+                held_tokens=flight.held_tokens,
+                seconds=self._clock.now() - flight.started,
+            )
 
     def finish(self, request: RequestId, *, outcome: Outcome, output_tokens: Sequence[int] = ()) -> None:
         """The request is over: its load goes. SERVED also tells what its instances now hold. Idempotent."""
@@ -178,7 +211,10 @@ class Scheduler:
         self._forget_request(request)
 
     def answered(self, report: RequestReport) -> None:
-        """Learn how long answers are from an instance that produced one."""
+        """Learn how long answers are from an instance that produced one, and what moving blocks takes."""
+        if self._pulls is not None:
+            for moved in report.moved:
+                self._pulls.moved(moved)
         if report.phase is not Phase.PREFILL and report.output_tokens > 0:
             self._expected_output += _OUTPUT_MEMORY * (report.output_tokens - self._expected_output)
 
@@ -232,7 +268,7 @@ class Scheduler:
             raise InstanceUnavailable(nobody(view, exclude))
         return found
 
-    def _weigh(self, by: Policy, group: Group, asked: _Asked) -> list[Candidate]:
+    def _weigh(self, by: Policy, group: Group, asked: _Asked) -> _Weighed:
         """The chosen one, one of the best at random, and after it the next best."""
         role, *others = group.kinds
         held = self._trees[role].match(asked.data, asked.namespace)
@@ -250,7 +286,11 @@ class Scheduler:
         scores = by.scores(choice)
         order = sorted(range(len(scores)), key=scores.__getitem__)
         best = order.pop(int(self._random.random() * scores.count(scores[order[0]])))
-        return [
+        most = max(matched) if self._pulls is not None else 0
+        holder = group.instances[best] if most else None
+        if most > matched[best]:
+            holder = self._random.choice([i for i, m in zip(group.instances, matched, strict=True) if m == most])
+        chosen = [
             Candidate(
                 instance=group.instances[i],
                 role=group.roles[i],
@@ -260,10 +300,37 @@ class Scheduler:
             )
             for i in (best, *order[: MAX_CANDIDATES - 1])
         ]
+        return _Weighed(candidates=chosen, holder=holder, held_tokens=most)
 
-    def _enter(self, request: RequestId, asked: _Asked, first: Candidate, decode: Candidate | None) -> None:
+    def _weigh_pull(
+        self, asked: _Asked, first: Candidate, weighed: list[_Weighed], view: ClusterView
+    ) -> PullWeighing | None:
+        """Whether `first` should pull from who holds most; None when that is nobody else."""
+        most = max(weighed, key=lambda group: group.held_tokens)
+        if self._pulls is None or most.holder is None or most.held_tokens <= first.matched_tokens:
+            return None
+        source = view.find(most.holder)
+        if source is None or self._caching is CachingMode.BASIC:
+            return None
+        identity = source.peer.identity
+        pull = self._pulls.weigh(
+            target=first.instance,
+            source=most.holder,
+            prompt_tokens=asked.num_tokens,
+            held_tokens=first.matched_tokens,
+            source_tokens=most.held_tokens,
+            bytes_per_token=identity.block_bytes / identity.block_size,
+        )
+        if not pull.is_worth_it:
+            self._pulls.declined(pull, first.instance)
+        return pull
+
+    def _enter(
+        self, request: RequestId, asked: _Asked, first: Candidate, decode: Candidate | None, *, held_tokens: int
+    ) -> None:
         add, output = self._load.add, round(self._expected_output)
-        lacks = asked.num_tokens - first.matched_tokens
+        lacks = asked.num_tokens - held_tokens
+        pulls_nothing = held_tokens == first.matched_tokens
         add(request=request, phase=Phase.PREFILL, instance=first.instance, num_tokens=lacks)
         if decode is None:
             add(request=request, phase=Phase.DECODE, instance=first.instance, num_tokens=output)
@@ -276,6 +343,8 @@ class Scheduler:
             first=_Place(instance=first.instance, role=first.role),
             decode=None if decode is None else _Place(instance=decode.instance, role=decode.role),
             alone=decode is None,
+            held_tokens=held_tokens,
+            started=self._clock.now() if pulls_nothing and first.queued_tokens == 0 else None,
         )
 
     def _learn(self, flight: _Flight, output_tokens: Sequence[int]) -> None:

@@ -28,6 +28,7 @@ from memserve.gateway.switches import Switches
 from memserve.gateway.tokenization import Tokenization, load_tokenization
 from memserve.manager.event_subscriptions import EventSubscriptions
 from memserve.manager.manager import ClusterManager
+from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
 from memserve.serving.prepare import LOOPBACK, PreparedRun
 from memserve.serving.watcher import Watcher
@@ -160,4 +161,5 @@ def _scheduler(run: PreparedRun, view: ClusterView, clock: Clock) -> Scheduler:
         clock=clock,
         random=Random(),  # noqa: S311 - chooses among equals, keeps no secret
         caching=run.config.cluster.caching,
+        pulls=PullPolicy(),
     )

@@ -13,7 +13,7 @@ from memserve.core.ids import BlockId, TransferId
 from memserve.transfer.books import TransferBooks
 from memserve.transfer.ledger_port import Ledger
 from memserve.transfer.limits import check_distinct, check_mappable, check_names, check_private, check_ttl, num_tokens
-from memserve.transfer.record import TransferRecord, peer_owner
+from memserve.transfer.record import TOKEN_BYTES, TransferRecord, peer_owner
 from memserve.transfer.states import TransferState
 from memserve.wire.messages import AllocReply, AllocRequest, TransferReply, TransferRequest
 
@@ -77,6 +77,11 @@ class Copies:
             record.blocks = request.destination
         else:
             record.blocks = self._ledger.allocate(len(request.source.blocks), tier=request.tier, owner=record.owner)
+        try:
+            record.held = self._lease_held(request, record)
+        except MemserveError:
+            self._ledger.release_owner(record.owner)
+            raise
         self._busy.update(record.blocks)
         self._books.add(record)
         return record.blocks
@@ -122,13 +127,13 @@ class Copies:
 
     def _publish(self, record: TransferRecord, tokens: bytes) -> tuple[BlockId, ...]:
         try:
-            self._ledger.insert(tokens, record.blocks, namespace=record.namespace)
+            self._ledger.insert(tokens, record.held + record.blocks, namespace=record.namespace)
         except MemserveError:
             self._books.end(record, TransferState.FAILED)
             raise
         if record.borrowed:
             self._forget(record.blocks, record.sender, TransferState.RELEASED)
-        indexed = self._ledger.match(tokens, owner=record.owner, namespace=record.namespace).blocks
+        indexed = self._ledger.match(tokens, owner=record.owner, namespace=record.namespace).blocks[len(record.held) :]
         self._books.end(record, TransferState.PUBLISHED, blocks=indexed)
         return indexed
 
@@ -148,10 +153,27 @@ class Copies:
         check_mappable(request.source.blocks)
         if len(request.checksums) != num_blocks:
             raise InvalidBlocks(f"{len(request.checksums)} checksums for {num_blocks} blocks: send one for each")
-        if request.tokens is not None and num_tokens(request.tokens) != num_blocks * self._block_size:
+        num_held = request.num_held_blocks
+        if num_held < 0 or (num_held and request.tokens is None):
+            raise InvalidBlocks(f"{num_held} blocks are said to be held: give their tokens, and 0 or more of them")
+        num_filled = num_blocks + num_held
+        if request.tokens is not None and num_tokens(request.tokens) != num_filled * self._block_size:
             raise InvalidTokens(
-                f"{num_tokens(request.tokens)} tokens do not fill {num_blocks} blocks of {self._block_size} tokens"
+                f"{num_tokens(request.tokens)} tokens do not fill {num_filled} blocks of {self._block_size} tokens"
             )
+
+    def _lease_held(self, request: TransferRequest, record: TransferRecord) -> tuple[BlockId, ...]:
+        """The leading blocks that are not sent, kept until the transfer ends."""
+        if not request.num_held_blocks or request.tokens is None:
+            return ()
+        leading = request.tokens[: request.num_held_blocks * self._block_size * TOKEN_BYTES]
+        held = self._ledger.match(leading, owner=record.owner, namespace=request.namespace).blocks
+        if len(held) < request.num_held_blocks:
+            raise TransferFailed(
+                f"transfer {request.transfer} leaves {request.num_held_blocks} leading blocks out, "
+                f"of which only {len(held)} are still indexed here: send all"
+            )
+        return held
 
     def _check_destination(self, request: TransferRequest, sender: str) -> None:
         destination = request.destination or ()

@@ -100,11 +100,37 @@ class TransferRequest(Message, frozen=True):
     ttl_s: float = 60.0
     ticket: bytes = b""
     """Whoever shows it to the sender's data server may read the source blocks until the reply is there."""
+    num_held_blocks: int = 0
+    """With tokens: `source` follows this many leading blocks, which the receiver has indexed already."""
+    notify: bool = True
+    """Tell the receiver's application; one that has pulled the blocks knows."""
 
 
 class TransferReply(Message, frozen=True):
     blocks: tuple[BlockId, ...]
     """Where the blocks are now; with tokens, what the index names (an earlier copy wins)."""
+
+
+class PullRequest(Message, frozen=True):
+    """Send me what you hold of `tokens` beyond their first `num_held_tokens`, which I hold.
+
+    Answered after the blocks went to the asker, by one TransferRequest that indexes them. Repeating it
+    sends nothing again as long as the transfer is remembered.
+    """
+
+    transfer: TransferId
+    """Name of that TransferRequest: here the receiver chooses it."""
+    tokens: bytes
+    namespace: Namespace
+    num_held_tokens: int
+    """In whole blocks."""
+    deadline_s: float
+    """After this many seconds the asker waits no more, and nothing is sent any more."""
+
+
+class PullReply(Message, frozen=True):
+    num_tokens: int
+    """How many tokens were sent, from the first one lacking on; 0 when no more than that is held."""
 
 
 class ReserveRequest(Message, frozen=True):
@@ -239,7 +265,7 @@ class ErrorReply(Message, frozen=True):
 PeerMessage = (
     HelloRequest | HelloReply | AllocRequest | AllocReply | FreeRequest | TransferRequest | TransferReply
     | ReserveRequest | ReserveReply | CommitRequest | AbortRequest | ReleaseRequest | StatsRequest | StatsReply
-    | EventsRequest | EventsReply | SnapshotRequest | SnapshotReply
+    | PullRequest | PullReply | EventsRequest | EventsReply | SnapshotRequest | SnapshotReply
     | AckReply | ErrorReply
 )  # fmt: skip
 
@@ -326,6 +352,8 @@ class RequestReport(Record, frozen=True):
     moved: tuple[MovedBlocks, ...] = ()
     part: str = ""
     """Tells engine requests of one client request apart: n > 1, several prompts."""
+    pulled_tokens: int = 0
+    """Of `dram_tokens`, those that came from another instance's pool for this request: see RequestParams.source."""
 
 
 class ReportRequest(Message, frozen=True):
@@ -351,3 +379,5 @@ class RequestParams(Record, frozen=True):
     """For PREFILL, the decode instance that takes the KV; for DECODE, the prefill instance to return it to."""
     transfer: TransferMode | None = None
     """How the KV leaves; None: as the instance was configured."""
+    source: PeerInfo | None = None
+    """An instance that holds more of the prompt: pull that before computing."""

@@ -2,6 +2,7 @@
 
 from memserve.core.enums import Phase, TransferMode
 from memserve.core.ids import BlockId, LeaseId, RequestId
+from memserve.engines.vllm.incoming import Incoming
 from memserve.engines.vllm.outgoing import Outgoing
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import PeerInfo
@@ -58,10 +59,14 @@ class RequestState:
         """Clock time until which the request may wait for another instance before it computes instead."""
         self.num_hbm_tokens = 0
         self.num_dram_tokens = 0
+        self.num_pulled_tokens = 0
+        """Came from another instance's pool before the load."""
         self.num_received_tokens = 0
         self.num_output_tokens = 0
         self.loading: Loading | None = None
         self.saving: Saving | None = None
+        self.pulling: Incoming | None = None
+        """Another instance -> own pool."""
         self.handing_over: Outgoing | None = None
         """Prefill -> decode."""
         self.returning: Outgoing | None = None

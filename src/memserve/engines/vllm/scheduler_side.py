@@ -16,12 +16,12 @@ from functools import partial
 import numpy as np
 
 from memserve.core.clock import Clock
-from memserve.core.enums import CachingMode, DataPath, Phase, Role, Tier, TransferMode
-from memserve.core.errors import PoolExhausted
-from memserve.core.ids import InstanceId, RequestId, TransferId, block_index
+from memserve.core.enums import CachingMode, DataPath, Phase, Role, TransferMode
+from memserve.core.ids import InstanceId, RequestId, TransferId
 from memserve.engines.vllm.job_book import JobBook, Part
 from memserve.engines.vllm.jobs import JobKind, JobResult, Pace, StepPlan
 from memserve.engines.vllm.outgoing import Outgoing
+from memserve.engines.vllm.own_cache import OwnCache, positions
 from memserve.engines.vllm.request_state import Loading, RequestState, Saving
 from memserve.instance.mempool import MemPool
 from memserve.transfer.handoff import HandoffState
@@ -79,6 +79,7 @@ class SchedulerSide:
         self._clock = clock
         self._states: dict[str, RequestState] = {}
         self._book = JobBook(num_ranks=num_ranks)
+        self._cache = OwnCache(pool=pool, arena=arena, book=self._book, block_size=block_size, clock=clock)
         self._num_transfers = 0
 
     def load(self) -> Load:
@@ -91,7 +92,10 @@ class SchedulerSide:
     # ------------------------------------------------------------ arrival and matching
 
     def arrive(self, *, key: str, params: RequestParams, tokens: Sequence[int], namespace: Namespace) -> None:
-        """A request reached the engine. A prefill asks the decode instance for room at once."""
+        """A request reached the engine. A prefill asks the decode instance for room at once.
+
+        Where another instance holds more of the prompt, that comes here before anything is computed.
+        """
         state = RequestState(
             key=key,
             request=params.request,
@@ -106,6 +110,8 @@ class SchedulerSide:
             state.handing_over = self._reserve(state, state.prompt)
         elif state.phase is Phase.DECODE:
             state.wait_until = self._clock.now() + HANDOFF_WAIT_S
+        if params.source is not None and state.phase is not Phase.DECODE and self._caches_here:
+            state.pulling = self._cache.pull(state, params.source)
 
     def match(self, *, key: str, tokens: Callable[[], Sequence[int]], num_local_tokens: int) -> int | None:
         """Tokens beyond `num_local_tokens` that can be loaded; None: ask again at the next step.
@@ -118,7 +124,10 @@ class SchedulerSide:
         now = self._clock.now()
         if state.handing_over is not None and not state.handing_over.is_settled(now):
             return None  # the decode instance must know of the handoff before it gets the request
-        self._drop_loading(state)
+        if state.pulling is not None and not state.pulling.is_settled(now):
+            return None
+        state.num_pulled_tokens = state.pulling.num_tokens if state.pulling is not None else 0
+        self._cache.drop(state)
         if state.phase is Phase.DECODE:
             handoff = self._pool.handoff(state.request, state.prompt)
             if handoff.state is HandoffState.PENDING and now < state.wait_until:
@@ -127,17 +136,11 @@ class SchedulerSide:
                 state.loading = Loading(blocks=handoff.blocks, num_tokens=handoff.num_tokens, lease=None)
         state.num_hbm_tokens = num_local_tokens
         if state.loading is None and self._caches_here:
-            state.loading = self._match_index(state, tokens())
+            state.loading = self._cache.look_up(state, tokens())
         if state.loading is None or state.loading.num_tokens <= num_local_tokens:
-            self._drop_loading(state)
+            self._cache.drop(state)
             return 0
         return state.loading.num_tokens - num_local_tokens
-
-    def _match_index(self, state: RequestState, tokens: Sequence[int]) -> Loading | None:
-        match = self._pool.local.match(np.asarray(tokens, dtype="<i4"), owner=state.key, namespace=state.namespace)
-        if match.lease is None:
-            return None
-        return Loading(blocks=match.blocks, num_tokens=match.num_tokens, lease=match.lease)
 
     def allocated(self, *, key: str, engine_blocks: Sequence[int], num_external_tokens: int) -> None:
         """vLLM has made room to load `num_external_tokens`, or has decided against it (0)."""
@@ -149,19 +152,13 @@ class SchedulerSide:
         if loading is None or loading.has_started:
             return
         if num_external_tokens == 0:
-            self._drop_loading(state)
+            self._cache.drop(state)
             return
         loading.has_started = True
         _count_loaded(state, loading, num_external_tokens)
         first = state.num_hbm_tokens // self._block_size
-        pairs = tuple(engine_blocks[first : len(loading.blocks)]), _positions(loading.blocks[first:])
+        pairs = tuple(engine_blocks[first : len(loading.blocks)]), positions(loading.blocks[first:])
         self._book.open(state, loading, kind=JobKind.LOAD, arena=self._arena, pairs=pairs)
-
-    def _drop_loading(self, state: RequestState) -> None:
-        """Give up what the request held for a load that is not, or no longer, wanted."""
-        loading, state.loading = state.loading, None
-        if loading is not None and loading.lease is not None:
-            self._pool.local.release(loading.lease)
 
     # ------------------------------------------------------------ steps
 
@@ -191,13 +188,13 @@ class SchedulerSide:
         if isinstance(part, Outgoing):
             part.record(result)
         elif isinstance(part, Saving):
-            self._saved(state, part, result)
+            self._cache.saved(state, part, result)
         else:
             if result.failed:
                 state.num_dram_tokens = state.num_received_tokens = 0
             elif part.lease is None:
                 self._pool.finish_handoff(state.request, state.prompt)
-            self._drop_loading(state)
+            self._cache.drop(state)
 
     def _restart(self, key: str) -> None:
         state = self._states.get(key)
@@ -224,7 +221,7 @@ class SchedulerSide:
         state.num_output_tokens = num_output_tokens
         whole = _as_bytes(tokens)[: len(tokens) // self._block_size * self._block_size * 4]
         if self._caches_here and whole:
-            self._save(state, whole)
+            self._cache.save(state, whole)
         if state.phase is Phase.DECODE and state.peer is not None and self._caching is CachingMode.RETURN and whole:
             state.returning = self._reserve(state, whole)
         report = self._report(state, moved=())
@@ -242,7 +239,7 @@ class SchedulerSide:
         state.is_finished = state.is_aborted = True
         state.engine_blocks = tuple(engine_blocks)
         if state.loading is not None and not state.loading.has_started:
-            self._drop_loading(state)
+            self._cache.drop(state)
         is_loading = state.loading is not None and state.loading.has_started
         state.is_kept_by_us = not self._wind_down(state) and not is_loading
         return state.is_kept_by_us
@@ -271,10 +268,13 @@ class SchedulerSide:
         if state.phase is Phase.DECODE:
             self._pool.finish_handoff(state.request, state.prompt)
         if not state.is_aborted:
-            moved = (o.moved(source=self._pool.info.instance, block_size=self._block_size) for o in state.outgoing)
+            own = self._pool.info.instance
+            moved = [o.moved(source=own, block_size=self._block_size) for o in state.outgoing]
+            if state.pulling is not None:
+                moved.append(state.pulling.moved(target=own, block_size=self._block_size))
             self._pool.report(self._report(state, moved=tuple(m for m in moved if m is not None)))
 
-    # ------------------------------------------------------------ sending and saving
+    # ------------------------------------------------------------ sending and reporting
 
     def _reserve(self, state: RequestState, tokens: bytes) -> Outgoing:
         """Ask the peer for room: a handoff before decoding (with the tail), the way back after it (without)."""
@@ -327,32 +327,6 @@ class SchedulerSide:
                 room=outgoing.remote_room,
             )
 
-    def _save(self, state: RequestState, tokens: bytes) -> None:
-        """Write through to the own DRAM tier what it lacks; a full pool saves nothing."""
-        match = self._pool.local.match(tokens, owner=state.key, namespace=state.namespace)
-        num_held = len(match.blocks)
-        num_new = len(tokens) // 4 // self._block_size - num_held
-        try:
-            new = self._pool.local.allocate(num_new, tier=Tier.DRAM, owner=state.key) if num_new else ()
-        except PoolExhausted as full:
-            logger.info("request %s is not cached: %s", state.request, full)
-            new = ()
-        if not new:
-            if match.lease is not None:
-                self._pool.local.release(match.lease)
-            return
-        saving = Saving(tokens=tokens, blocks=(*match.blocks, *new), new=new, lease=match.lease)
-        pairs = state.engine_blocks[num_held : num_held + num_new], _positions(new)
-        self._book.open(state, saving, kind=JobKind.SAVE, arena=self._arena, pairs=pairs)
-
-    def _saved(self, state: RequestState, saving: Saving, result: JobResult) -> None:
-        if result.failed:
-            self._pool.local.free(saving.new)
-        else:
-            self._pool.local.insert(saving.tokens, saving.blocks, namespace=state.namespace)
-        if saving.lease is not None:
-            self._pool.local.release(saving.lease)
-
     def _report(self, state: RequestState, *, moved: tuple[MovedBlocks, ...]) -> RequestReport:
         num_found = state.num_hbm_tokens + state.num_dram_tokens + state.num_received_tokens
         return RequestReport(
@@ -367,6 +341,7 @@ class SchedulerSide:
             computed_tokens=state.num_prompt_tokens - num_found,
             output_tokens=state.num_output_tokens,
             moved=moved,
+            pulled_tokens=min(state.num_pulled_tokens, state.num_dram_tokens),
         )
 
 
@@ -383,10 +358,6 @@ def _log_refusal(instance: InstanceId, request: RequestId, reply: "Future[Reserv
 def _by_layer(state: RequestState) -> Outgoing | None:
     """The hand-over that leaves layer by layer during the forward, if the request has one."""
     return state.handing_over if state.transfer is TransferMode.BY_LAYER else None
-
-
-def _positions(blocks: Sequence[int]) -> tuple[int, ...]:
-    return tuple(block_index(b) for b in blocks)  # type: ignore[arg-type]
 
 
 def _count_loaded(state: RequestState, loading: Loading, num_external_tokens: int) -> None:

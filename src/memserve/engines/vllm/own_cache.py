@@ -1,0 +1,102 @@
+"""The engine's own pool as a cache of prompts: looked up before computing, filled after it or from another pool.
+
+Owns no blocks: a Loading or a Saving names those that a request holds. Never waits; a pool that is full, or
+a holder that does not send, is a miss.
+"""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
+
+import numpy as np
+
+from memserve.core.clock import Clock
+from memserve.core.enums import Tier
+from memserve.core.errors import PoolExhausted
+from memserve.core.ids import BlockId, InstanceId, RequestId, block_index
+from memserve.engines.vllm.incoming import Incoming
+from memserve.engines.vllm.job_book import JobBook
+from memserve.engines.vllm.jobs import JobKind, JobResult
+from memserve.engines.vllm.request_state import Loading, RequestState, Saving
+from memserve.instance.mempool import MemPool
+from memserve.wire.messages import ArenaRef, PeerInfo
+
+logger = logging.getLogger(__name__)
+
+PULL_WAIT_S = 2.0
+"""A request waits this long for KV that another instance holds; then it is computed."""
+
+
+class OwnCache:
+    """Of one engine. Not thread-safe: vLLM's scheduler thread owns it."""
+
+    def __init__(self, *, pool: MemPool, arena: ArenaRef, book: JobBook, block_size: int, clock: Clock) -> None:
+        self._pool = pool
+        self._arena = arena
+        self._book = book
+        self._block_size = block_size
+        self._clock = clock
+
+    def look_up(self, state: RequestState, tokens: Sequence[int]) -> Loading | None:
+        """The longest cached prefix, held until `drop`."""
+        match = self._pool.local.match(np.asarray(tokens, dtype="<i4"), owner=state.key, namespace=state.namespace)
+        if match.lease is None:
+            return None
+        return Loading(blocks=match.blocks, num_tokens=match.num_tokens, lease=match.lease)
+
+    def drop(self, state: RequestState) -> None:
+        """Give up what the request held for a load that is not, or no longer, wanted."""
+        loading, state.loading = state.loading, None
+        if loading is not None and loading.lease is not None:
+            self._pool.local.release(loading.lease)
+
+    def pull(self, state: RequestState, source: PeerInfo) -> Incoming | None:
+        """Have `source` send what it holds of the prompt and this pool lacks; None where there is nothing to ask."""
+        if source.instance == self._pool.info.instance or state.num_prompt_tokens < self._block_size:
+            return None
+        arrived = self._pool.pull(source, state.prompt, namespace=state.namespace, deadline_s=PULL_WAIT_S)
+        arrived.add_done_callback(partial(_log_failure, source.instance, state.request))
+        path = self._pool.path_to(source)
+        return Incoming(source=source, path=path, arrived=arrived, clock=self._clock, wait_s=PULL_WAIT_S)
+
+    def save(self, state: RequestState, tokens: bytes) -> None:
+        """Write through to the own DRAM tier what it lacks; a full pool saves nothing."""
+        match = self._pool.local.match(tokens, owner=state.key, namespace=state.namespace)
+        num_held = len(match.blocks)
+        num_new = len(tokens) // 4 // self._block_size - num_held
+        try:
+            new = self._pool.local.allocate(num_new, tier=Tier.DRAM, owner=state.key) if num_new else ()
+        except PoolExhausted as full:
+            logger.info("request %s is not cached: %s", state.request, full)
+            new = ()
+        if not new:
+            if match.lease is not None:
+                self._pool.local.release(match.lease)
+            return
+        saving = Saving(tokens=tokens, blocks=(*match.blocks, *new), new=new, lease=match.lease)
+        pairs = state.engine_blocks[num_held : num_held + num_new], positions(new)
+        self._book.open(state, saving, kind=JobKind.SAVE, arena=self._arena, pairs=pairs)
+
+    def saved(self, state: RequestState, saving: Saving, result: JobResult) -> None:
+        """The copy has ended: index it, or give the blocks back."""
+        if result.failed:
+            self._pool.local.free(saving.new)
+        else:
+            self._pool.local.insert(saving.tokens, saving.blocks, namespace=state.namespace)
+        if saving.lease is not None:
+            self._pool.local.release(saving.lease)
+
+    def __repr__(self) -> str:
+        return f"OwnCache({self._pool})"
+
+
+def positions(blocks: Sequence[BlockId]) -> tuple[int, ...]:
+    """Where blocks lie in the arena."""
+    return tuple(block_index(block) for block in blocks)
+
+
+def _log_failure(source: InstanceId, request: RequestId, arrived: "Future[int]") -> None:
+    error = None if arrived.cancelled() else arrived.exception()
+    if error is not None:
+        logger.warning("%s sent no KV for request %s, which costs a recomputation: %s", source, request, error)
