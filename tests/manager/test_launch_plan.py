@@ -147,6 +147,12 @@ def test_a_colocated_instance_caches_in_mode_prefill() -> None:
     assert ON in first(config(caching=CachingMode.PREFILL, colocated=1)).argv
 
 
+def test_an_engine_gets_time_to_clean_up_unless_the_user_says_how_much() -> None:
+    argv = first(config()).argv
+    assert argv[argv.index("--shutdown-timeout") + 1] == "3"
+    assert first(config("--shutdown-timeout", "9")).argv.count("--shutdown-timeout") == 1
+
+
 @pytest.mark.parametrize(("count", "cores"), [(1, [(0,)]), (2, [(0,), (1,)]), (3, [(), (), ()])])
 def test_instances_get_cores_of_their_own_while_there_are_enough(count: int, cores: list[tuple[int, ...]]) -> None:
     assert [s.cores for s in planned(config(colocated=count)).specs] == cores

@@ -20,6 +20,7 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _GRACE_S = 5.0
+_LAST_MOMENT_S = 1.0
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -48,6 +49,7 @@ def main(arguments: list[str]) -> int:
     try:
         return os.waitstatus_to_exitcode(_watch(child))
     finally:
+        _await_group(child)
         _signal_group(child, signal.SIGKILL)
         remove_files(prefix)
 
@@ -93,6 +95,17 @@ def _watch(child: int) -> int:
         elif got is None and kill_at is not None:
             _signal_group(child, signal.SIGKILL)
             kill_at += _GRACE_S
+
+
+def _await_group(child: int) -> None:
+    """Helper processes that outlive the instance by a moment remove its semaphores; give them that moment."""
+    give_up = time.monotonic() + _LAST_MOMENT_S
+    while time.monotonic() < give_up:
+        try:
+            os.killpg(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(_LAST_MOMENT_S / 50)
 
 
 def _signal_group(child: int, number: signal.Signals) -> None:

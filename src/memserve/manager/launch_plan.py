@@ -20,6 +20,8 @@ from memserve.manager.machine import Machine
 HOST = "127.0.0.1"
 """Instances started here are reached through the gateway only."""
 
+_SHUTDOWN_S = "3"
+"""With vLLM's own default, 0, it kills its engine at once, and the engine's files stay in /dev/shm."""
 _SERVER = "vllm.entrypoints.openai.api_server"
 _RESERVED = ("--model", "--host", "--port", "--kv-transfer-config")
 _GPU_SHARE = 0.9
@@ -145,6 +147,8 @@ def _argv(config: ServeConfig, machine: Machine, connector: ConnectorConfig, por
     argv += ["--enable-prompt-tokens-details", "--kv-transfer-config", _kv_transfer_config(connector)]
     if not given(args, "--enable-prefix-caching", "--no-enable-prefix-caching"):
         argv.append(_prefix_caching(connector))
+    if not given(args, "--shutdown-timeout"):
+        argv += ["--shutdown-timeout", _SHUTDOWN_S]
     argv += _cpu_args(config) if machine.computes_on_cpu else _gpu_args(config, machine)
     return (*argv, *args)
 
