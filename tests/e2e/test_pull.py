@@ -1,0 +1,37 @@
+"""KV that another instance holds is pulled instead of computed again, over shared memory and over TCP."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.e2e.served import Served, serve
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+PROMPT, HELD = 300, 288  # tokens; whole blocks of 32
+
+
+@pytest.mark.parametrize("path", ["shm", "tcp"])
+def test_the_instance_that_has_nothing_pulls_what_the_other_holds(plain: Served, tmp_path: Path, path: str) -> None:
+    settings = tmp_path / "cluster.toml"
+    settings.write_text(f'[pool]\npaths = ["{path}"]\n')
+    layout = ("--colocated", "2", "--policy", "round-robin", "--config", str(settings))
+    cluster = serve(*layout, log=tmp_path / "serve.log").wait_ready()
+    try:
+        random = Random(3)
+        prompt = [random.randrange(100, 40_000) for _ in range(PROMPT)]
+        truth = plain.complete(prompt, num_tokens=8)["choices"][0]["token_ids"]
+        answers = []
+        for name in ("first", "second"):
+            answers.append(cluster.complete(prompt, num_tokens=8, request_id=name))
+            assert answers[-1]["choices"][0]["token_ids"] == truth
+        (first,), (second,) = cluster.reports("first", count=1), cluster.reports("second", count=1)
+        assert first["instance"] != second["instance"]
+        assert (first["computed_tokens"], second["computed_tokens"]) == (PROMPT, PROMPT - HELD)
+        assert second["pulled_tokens"] == HELD
+        assert answers[1]["usage"]["prompt_tokens_details"]["cached_tokens"] == HELD
+        moved = cluster.counters()["memserve_transfer_tokens_total", path, first["instance"], second["instance"]]
+        assert moved == HELD
+    finally:
+        cluster.close()
