@@ -44,3 +44,15 @@ def test_an_abort_before_anything_was_allocated_frees_the_lease(engine: MiniEngi
     assert engine.scheduler.match(key="b", tokens=lambda: prompt, num_local_tokens=0) == 96
     assert engine.scheduler.abort(key="b", engine_blocks=[]) is False
     engine.step_until(engine.is_idle)
+
+
+def test_a_prefix_that_is_deleted_while_its_continuation_is_saved_costs_only_the_cache(engine: MiniEngine) -> None:
+    prompt = list(range(100))
+    engine.run("a", params("a"), prompt)
+    engine.admit("b", params("b"), [*prompt, *range(200, 300)])
+    engine.compute("b", [0])
+    engine.finish("b", [0])  # the save of the new blocks is ordered, on top of a leased prefix
+    assert engine.pool.local.delete(prompt[:96]) > 0
+    engine.step_until(lambda: "b" not in engine.blocks)
+    engine.step_until(engine.is_idle)
+    engine.pool.local.check()

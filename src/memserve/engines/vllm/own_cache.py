@@ -13,7 +13,7 @@ import numpy as np
 
 from memserve.core.clock import Clock
 from memserve.core.enums import Tier
-from memserve.core.errors import PoolExhausted
+from memserve.core.errors import InvalidBlocks, PoolExhausted, TransferFailed
 from memserve.core.ids import BlockId, InstanceId, RequestId, block_index
 from memserve.engines.vllm.incoming import Incoming
 from memserve.engines.vllm.job_book import JobBook
@@ -79,11 +79,14 @@ class OwnCache:
         self._book.open(state, saving, kind=JobKind.SAVE, arena=self._arena, pairs=pairs)
 
     def saved(self, state: RequestState, saving: Saving, result: JobResult) -> None:
-        """The copy has ended: index it, or give the blocks back."""
-        if result.failed:
-            self._pool.local.free(saving.new)
-        else:
+        """The copy has ended: index it, or give the blocks back, also when the prefix was deleted meanwhile."""
+        try:
+            if result.failed:
+                raise TransferFailed(f"the copy of {len(saving.new)} blocks failed")
             self._pool.local.insert(saving.tokens, saving.blocks, namespace=state.namespace)
+        except (TransferFailed, InvalidBlocks) as error:
+            logger.warning("request %s is not cached: %s", state.request, error)
+            self._pool.local.free(saving.new)
         if saving.lease is not None:
             self._pool.local.release(saving.lease)
 
