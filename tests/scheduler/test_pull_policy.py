@@ -174,6 +174,16 @@ def test_a_prefill_instance_that_came_back_empty_pulls_from_the_decode_instance(
     assert decide(by, "again", disaggregated(1, 1)).source == "d0"
 
 
+def test_kv_of_a_decode_instance_comes_back_in_no_other_mode_than_return() -> None:
+    by, _ = scheduler(policy(), caching=CachingMode.BOTH)
+    decide(by, "first", disaggregated(1, 1))
+    by.prefilled(RequestId("first"))
+    by.finish(RequestId("first"), outcome=Outcome.SERVED)
+    by.forget(InstanceId("p0"))
+    decision = decide(by, "again", disaggregated(1, 1))
+    assert (decision.source, decision.pull) == (None, None)
+
+
 def test_an_excluded_instance_is_no_source() -> None:
     by, _ = scheduler(policy())
     holder = held_by_the_busy_one(by, colocated(2))

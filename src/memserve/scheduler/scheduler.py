@@ -305,8 +305,12 @@ class Scheduler:
     def _weigh_pull(
         self, asked: _Asked, first: Candidate, weighed: list[_Weighed], view: ClusterView
     ) -> PullWeighing | None:
-        """Whether `first` should pull from who holds most; None when that is nobody else."""
-        most = max(weighed, key=lambda group: group.held_tokens)
+        """Whether `first` should pull from who holds most; None when that is nobody else.
+
+        KV of decode instances comes back in PD-Caching-3 only: the other milestones leave it where it is.
+        """
+        groups = weighed if self._caching is CachingMode.RETURN else weighed[:1]
+        most = max(groups, key=lambda group: group.held_tokens)
         if self._pulls is None or most.holder is None or most.held_tokens <= first.matched_tokens:
             return None
         source = view.find(most.holder)
