@@ -5,6 +5,7 @@ while a node lives, and is never above its parent's: that makes leaves go first.
 ranking; `adaptive` asks several and learns whose advice it regrets least.
 """
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from math import exp
 from typing import Protocol
@@ -62,11 +63,12 @@ class EvictionPolicy(Protocol):
         return
 
 
-class SingleRanking(EvictionPolicy):
+class SingleRanking(EvictionPolicy, ABC):
     """A policy that is its own and only ranking."""
 
+    @abstractmethod
     def rank(self, usage: Usage) -> tuple[int, ...]:
-        raise NotImplementedError
+        """The lowest goes first."""
 
     def rankings(self) -> tuple[Ranking, ...]:
         return (self,)
