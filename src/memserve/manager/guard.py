@@ -2,7 +2,7 @@
 
     gateway ── guard (own session) ── instance (own process group) ── its helpers
 
-Ends the whole group (SIGTERM, after `_GRACE_S` SIGKILL) when told to by SIGTERM and when the gateway
+Ends the instance (SIGTERM, after `_GRACE_S` SIGKILL to its group) when told to by SIGTERM and when the gateway
 dies, even by kill -9: the kernel then signals the guard. When the guard itself is killed, the kernel
 kills the instance. When the instance ends, what is left of its group goes too, then its shared memory.
 Exits with the instance's code, or 128 + the number of the signal that ended it.
@@ -91,7 +91,7 @@ def _watch(child: int) -> int:
             return status
         if got is not None and got.si_signo in _STOP and kill_at is None:
             kill_at = time.monotonic() + _GRACE_S
-            _signal_group(child, signal.SIGTERM)
+            os.kill(child, signal.SIGTERM)  # it ends its own helpers, in the order that lets them clean up
         elif got is None and kill_at is not None:
             _signal_group(child, signal.SIGKILL)
             kill_at += _GRACE_S
