@@ -9,13 +9,11 @@ the pool and its agent) or WorkerSide (in each worker process, with the bytes). 
 
 import logging
 import os
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import torch
 from vllm.config import VllmConfig
-from vllm.distributed.kv_events import KVCacheEvent
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata, KVConnectorRole
 from vllm.forward_context import ForwardContext
 from vllm.v1.attention.backend import AttentionMetadata
@@ -180,9 +178,6 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
         )
         params = {PARAMS_KEY: msgspec.to_builtins(report)} if report is not None else None
         return delay, params
-
-    def take_events(self) -> Iterable[KVCacheEvent]:
-        return ()
 
     # ------------------------------------------------------------ worker process
 
