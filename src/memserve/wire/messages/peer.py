@@ -1,58 +1,14 @@
-"""Every message between processes, as tagged frozen structs. A Request has one Reply.
+"""Instance to instance: memory, transfers, reservations, pulls, events. A Request has one Reply.
 
 Tokens travel as little-endian int32 bytes: `tokens: bytes` holds 4 bytes a token. A transfer is
 named by its sender; repeating any message with the same transfer id changes nothing.
 """
 
-import msgspec
-
-from memserve.core.enums import DataPath, Phase, Role, Tier, TransferMode
-from memserve.core.ids import BlockId, Epoch, Incarnation, InstanceId, RequestId, TransferId
+from memserve.core.enums import DataPath, Tier
+from memserve.core.ids import BlockId, Incarnation, InstanceId, RequestId, TransferId
 from memserve.wire.events import IndexEntry, IndexEvent
-from memserve.wire.identity import KvIdentity, Namespace
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Base of all: the tag is the class name."""
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A part of a message."""
-
-
-class ArenaRef(Record, frozen=True):
-    """Shared memory that another process of the same host can map: block i lies at i * block_bytes."""
-
-    host: str
-    """Boot id of the host: only processes with the same one can map it."""
-    path: str
-    block_bytes: int
-    num_blocks: int
-
-
-class PeerInfo(Record, frozen=True):
-    """Who an instance is and how its pool is reached."""
-
-    instance: InstanceId
-    incarnation: Incarnation
-    endpoint: str
-    """ZMQ endpoint of its agent, e.g. tcp://127.0.0.1:5555."""
-    identity: KvIdentity
-    arena: ArenaRef | None = None
-    """None: nobody may map its memory."""
-    data: str = ""
-    """Where its data server takes and gives bytes of blocks, e.g. tcp://127.0.0.1:5556; "" where it has none."""
-
-
-class BlockList(Record, frozen=True):
-    """The paper's addrList: blocks of one instance's pool; each id also tells its tier."""
-
-    instance: InstanceId
-    incarnation: Incarnation
-    blocks: tuple[BlockId, ...]
-
-
-# ---------------------------------------------------------------- instance <-> instance
+from memserve.wire.identity import Namespace
+from memserve.wire.messages.base import AckReply, BlockList, ErrorReply, Message, PeerInfo, TierStats
 
 
 class HelloRequest(Message, frozen=True):
@@ -196,17 +152,6 @@ class StatsRequest(Message, frozen=True):
     pass
 
 
-class TierStats(Record, frozen=True):
-    tier: Tier
-    num_blocks: int
-    num_free: int
-    num_reserved: int
-    num_cached: int
-    """Historical blocks, named by the index."""
-    num_leased: int
-    """Cached blocks that at least one lease protects."""
-
-
 class StatsReply(Message, frozen=True):
     tiers: tuple[TierStats, ...]
     num_leases: int
@@ -251,133 +196,9 @@ class SnapshotReply(Message, frozen=True):
     """Where to go on; None: that is all."""
 
 
-class AckReply(Message, frozen=True):
-    pass
-
-
-class ErrorReply(Message, frozen=True):
-    """The request changed nothing. `kind` is the name of a class in memserve.core.errors."""
-
-    kind: str
-    text: str
-
-
 PeerMessage = (
     HelloRequest | HelloReply | AllocRequest | AllocReply | FreeRequest | TransferRequest | TransferReply
     | ReserveRequest | ReserveReply | CommitRequest | AbortRequest | ReleaseRequest | StatsRequest | StatsReply
     | PullRequest | PullReply | EventsRequest | EventsReply | SnapshotRequest | SnapshotReply
     | AckReply | ErrorReply
 )  # fmt: skip
-
-
-# ---------------------------------------------------------------- instance -> cluster manager
-
-
-class Load(Record, frozen=True):
-    """What an instance has to do, told with each heartbeat."""
-
-    num_running: int = 0
-    num_waiting: int = 0
-    pool: tuple[TierStats, ...] = ()
-
-
-class JoinRequest(Message, frozen=True):
-    cluster: str
-    peer: PeerInfo
-    role: Role
-    url: str
-    """Base URL of the instance's OpenAI-compatible server; "" for a memory instance."""
-    pid: int
-
-
-class JoinReply(Message, frozen=True):
-    epoch: Epoch
-    heartbeat_s: float
-
-
-class HeartbeatRequest(Message, frozen=True):
-    instance: InstanceId
-    incarnation: Incarnation
-    load: Load
-
-
-class DeadInstance(Record, frozen=True):
-    instance: InstanceId
-    incarnation: Incarnation
-
-
-class HeartbeatReply(Message, frozen=True):
-    epoch: Epoch
-    known: bool
-    """False: the manager does not know this incarnation; join again."""
-    dead: tuple[DeadInstance, ...] = ()
-    """Instances that left since this one joined: free what they hold here."""
-
-
-class LeaveRequest(Message, frozen=True):
-    instance: InstanceId
-    incarnation: Incarnation
-
-
-class MovedBlocks(Record, frozen=True):
-    """Blocks that went from one instance to another for one request."""
-
-    source: InstanceId
-    target: InstanceId
-    path: str
-    """Transport that carried the bytes: shm, tcp, nixl."""
-    num_blocks: int
-    num_tokens: int
-    num_bytes: int
-    num_calls: int
-    """Data operations: 1 when aggregated by request, one per layer and step otherwise."""
-    seconds: float
-
-
-class RequestReport(Record, frozen=True):
-    """What one instance did for one request. Tokens add up: hbm + dram + received + computed = prompt."""
-
-    request: RequestId
-    instance: InstanceId
-    phase: Phase
-    prompt_tokens: int
-    hbm_tokens: int
-    """Prompt tokens found in the engine's own prefix cache."""
-    dram_tokens: int
-    """Prompt tokens loaded from the pool, those handed over by another instance not among them."""
-    received_tokens: int
-    """Prompt tokens loaded from what another instance handed over for this request."""
-    computed_tokens: int
-    output_tokens: int
-    moved: tuple[MovedBlocks, ...] = ()
-    part: str = ""
-    """Tells engine requests of one client request apart: n > 1, several prompts."""
-    pulled_tokens: int = 0
-    """Of `dram_tokens`, those that came from another instance's pool for this request: see RequestParams.source."""
-
-
-class ReportRequest(Message, frozen=True):
-    """The request is finished on this instance, its saves and sends included."""
-
-    report: RequestReport
-
-
-ClusterMessage = (
-    JoinRequest | JoinReply | HeartbeatRequest | HeartbeatReply | LeaveRequest | ReportRequest | AckReply | ErrorReply
-)
-
-
-# ---------------------------------------------------------------- gateway -> connector, inside kv_transfer_params
-
-
-class RequestParams(Record, frozen=True):
-    """Value of kv_transfer_params["memserve"]: what the gateway wants the instance to do."""
-
-    request: RequestId
-    phase: Phase
-    peer: PeerInfo | None = None
-    """For PREFILL, the decode instance that takes the KV; for DECODE, the prefill instance to return it to."""
-    transfer: TransferMode | None = None
-    """How the KV leaves; None: as the instance was configured."""
-    source: PeerInfo | None = None
-    """An instance that holds more of the prompt: pull that before computing."""

@@ -1,0 +1,99 @@
+"""Instance to cluster manager: join, heartbeat, report, leave."""
+
+from memserve.core.enums import Phase, Role
+from memserve.core.ids import Epoch, Incarnation, InstanceId, RequestId
+from memserve.wire.messages.base import AckReply, ErrorReply, Message, PeerInfo, Record, TierStats
+
+
+class Load(Record, frozen=True):
+    """What an instance has to do, told with each heartbeat."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    pool: tuple[TierStats, ...] = ()
+
+
+class JoinRequest(Message, frozen=True):
+    cluster: str
+    peer: PeerInfo
+    role: Role
+    url: str
+    """Base URL of the instance's OpenAI-compatible server; "" for a memory instance."""
+    pid: int
+
+
+class JoinReply(Message, frozen=True):
+    epoch: Epoch
+    heartbeat_s: float
+
+
+class HeartbeatRequest(Message, frozen=True):
+    instance: InstanceId
+    incarnation: Incarnation
+    load: Load
+
+
+class DeadInstance(Record, frozen=True):
+    instance: InstanceId
+    incarnation: Incarnation
+
+
+class HeartbeatReply(Message, frozen=True):
+    epoch: Epoch
+    known: bool
+    """False: the manager does not know this incarnation; join again."""
+    dead: tuple[DeadInstance, ...] = ()
+    """Instances that left since this one joined: free what they hold here."""
+
+
+class LeaveRequest(Message, frozen=True):
+    instance: InstanceId
+    incarnation: Incarnation
+
+
+class MovedBlocks(Record, frozen=True):
+    """Blocks that went from one instance to another for one request."""
+
+    source: InstanceId
+    target: InstanceId
+    path: str
+    """Transport that carried the bytes: shm, tcp, nixl."""
+    num_blocks: int
+    num_tokens: int
+    num_bytes: int
+    num_calls: int
+    """Data operations: 1 when aggregated by request, one per layer and step otherwise."""
+    seconds: float
+
+
+class RequestReport(Record, frozen=True):
+    """What one instance did for one request. Tokens add up: hbm + dram + received + computed = prompt."""
+
+    request: RequestId
+    instance: InstanceId
+    phase: Phase
+    prompt_tokens: int
+    hbm_tokens: int
+    """Prompt tokens found in the engine's own prefix cache."""
+    dram_tokens: int
+    """Prompt tokens loaded from the pool, those handed over by another instance not among them."""
+    received_tokens: int
+    """Prompt tokens loaded from what another instance handed over for this request."""
+    computed_tokens: int
+    output_tokens: int
+    moved: tuple[MovedBlocks, ...] = ()
+    part: str = ""
+    """Tells engine requests of one client request apart: n > 1, several prompts."""
+    pulled_tokens: int = 0
+    """Of `dram_tokens`, those that came from another instance's pool for this request: see RequestParams.source."""
+
+
+class ReportRequest(Message, frozen=True):
+    """The request is finished on this instance, its saves and sends included."""
+
+    report: RequestReport
+
+
+ClusterMessage = (
+    JoinRequest | JoinReply | HeartbeatRequest | HeartbeatReply | LeaveRequest | ReportRequest | AckReply | ErrorReply
+)
