@@ -13,7 +13,6 @@ A request served by one instance (no prefill instance, or a role has nobody left
 """
 
 from collections.abc import Sequence
-from itertools import repeat
 from random import Random
 
 import msgspec
@@ -25,13 +24,16 @@ from memserve.core.errors import InstanceUnavailable
 from memserve.core.ids import Incarnation, InstanceId, RequestId
 from memserve.scheduler import policies
 from memserve.scheduler.candidates import Candidates, Group, candidates, nobody
-from memserve.scheduler.decision import MAX_CANDIDATES, Candidate, Decision, Outcome, PullWeighing
-from memserve.scheduler.event_feeds import EventFeeds, EventStats
+from memserve.scheduler.decision import Candidate, Decision, Outcome, PullWeighing
+from memserve.scheduler.event_feeds import EventStats
+from memserve.scheduler.flight import Asked, Flight, Place
+from memserve.scheduler.holdings import Holdings
 from memserve.scheduler.load import LoadLedger
-from memserve.scheduler.policies import Choice, Policy
-from memserve.scheduler.prompt_tree import PromptTree, PromptTreeStats
+from memserve.scheduler.policies import Policy
+from memserve.scheduler.prompt_tree import PromptTreeStats
 from memserve.scheduler.pull_policy import PullPolicy
-from memserve.scheduler.tokens import TOKEN_BYTES, Tokens, token_bytes
+from memserve.scheduler.tokens import Tokens, token_bytes
+from memserve.scheduler.weighing import Weighed, weigh
 from memserve.wire.events import Applied, EventBatch, SnapshotPart
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import RequestReport
@@ -49,50 +51,6 @@ class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
     """Instances with nothing queued are left out."""
     expected_output_tokens: float
     """Running mean of reported answer lengths; what a request is taken to produce."""
-
-
-class _Place(msgspec.Struct, frozen=True, kw_only=True):
-    instance: InstanceId
-    role: Role
-
-
-class _Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A prompt and where it belongs."""
-
-    data: bytes
-    namespace: Namespace
-    session: str
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.data) // TOKEN_BYTES
-
-
-class _Weighed(msgspec.Struct, frozen=True, kw_only=True):
-    """One group, weighed."""
-
-    candidates: list[Candidate]
-    holder: InstanceId | None = None
-    """One of those that hold most of the prompt; None when nobody holds any, or pulls are not weighed."""
-    held_tokens: int = 0
-
-
-class _Flight(msgspec.Struct, frozen=True, kw_only=True):
-    """A request between decide and finish; a place becomes None when its instance is forgotten."""
-
-    tokens: bytes
-    namespace: Namespace
-    first: _Place | None
-    """Where the prompt is computed."""
-    decode: _Place | None
-    """Where the answer is produced, if elsewhere."""
-    alone: bool
-    """One instance does both."""
-    held_tokens: int
-    """What the first instance has of the prompt without computing it, as far as is known."""
-    started: float | None
-    """When it was decided, in clock seconds; None when the first instance has to pull or to do something else."""
-    prefilled: bool = False
 
 
 class Scheduler:
@@ -119,16 +77,13 @@ class Scheduler:
         self._random = random
         self._caching = caching
         self._first_policy, self._decode_policy = policies.policy(policy, random), policies.policy(policy, random)
-        self._trees = {
-            role: PromptTree(block_size=block_size, clock=clock, ttl_s=ttl_s, max_blocks=max_tree_blocks)
-            for role in Role
-        }
-        self._feeds = EventFeeds(self._trees, block_size=block_size, clock=clock, max_lag_s=ttl_s)
-        self._confirm_s = confirm_s
+        self._holdings = Holdings(
+            block_size=block_size, clock=clock, ttl_s=ttl_s, confirm_s=confirm_s, max_tree_blocks=max_tree_blocks
+        )
         self._pulls = pulls
         self._clock = clock
         self._load = LoadLedger()
-        self._flights: dict[RequestId, _Flight] = {}
+        self._flights: dict[RequestId, Flight] = {}
         self._expected_output = float(_FIRST_OUTPUT_GUESS)
         self._view: ClusterView | None = None
         self._everyone = Candidates(first=Group(), decode=Group())
@@ -152,7 +107,7 @@ class Scheduler:
         data = token_bytes(tokens)
         self._forget_request(request)
         found = self._candidates(view, exclude)
-        asked = _Asked(data=data, namespace=namespace, session=session)
+        asked = Asked(data=data, namespace=namespace, session=session)
         weighed = [self._weigh(self._first_policy, found.first, asked)]
         first, decode = weighed[0].candidates[0], None
         if first.role is Role.PREFILL and found.decode.instances:
@@ -182,7 +137,7 @@ class Scheduler:
         """
         flight = self._flights.get(request)
         if flight is not None and flight.first is not None and self._caching is not CachingMode.BASIC:
-            self._believe(flight.first, flight.tokens, flight.namespace)
+            self._holdings.believe(flight.first, flight.asked.data, flight.asked.namespace)
 
     def prefilled(self, request: RequestId) -> None:
         """The prompt is computed: its load goes, and the instance that computed it is known to hold it."""
@@ -194,11 +149,11 @@ class Scheduler:
         if flight.first is None:
             return
         if self._caching is not CachingMode.BASIC:
-            self._believe(flight.first, flight.tokens, flight.namespace)
+            self._holdings.believe(flight.first, flight.asked.data, flight.asked.namespace)
         if self._pulls is not None and flight.started is not None:
             self._pulls.prefilled(
                 flight.first.instance,
-                prompt_tokens=len(flight.tokens) // TOKEN_BYTES,
+                prompt_tokens=flight.asked.num_tokens,
                 held_tokens=flight.held_tokens,
                 seconds=self._clock.now() - flight.started,
             )
@@ -220,45 +175,40 @@ class Scheduler:
 
     def admit(self, instance: InstanceId, incarnation: Incarnation, role: Role) -> None:
         """This incarnation will announce what it holds. What an older one held is forgotten; an older one ignored."""
-        self._feeds.admit(instance, incarnation, role)
+        self._holdings.admit(instance, incarnation, role)
 
     def apply(self, batch: EventBatch) -> Applied:
         """Take announcements in. Never raises for what they say: what cannot be is counted, and left out."""
-        return self._feeds.apply(batch)
+        return self._holdings.apply(batch)
 
     def reset(self, part: SnapshotPart) -> Applied:
         """Take in a part of all that an instance holds; the first part replaces what was known of it."""
-        return self._feeds.reset(part)
+        return self._holdings.reset(part)
 
     def event_stats(self) -> EventStats:
-        return self._feeds.stats()
+        return self._holdings.event_stats()
 
     def forget(self, instance: InstanceId, incarnation: Incarnation | None = None) -> None:
         """The instance left or came back as a new incarnation: its entries and its load vanish.
 
         Entries that a newer incarnation than `incarnation` has announced stay; None is newer than all.
         """
-        if self._feeds.forget(instance, incarnation):
-            for tree in self._trees.values():
-                tree.forget(instance)
+        self._holdings.forget(instance, incarnation)
         self._load.forget(instance)
         for request, flight in self._flights.items():
-            first = _unless(flight.first, instance)
-            decode = _unless(flight.decode, instance)
-            if (first, decode) != (flight.first, flight.decode):
-                self._flights[request] = msgspec.structs.replace(flight, first=first, decode=decode)
+            self._flights[request] = flight.without(instance)
 
     def stats(self) -> SchedulerStats:
         return SchedulerStats(
             policy=self._policy,
             num_in_flight=len(self._flights),
-            trees={role: tree.stats() for role, tree in self._trees.items()},
+            trees=self._holdings.tree_stats(),
             queued_tokens=self._load.snapshot(),
             expected_output_tokens=self._expected_output,
         )
 
     def __repr__(self) -> str:
-        return f"Scheduler({self._policy}, {len(self._flights)} in flight, {self._load}, {self._trees})"
+        return f"Scheduler({self._policy}, {len(self._flights)} in flight, {self._load}, {self._holdings})"
 
     def _candidates(self, view: ClusterView, exclude: frozenset[InstanceId]) -> Candidates:
         if view is not self._view:
@@ -268,42 +218,11 @@ class Scheduler:
             raise InstanceUnavailable(nobody(view, exclude))
         return found
 
-    def _weigh(self, by: Policy, group: Group, asked: _Asked) -> _Weighed:
-        """The chosen one, one of the best at random, and after it the next best."""
-        role, *others = group.kinds
-        held = self._trees[role].match(asked.data, asked.namespace)
-        for role in others:
-            held.update(self._trees[role].match(asked.data, asked.namespace))
-        matched = [*map(held.get, group.instances, repeat(0))]
-        queued = self._load.queued(group.instances)
-        choice = Choice(
-            prompt_tokens=asked.num_tokens,
-            session=asked.session,
-            instances=group.instances,
-            matched=matched,
-            queued=queued,
-        )
-        scores = by.scores(choice)
-        order = sorted(range(len(scores)), key=scores.__getitem__)
-        best = order.pop(int(self._random.random() * scores.count(scores[order[0]])))
-        most = max(matched) if self._pulls is not None else 0
-        holder = group.instances[best] if most else None
-        if most > matched[best]:
-            holder = self._random.choice([i for i, m in zip(group.instances, matched, strict=True) if m == most])
-        chosen = [
-            Candidate(
-                instance=group.instances[i],
-                role=group.roles[i],
-                matched_tokens=matched[i],
-                queued_tokens=queued[i],
-                score=scores[i],
-            )
-            for i in (best, *order[: MAX_CANDIDATES - 1])
-        ]
-        return _Weighed(candidates=chosen, holder=holder, held_tokens=most)
+    def _weigh(self, policy: Policy, group: Group, asked: Asked) -> Weighed:
+        return weigh(policy, group, asked, holdings=self._holdings, load=self._load, random=self._random)
 
     def _weigh_pull(
-        self, asked: _Asked, first: Candidate, weighed: list[_Weighed], view: ClusterView
+        self, asked: Asked, first: Candidate, weighed: list[Weighed], view: ClusterView
     ) -> PullWeighing | None:
         """Whether `first` should pull from who holds most; None when that is nobody else.
 
@@ -311,7 +230,7 @@ class Scheduler:
         """
         groups = weighed if self._caching is CachingMode.RETURN else weighed[:1]
         most = max(groups, key=lambda group: group.held_tokens)
-        if self._pulls is None or most.holder is None or most.held_tokens <= first.matched_tokens:
+        if self._pulls is None or most.held_tokens <= first.matched_tokens:
             return None
         source = view.find(most.holder)
         if source is None or self._caching is CachingMode.BASIC:
@@ -330,7 +249,7 @@ class Scheduler:
         return pull
 
     def _enter(
-        self, request: RequestId, asked: _Asked, first: Candidate, decode: Candidate | None, *, held_tokens: int
+        self, request: RequestId, asked: Asked, first: Candidate, decode: Candidate | None, *, held_tokens: int
     ) -> None:
         add, output = self._load.add, round(self._expected_output)
         lacks = asked.num_tokens - held_tokens
@@ -341,37 +260,27 @@ class Scheduler:
         else:
             takes_in = asked.num_tokens - decode.matched_tokens
             add(request=request, phase=Phase.DECODE, instance=decode.instance, num_tokens=takes_in + output)
-        self._flights[request] = _Flight(
-            tokens=asked.data,
-            namespace=asked.namespace,
-            first=_Place(instance=first.instance, role=first.role),
-            decode=None if decode is None else _Place(instance=decode.instance, role=decode.role),
+        self._flights[request] = Flight(
+            asked=asked,
+            first=Place(instance=first.instance, role=first.role),
+            decode=None if decode is None else Place(instance=decode.instance, role=decode.role),
             alone=decode is None,
             held_tokens=held_tokens,
             started=self._clock.now() if pulls_nothing and first.queued_tokens == 0 else None,
         )
 
-    def _learn(self, flight: _Flight, output_tokens: Sequence[int]) -> None:
+    def _learn(self, flight: Flight, output_tokens: Sequence[int]) -> None:
         """The last output token was never fed back, so no instance holds its KV."""
         if self._caching is CachingMode.BASIC:
             return
-        whole = flight.tokens + token_bytes(output_tokens[:-1])
+        whole = flight.asked.data + token_bytes(output_tokens[:-1])
         if flight.first is not None:
             grew = flight.alone or self._caching is CachingMode.RETURN
-            tokens = whole if grew else flight.tokens
-            self._believe(flight.first, tokens, flight.namespace)
+            tokens = whole if grew else flight.asked.data
+            self._holdings.believe(flight.first, tokens, flight.asked.namespace)
         if flight.decode is not None and self._caching is not CachingMode.PREFILL:
-            self._believe(flight.decode, whole, flight.namespace)
-
-    def _believe(self, place: _Place, tokens: bytes, namespace: Namespace) -> None:
-        """A response says so; an instance that announces what it holds will confirm it soon, or it is not so."""
-        keep_s = self._confirm_s if self._feeds.is_followed(place.instance) else None
-        self._trees[place.role].insert(place.instance, tokens, namespace, keep_s=keep_s)
+            self._holdings.believe(flight.decode, whole, flight.asked.namespace)
 
     def _forget_request(self, request: RequestId) -> None:
         self._flights.pop(request, None)
         self._load.drop_all(request)
-
-
-def _unless(place: _Place | None, instance: InstanceId) -> _Place | None:
-    return None if place is not None and place.instance == instance else place

@@ -1,0 +1,70 @@
+"""What the instances hold, as far as is known: a prompt tree per role, fed by announcements and by responses.
+
+Owns the trees and the event feeds. What a response told is believed for `ttl_s`, or only for `confirm_s` when
+the instance announces what it holds: then its own events confirm it soon, or it is not so.
+
+    admit ──> reset ──> apply ...      of one instance that announces what it holds
+    forget                             of one instance, when it left or came back empty
+"""
+
+from collections.abc import Sequence
+
+from memserve.core.clock import Clock
+from memserve.core.enums import Role
+from memserve.core.ids import Incarnation, InstanceId
+from memserve.scheduler.event_feeds import EventFeeds, EventStats
+from memserve.scheduler.flight import Asked, Place
+from memserve.scheduler.prompt_tree import PromptTree, PromptTreeStats
+from memserve.wire.events import Applied, EventBatch, SnapshotPart
+from memserve.wire.identity import Namespace
+
+
+class Holdings:
+    def __init__(self, *, block_size: int, clock: Clock, ttl_s: float, confirm_s: float, max_tree_blocks: int) -> None:
+        """`block_size` in tokens, `max_tree_blocks` per role."""
+        self._confirm_s = confirm_s
+        self._trees = {
+            role: PromptTree(block_size=block_size, clock=clock, ttl_s=ttl_s, max_blocks=max_tree_blocks)
+            for role in Role
+        }
+        self._feeds = EventFeeds(self._trees, block_size=block_size, clock=clock, max_lag_s=ttl_s)
+
+    def match(self, kinds: Sequence[Role], asked: Asked) -> dict[InstanceId, int]:
+        """Leading tokens of the prompt that each instance of these roles holds; those that hold none are left out."""
+        role, *others = kinds
+        held = self._trees[role].match(asked.data, asked.namespace)
+        for other in others:
+            held.update(self._trees[other].match(asked.data, asked.namespace))
+        return held
+
+    def believe(self, place: Place, tokens: bytes, namespace: Namespace) -> None:
+        """A response says that this instance holds these tokens."""
+        keep_s = self._confirm_s if self._feeds.is_followed(place.instance) else None
+        self._trees[place.role].insert(place.instance, tokens, namespace, keep_s=keep_s)
+
+    def admit(self, instance: InstanceId, incarnation: Incarnation, role: Role) -> None:
+        """This incarnation will announce what it holds. What an older one held is forgotten; an older one ignored."""
+        self._feeds.admit(instance, incarnation, role)
+
+    def apply(self, batch: EventBatch) -> Applied:
+        """Take announcements in. Never raises for what they say: what cannot be is counted, and left out."""
+        return self._feeds.apply(batch)
+
+    def reset(self, part: SnapshotPart) -> Applied:
+        """Take in a part of all that an instance holds; the first part replaces what was known of it."""
+        return self._feeds.reset(part)
+
+    def forget(self, instance: InstanceId, incarnation: Incarnation | None) -> None:
+        """Entries that a newer incarnation than `incarnation` has announced stay; None is newer than all."""
+        if self._feeds.forget(instance, incarnation):
+            for tree in self._trees.values():
+                tree.forget(instance)
+
+    def event_stats(self) -> EventStats:
+        return self._feeds.stats()
+
+    def tree_stats(self) -> dict[Role, PromptTreeStats]:
+        return {role: tree.stats() for role, tree in self._trees.items()}
+
+    def __repr__(self) -> str:
+        return f"Holdings({self._trees}, {self._feeds})"
