@@ -15,7 +15,7 @@ import msgspec
 
 from memserve.core.clock import Clock
 from memserve.core.enums import Tier
-from memserve.core.errors import InvalidBlocks, InvariantError, PoolExhausted
+from memserve.core.errors import InvalidBlocks, PoolExhausted
 from memserve.core.ids import BlockId, LeaseId, block_tier
 from memserve.pool.active import ActiveBlocks, require_distinct
 from memserve.pool.block import BlockState, by_tier, tier_runs
@@ -24,9 +24,10 @@ from memserve.pool.eviction import EvictionPolicy, LeastRecentlyUsed
 from memserve.pool.eviction_queue import EvictionQueue
 from memserve.pool.invariants import check_index, check_queued, check_stock
 from memserve.pool.lease import Allocation, Hold, HoldBook, Lease, deadline_after
-from memserve.pool.radix_index import Insertion, Place, Pruned, RadixIndex, differing
+from memserve.pool.radix_index import Insertion, Place, RadixIndex, differing
 from memserve.pool.radix_node import Anchor, Node, readers
 from memserve.pool.reclaim import ProtectedBlocks, Reclaimer, Spot, num_protected
+from memserve.pool.room import RoomMaker
 from memserve.pool.snapshot import IndexSnapshot
 from memserve.pool.stock import BlockStock
 from memserve.pool.swap import OpenSwaps, Swap, half_open_runs
@@ -60,6 +61,9 @@ class PoolLedger:
         self._protected = ProtectedBlocks(self._index.anchors)
         self._swaps = OpenSwaps()
         self._events = EventLog()
+        self._room = RoomMaker(
+            index=self._index, stock=self._stock, queue=self._queue, protected=self._protected, events=self._events
+        )
 
     def __repr__(self) -> str:
         tiers = "; ".join(
@@ -141,7 +145,7 @@ class PoolLedger:
         pruned = self._index.prune_at(tokens, namespace=namespace)
         if pruned.blocks:
             data = self._index.whole_blocks(tokens)
-            self._unindexed(pruned)
+            self._room.unindexed(pruned)
             self._events.evicted(namespace=namespace, tokens=data, num_blocks=len(pruned.blocks))
         return len(pruned.blocks)
 
@@ -278,37 +282,8 @@ class PoolLedger:
     def _take(self, num_blocks: int, tier: Tier, state: BlockState) -> tuple[BlockId, ...]:
         if num_blocks > self._stock.num_free(tier):
             self.expire()
-            self._make_room(num_blocks, tier)
+            self._room.make_room(num_blocks, tier)
         return self._stock.take(num_blocks, tier, state)
-
-    def _make_room(self, num_blocks: int, tier: Tier) -> None:
-        """Evict until that many blocks are free, or raise PoolExhausted and evict none."""
-        self._require_evictable(num_blocks, tier)
-        reclaimer = Reclaimer(self._queue, tier)
-        while (missing := num_blocks - self._stock.num_free(tier)) > 0:
-            cut = reclaimer.next_cut(missing)
-            if cut is None:
-                raise InvariantError(f"{missing} evictable blocks of {tier.name} are not in the eviction queue")
-            self._cut(cut.node, cut.keep)
-        reclaimer.close()
-
-    def _require_evictable(self, num_blocks: int, tier: Tier) -> None:
-        num_free, num_cached = self._stock.num_free(tier), self._stock.num_cached(tier)
-        if num_blocks <= num_free + num_cached - self._protected.at_most(tier):
-            return
-        num_held = self._protected.exact(tier)
-        if num_blocks > num_free + num_cached - num_held:
-            raise PoolExhausted(
-                f"{num_blocks} blocks of {tier.name} asked for: {num_free} are free, {num_cached} cached, "
-                f"{num_held} of those leased or on the move; ask for fewer or release some"
-            )
-
-    def _cut(self, node: Node, keep: int) -> None:
-        namespace, tokens = self._index.path(node, keep + 1)
-        pruned = self._index.prune(node, keep)
-        self._queue.evicted(tokens, num_blocks=len(pruned.blocks), num_left=self._index.num_blocks)
-        self._unindexed(pruned)
-        self._events.evicted(namespace=namespace, tokens=tokens, num_blocks=len(pruned.blocks))
 
     def _check_insert(
         self, blocks: Sequence[BlockId], new: Sequence[BlockId], held: Sequence[BlockId]
@@ -354,11 +329,6 @@ class PoolLedger:
         for node in nodes:
             self._queue.unpark(node)
         self._stock.end_reads(anchor)
-
-    def _unindexed(self, pruned: Pruned) -> None:
-        for anchor, lost in pruned.displaced:
-            self._stock.detach(lost, anchor)
-        self._stock.unindex(pruned.blocks)
 
     def _open_swap(self, spots: Sequence[Spot], target: Tier) -> Swap:
         sources = [spot.node.blocks[spot.position] for spot in spots]

@@ -1,0 +1,71 @@
+"""Room for blocks: what leaves the index when space is short, and what becomes of its blocks.
+
+Decides by the eviction queue, prunes the index, announces it and frees what no lease reads any more. Takes
+no block for anybody: the ledger does, once there is room.
+"""
+
+from memserve.core.enums import Tier
+from memserve.core.errors import InvariantError, PoolExhausted
+from memserve.pool.events import EventLog
+from memserve.pool.eviction_queue import EvictionQueue
+from memserve.pool.radix_index import Pruned, RadixIndex
+from memserve.pool.radix_node import Node
+from memserve.pool.reclaim import ProtectedBlocks, Reclaimer
+from memserve.pool.stock import BlockStock
+
+
+class RoomMaker:
+    """Evicts from one pool's index. All of its parts belong to the ledger."""
+
+    def __init__(
+        self,
+        *,
+        index: RadixIndex,
+        stock: BlockStock,
+        queue: EvictionQueue,
+        protected: ProtectedBlocks,
+        events: EventLog,
+    ) -> None:
+        self._index = index
+        self._stock = stock
+        self._queue = queue
+        self._protected = protected
+        self._events = events
+
+    def __repr__(self) -> str:
+        return f"RoomMaker({self._stock!r})"
+
+    def make_room(self, num_blocks: int, tier: Tier) -> None:
+        """Evict until that many blocks are free, or raise PoolExhausted and evict none."""
+        self._require_evictable(num_blocks, tier)
+        reclaimer = Reclaimer(self._queue, tier)
+        while (missing := num_blocks - self._stock.num_free(tier)) > 0:
+            cut = reclaimer.next_cut(missing)
+            if cut is None:
+                raise InvariantError(f"{missing} evictable blocks of {tier.name} are not in the eviction queue")
+            self._cut(cut.node, cut.keep)
+        reclaimer.close()
+
+    def unindexed(self, pruned: Pruned) -> None:
+        """The index let these blocks go: they are free, or once the leases that cover them have ended."""
+        for anchor, lost in pruned.displaced:
+            self._stock.detach(lost, anchor)
+        self._stock.unindex(pruned.blocks)
+
+    def _require_evictable(self, num_blocks: int, tier: Tier) -> None:
+        num_free, num_cached = self._stock.num_free(tier), self._stock.num_cached(tier)
+        if num_blocks <= num_free + num_cached - self._protected.at_most(tier):
+            return
+        num_held = self._protected.exact(tier)
+        if num_blocks > num_free + num_cached - num_held:
+            raise PoolExhausted(
+                f"{num_blocks} blocks of {tier.name} asked for: {num_free} are free, {num_cached} cached, "
+                f"{num_held} of those leased or on the move; ask for fewer or release some"
+            )
+
+    def _cut(self, node: Node, keep: int) -> None:
+        namespace, tokens = self._index.path(node, keep + 1)
+        pruned = self._index.prune(node, keep)
+        self._queue.evicted(tokens, num_blocks=len(pruned.blocks), num_left=self._index.num_blocks)
+        self.unindexed(pruned)
+        self._events.evicted(namespace=namespace, tokens=tokens, num_blocks=len(pruned.blocks))
