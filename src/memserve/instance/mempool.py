@@ -110,7 +110,7 @@ class MemPool:
         )
         self._agent = self._new_agent(bind)
         self._sender = TransferSender(
-            agent=self._agent, links=self._links, ledger=self.local, memory=self._memory, paths=self._paths
+            agent=self._agent, links=self._links, core=self._core, addresses=self._addresses, paths=self._paths
         )
         self._remote = RemoteBlocks(agent=self._agent, links=self._links)
         self._puller = Puller(
@@ -193,7 +193,7 @@ class MemPool:
         `private`. The caller keeps `source` alive meanwhile. Raises TransferFailed, PoolExhausted,
         InvalidBlocks, InstanceUnavailable, DeadlineExceeded.
         """
-        return self._transfer(to, source, None, destination=destination, private=private, tier=tier, namespace=b"")
+        return self._sender.send(to, source, tokens=None, destination=destination, private=private, tier=tier)
 
     def transfer_with_insert(
         self,
@@ -211,8 +211,8 @@ class MemPool:
         Visible there only once all are complete and verified. Returns what its index names.
         """
         data = self._addresses.filling_tokens(tokens, len(source.blocks))
-        return self._transfer(
-            to, source, data, destination=destination, private=private, tier=tier, namespace=namespace
+        return self._sender.send(
+            to, source, tokens=data, destination=destination, private=private, tier=tier, namespace=namespace
         )
 
     # ------------------------------------------------------------ beside them
@@ -357,22 +357,6 @@ class MemPool:
             identity=identity,
             arena=self._arena if self._paths.allows(DataPath.SHM) else None,
             data=data,
-        )
-
-    def _transfer(
-        self,
-        to: PeerInfo,
-        source: BlockList,
-        tokens: bytes | None,
-        *,
-        destination: BlockList | None,
-        private: bytes,
-        tier: Tier,
-        namespace: Namespace,
-    ) -> BlockList:
-        self._addresses.readable(source)
-        return self._sender.send(
-            to, source, tier=tier, tokens=tokens, destination=destination, namespace=namespace, private=private
         )
 
     async def _acknowledged(self, to: PeerInfo, message: object) -> None:

@@ -122,9 +122,7 @@ class Puller:
                     self._addresses.name(blocks),
                     tier=Tier.DRAM,
                     tokens=request.tokens[: match.num_tokens * _TOKEN_BYTES],
-                    destination=None,
                     namespace=request.namespace,
-                    private=b"",
                     pulled=Pulled(
                         transfer=request.transfer,
                         num_held_blocks=request.num_held_tokens // self._block_size,

@@ -13,11 +13,12 @@ import msgspec
 from memserve.core.enums import Tier
 from memserve.core.errors import InvalidBlocks
 from memserve.core.ids import BlockId, TransferId, block_tier
+from memserve.instance.addresses import Addresses
 from memserve.instance.agent import Agent
+from memserve.instance.core import PoolCore
 from memserve.instance.data_paths import DataPaths
 from memserve.instance.locked_ledger import LockedLedger
 from memserve.instance.peer_links import PeerLinks
-from memserve.instance.tiers import TierMemory
 from memserve.transport.base import checksum
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import BlockList, PeerInfo, TransferReply, TransferRequest
@@ -38,12 +39,13 @@ class TransferSender:
     """Sends blocks of one pool."""
 
     def __init__(
-        self, *, agent: Agent, links: PeerLinks, ledger: LockedLedger, memory: TierMemory, paths: DataPaths
+        self, *, agent: Agent, links: PeerLinks, core: PoolCore, addresses: Addresses, paths: DataPaths
     ) -> None:
         self._agent = agent
         self._links = links
-        self._ledger = ledger
-        self._memory = memory
+        self._ledger = LockedLedger(core.ledger, core.lock)
+        self._memory = core.memory
+        self._addresses = addresses
         self._paths = paths
         self._numbers = itertools.count(1)
 
@@ -54,12 +56,17 @@ class TransferSender:
         *,
         tier: Tier,
         tokens: bytes | None,
-        destination: BlockList | None,
-        namespace: Namespace,
-        private: bytes,
+        destination: BlockList | None = None,
+        namespace: Namespace = b"",
+        private: bytes = b"",
         pulled: Pulled | None = None,
     ) -> BlockList:
-        """Where the blocks are at the receiver. Raises what the receiver refuses it for, DeadlineExceeded."""
+        """Where the blocks are at the receiver.
+
+        Raises InvalidBlocks for source blocks that hold nothing to read, what the receiver refuses it for,
+        DeadlineExceeded.
+        """
+        self._addresses.readable(source)
         if destination is not None and (destination.instance, destination.incarnation) != (to.instance, to.incarnation):
             raise InvalidBlocks(
                 f"the destination blocks are {destination.instance}'s, the receiver is {to.instance}/{to.incarnation}"
