@@ -15,8 +15,8 @@ import msgspec
 
 from memserve.core.clock import Clock
 from memserve.core.enums import Tier
-from memserve.core.errors import InvalidBlocks, PoolExhausted
-from memserve.core.ids import BlockId, LeaseId, block_tier
+from memserve.core.errors import InvalidBlocks
+from memserve.core.ids import BlockId, LeaseId
 from memserve.pool.active import ActiveBlocks, require_distinct
 from memserve.pool.block import BlockState, by_tier, tier_runs
 from memserve.pool.events import EventLog, PoolEvent
@@ -24,13 +24,14 @@ from memserve.pool.eviction import EvictionPolicy, LeastRecentlyUsed
 from memserve.pool.eviction_queue import EvictionQueue
 from memserve.pool.invariants import check_index, check_queued, check_stock
 from memserve.pool.lease import Allocation, Hold, HoldBook, Lease, deadline_after
-from memserve.pool.radix_index import Insertion, Place, RadixIndex, differing
-from memserve.pool.radix_node import Anchor, Node, readers
-from memserve.pool.reclaim import ProtectedBlocks, Reclaimer, Spot, num_protected
+from memserve.pool.radix_index import Insertion, RadixIndex, differing
+from memserve.pool.radix_node import Node
+from memserve.pool.reclaim import num_protected
 from memserve.pool.room import RoomMaker
 from memserve.pool.snapshot import IndexSnapshot
 from memserve.pool.stock import BlockStock
-from memserve.pool.swap import OpenSwaps, Swap, half_open_runs
+from memserve.pool.swap import Swap
+from memserve.pool.tier_moves import TierMoves
 from memserve.pool.tokens import Tokens
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import TierStats
@@ -58,11 +59,15 @@ class PoolLedger:
         self._queue = EvictionQueue(eviction or LeastRecentlyUsed())
         self._holds = HoldBook()
         self._active = ActiveBlocks(self._holds)
-        self._protected = ProtectedBlocks(self._index.anchors)
-        self._swaps = OpenSwaps()
         self._events = EventLog()
-        self._room = RoomMaker(
-            index=self._index, stock=self._stock, queue=self._queue, protected=self._protected, events=self._events
+        self._room = RoomMaker(stock=self._stock, index=self._index, queue=self._queue, events=self._events)
+        self._moves = TierMoves(
+            room=self._room,
+            stock=self._stock,
+            index=self._index,
+            queue=self._queue,
+            holds=self._holds,
+            events=self._events,
         )
 
     def __repr__(self) -> str:
@@ -70,7 +75,7 @@ class PoolLedger:
             f"{s.tier.name} {s.num_free} free, {s.num_reserved} reserved, {s.num_cached} cached of {s.num_blocks}"
             for s in self.stats()
         )
-        return f"PoolLedger({tiers}; {self.num_leases} leases, {len(self._swaps)} swaps)"
+        return f"PoolLedger({tiers}; {self.num_leases} leases, {len(self._moves)} swaps)"
 
     # ------------------------------------------------------------ active blocks
 
@@ -81,7 +86,8 @@ class PoolLedger:
         below 1, InvalidLease for an impossible ttl_s; nothing has changed then.
         """
         deadline = deadline_after(self._clock.now(), ttl_s)
-        blocks = self._take(num_blocks, tier, BlockState.ACTIVE)
+        self._expire_when_short(num_blocks, tier)
+        blocks = self._room.take(num_blocks, tier, BlockState.ACTIVE)
         self._active.add(blocks, owner=owner, deadline=deadline)
         return blocks
 
@@ -130,7 +136,7 @@ class PoolLedger:
             return Match()
         self._queue.used(place.node)
         anchor = self._index.anchor(place)
-        self._protected.add(len(place.blocks))
+        self._room.protected.add(len(place.blocks))
         lease = Lease(id=self._holds.new_id(), owner=owner, deadline=deadline, anchor=anchor)
         self._holds.open(lease)
         blocks = tuple(place.blocks)
@@ -180,56 +186,27 @@ class PoolLedger:
 
         Raises PoolExhausted when either has too few, InvalidBlocks for fewer than 1 or the same tier.
         """
-        if num_blocks < 1 or source is target:
-            raise InvalidBlocks(f"cannot move {num_blocks} blocks from {source.name} to {target.name}")
-        reclaimer = Reclaimer(self._queue, source)
-        spots = reclaimer.victims(num_blocks)
-        reclaimer.close()
-        if len(spots) < num_blocks:
-            raise PoolExhausted(
-                f"{num_blocks} blocks to move out of {source.name}, {len(spots)} are cached and not leased there"
-            )
-        return self._open_swap(spots, target)
+        self._expire_when_short(num_blocks, target)
+        return self._moves.begin(num_blocks, source=source, target=target)
 
     def begin_swap_in(self, blocks: Sequence[BlockId], *, target: Tier) -> Swap:
         """Make room in `target` for these historical blocks of other tiers.
 
         Raises InvalidBlocks for a block that is not indexed, there already or on the move, PoolExhausted.
         """
-        unfit = [
-            b for b in blocks if b in self._swaps.sources or self._stock.states.state(b) is not BlockState.HISTORICAL
-        ]
-        if not blocks or unfit or len(set(blocks)) != len(blocks) or any(block_tier(b) is target for b in blocks):
-            raise InvalidBlocks(
-                f"cannot move {len(blocks)} blocks to {target.name}: {len(unfit)} are not cached or on the move; "
-                "give each once, cached in another tier"
-            )
-        return self._open_swap([Spot(*self._index.locate(block)) for block in blocks], target)
+        self._expire_when_short(len(blocks), target)
+        return self._moves.begin_with(blocks, target=target)
 
     def finish_swap(self, swap: Swap) -> None:
         """The bytes are copied: the index names the targets, the sources go as soon as no lease reads them.
 
         A block that was deleted meanwhile stays deleted. Raises InvalidBlocks when the swap is not open.
         """
-        if swap not in self._swaps:
-            raise InvalidBlocks(f"swap {swap.id} of {len(swap.pairs)} blocks is not open: finished or cancelled before")
-        self._protected.add(len(swap.pairs))
-        covering = readers(self._holds.anchors())
-        moved: dict[tuple[Node, Tier, Tier], list[int]] = {}
-        for source, target in swap.pairs:
-            if self.state(source) is BlockState.HISTORICAL:
-                node, position = self._rename(source, target, covering)
-                moved.setdefault((node, block_tier(source), block_tier(target)), []).append(position)
-            else:
-                self._stock.give_back((target,), BlockState.RECEIVING)
-        self._close_swap(swap)
-        self._announce_moved(moved)
+        self._moves.finish(swap)
 
     def cancel_swap(self, swap: Swap) -> None:
         """Nothing was copied: the targets are free again. Nothing happens when the swap is not open."""
-        if swap in self._swaps:
-            self._stock.give_back([target for _, target in swap.pairs], BlockState.RECEIVING)
-            self._close_swap(swap)
+        self._moves.cancel(swap)
 
     # ------------------------------------------------------------ what is going on
 
@@ -259,10 +236,10 @@ class PoolLedger:
             BlockState.ACTIVE: self._active.blocks(),
             BlockState.HISTORICAL: [block for node in self._index.nodes() for block in node.blocks],
             BlockState.DETACHED: self._stock.readers.keys(),
-            BlockState.RECEIVING: self._swaps.targets,
+            BlockState.RECEIVING: self._moves.targets,
         }
         check_stock(self._stock, expected)
-        check_index(self._index, [*self._holds.anchors(), *self._swaps.anchors()])
+        check_index(self._index, [*self._holds.anchors(), *self._moves.anchors()])
         check_queued(self._index)
 
     # ------------------------------------------------------------ inside
@@ -279,11 +256,10 @@ class PoolLedger:
             num_leased=num_protected(self._holds.anchors(), tier),
         )
 
-    def _take(self, num_blocks: int, tier: Tier, state: BlockState) -> tuple[BlockId, ...]:
-        if num_blocks > self._stock.num_free(tier):
+    def _expire_when_short(self, num_blocks: int, tier: Tier) -> None:
+        """What has outlived its time goes before anything is evicted."""
+        if self._room.is_short(num_blocks, tier):
             self.expire()
-            self._room.make_room(num_blocks, tier)
-        return self._stock.take(num_blocks, tier, state)
 
     def _check_insert(
         self, blocks: Sequence[BlockId], new: Sequence[BlockId], held: Sequence[BlockId]
@@ -317,53 +293,8 @@ class PoolLedger:
     def _end(self, hold: Hold) -> None:
         if isinstance(hold, Lease):
             self._holds.close(hold)
-            self._drop_anchor(hold.anchor)
+            self._room.drop_anchor(hold.anchor)
         elif isinstance(hold, Allocation):
             left = self._active.left_of(hold)
             self._active.remove(left)
             self._stock.give_back(left, BlockState.ACTIVE)
-
-    def _drop_anchor(self, anchor: Anchor) -> None:
-        nodes = [node for node, _ in anchor.path()]
-        self._index.release(anchor)
-        for node in nodes:
-            self._queue.unpark(node)
-        self._stock.end_reads(anchor)
-
-    def _open_swap(self, spots: Sequence[Spot], target: Tier) -> Swap:
-        sources = [spot.node.blocks[spot.position] for spot in spots]
-        ends: dict[Node, int] = {}
-        for node, position in spots:
-            ends[node] = max(ends.get(node, 0), position + 1)
-        anchors = [self._index.anchor(Place(node, end, [])) for node, end in ends.items()]
-        self._protected.add(sum(offset for anchor in anchors for _, offset in anchor.path()))
-        try:
-            targets = self._take(len(sources), target, BlockState.RECEIVING)
-        except PoolExhausted:
-            for anchor in anchors:
-                self._drop_anchor(anchor)
-            raise
-        return self._swaps.open(tuple(zip(sources, targets, strict=True)), anchors)
-
-    def _close_swap(self, swap: Swap) -> None:
-        for anchor in self._swaps.close(swap):
-            self._drop_anchor(anchor)
-
-    def _rename(self, source: BlockId, target: BlockId, covering: Mapping[Node, list[tuple[Anchor, int]]]) -> Spot:
-        spot = Spot(*self._index.locate(source))
-        self._index.replace(source, target)
-        self._stock.states.move((target,), BlockState.RECEIVING, BlockState.HISTORICAL)
-        self._queue.add(spot.node, block_tier(target))
-        for anchor, offset in covering.get(spot.node, ()):
-            if offset > spot.position:
-                self._stock.detach((source,), anchor)
-        self._stock.unindex((source,))
-        return spot
-
-    def _announce_moved(self, moved: Mapping[tuple[Node, Tier, Tier], list[int]]) -> None:
-        for (node, source, target), positions in moved.items():
-            for first, end in half_open_runs(positions):
-                namespace, tokens = self._index.path(node, end)
-                self._events.moved(
-                    namespace=namespace, tokens=tokens, num_blocks=end - first, source=source, target=target
-                )

@@ -1,15 +1,17 @@
 """Room for blocks: what leaves the index when space is short, and what becomes of its blocks.
 
-Decides by the eviction queue, prunes the index, announces it and frees what no lease reads any more. Takes
-no block for anybody: the ledger does, once there is room.
+Decides by the eviction queue, prunes the index, announces it and frees what no lease reads any more. Knows
+nothing of owners or deadlines.
 """
 
 from memserve.core.enums import Tier
 from memserve.core.errors import InvariantError, PoolExhausted
+from memserve.core.ids import BlockId
+from memserve.pool.block import BlockState
 from memserve.pool.events import EventLog
 from memserve.pool.eviction_queue import EvictionQueue
 from memserve.pool.radix_index import Pruned, RadixIndex
-from memserve.pool.radix_node import Node
+from memserve.pool.radix_node import Anchor, Node
 from memserve.pool.reclaim import ProtectedBlocks, Reclaimer
 from memserve.pool.stock import BlockStock
 
@@ -23,19 +25,42 @@ class RoomMaker:
         index: RadixIndex,
         stock: BlockStock,
         queue: EvictionQueue,
-        protected: ProtectedBlocks,
         events: EventLog,
     ) -> None:
         self._index = index
         self._stock = stock
         self._queue = queue
-        self._protected = protected
+        self.protected = ProtectedBlocks(index.anchors)
         self._events = events
 
     def __repr__(self) -> str:
         return f"RoomMaker({self._stock!r})"
 
-    def make_room(self, num_blocks: int, tier: Tier) -> None:
+    def is_short(self, num_blocks: int, tier: Tier) -> bool:
+        """Taking that many would evict."""
+        return num_blocks > self._stock.num_free(tier)
+
+    def take(self, num_blocks: int, tier: Tier, state: BlockState) -> tuple[BlockId, ...]:
+        """That many blocks, in `state` from now on, or none. Raises PoolExhausted, and InvalidBlocks below 1."""
+        if self.is_short(num_blocks, tier):
+            self._make_room(num_blocks, tier)
+        return self._stock.take(num_blocks, tier, state)
+
+    def unindexed(self, pruned: Pruned) -> None:
+        """The index let these blocks go: they are free, or once the leases that cover them have ended."""
+        for anchor, lost in pruned.displaced:
+            self._stock.detach(lost, anchor)
+        self._stock.unindex(pruned.blocks)
+
+    def drop_anchor(self, anchor: Anchor) -> None:
+        """It protects nothing any more; what only it still read is free."""
+        nodes = [node for node, _ in anchor.path()]
+        self._index.release(anchor)
+        for node in nodes:
+            self._queue.unpark(node)
+        self._stock.end_reads(anchor)
+
+    def _make_room(self, num_blocks: int, tier: Tier) -> None:
         """Evict until that many blocks are free, or raise PoolExhausted and evict none."""
         self._require_evictable(num_blocks, tier)
         reclaimer = Reclaimer(self._queue, tier)
@@ -46,17 +71,11 @@ class RoomMaker:
             self._cut(cut.node, cut.keep)
         reclaimer.close()
 
-    def unindexed(self, pruned: Pruned) -> None:
-        """The index let these blocks go: they are free, or once the leases that cover them have ended."""
-        for anchor, lost in pruned.displaced:
-            self._stock.detach(lost, anchor)
-        self._stock.unindex(pruned.blocks)
-
     def _require_evictable(self, num_blocks: int, tier: Tier) -> None:
         num_free, num_cached = self._stock.num_free(tier), self._stock.num_cached(tier)
-        if num_blocks <= num_free + num_cached - self._protected.at_most(tier):
+        if num_blocks <= num_free + num_cached - self.protected.at_most(tier):
             return
-        num_held = self._protected.exact(tier)
+        num_held = self.protected.exact(tier)
         if num_blocks > num_free + num_cached - num_held:
             raise PoolExhausted(
                 f"{num_blocks} blocks of {tier.name} asked for: {num_free} are free, {num_cached} cached, "

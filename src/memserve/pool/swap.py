@@ -1,4 +1,4 @@
-"""Moves of blocks between tiers of one pool: each is begun, then finished or cancelled.
+"""The book of moves between tiers: each swap is begun, then finished or cancelled.
 
 Owns which blocks are on the move. Until a swap ends, its sources stay indexed under anchors and
 its targets belong to nobody else.
