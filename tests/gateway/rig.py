@@ -134,6 +134,7 @@ class Rig:
             reports=ReportLog(history=history, metrics=metrics),
             switches=Switches(),
         )
+        metrics.follow(self.context.scheduler)
 
     def engine(self, name: str) -> FakeEngine:
         return self.engines[name]

@@ -1,5 +1,7 @@
 """What operators see: health, the cluster, requests with their reports, metrics that add up."""
 
+import pytest
+
 from memserve.core.enums import Phase, Role
 from memserve.core.ids import InstanceId, RequestId
 from memserve.wire.messages import RequestReport
@@ -130,3 +132,26 @@ async def test_how_kv_leaves_can_be_switched_while_serving(rig: Rigs) -> None:
 async def test_an_unknown_way_for_kv_to_leave_is_refused(rig: Rigs) -> None:
     async with rig() as cluster, cluster.http.put(cluster.url + "/admin/transfer", json={"transfer": "x"}) as answer:
         assert answer.status == 400
+
+
+async def test_the_policy_can_be_switched_while_serving(rig: Rigs) -> None:
+    async with rig(prefill=0, decode=0, colocated=2) as cluster:
+        await cluster.post(chat())
+        async with cluster.http.put(cluster.url + "/admin/policy", json={"policy": "round-robin"}) as answer:
+            assert (answer.status, await answer.json()) == (200, {"policy": "round-robin"})
+        for _ in range(4):
+            await cluster.post(chat())
+        assert min(len(cluster.phases("c0")), len(cluster.phases("c1"))) >= 2
+        decisions = 'memserve_scheduler_decisions_total{{placement="alone",policy="{}"}}'
+        counted = [await cluster.metric(decisions.format(policy)) for policy in ("prompt-tree", "round-robin")]
+        assert counted[0] == 1
+        assert 2 <= counted[1] <= 4  # a pull may go before some
+
+
+@pytest.mark.parametrize("body", [b'{"policy": "fastest"}', b"{}", b"no json"])
+async def test_an_unknown_policy_is_refused_and_the_old_one_stays(rig: Rigs, body: bytes) -> None:
+    async with rig() as cluster:
+        async with cluster.http.put(cluster.url + "/admin/policy", data=body) as answer:
+            assert answer.status == 400
+            assert "prompt-tree" in (await answer.json())["error"]["message"]
+        assert (await cluster.get("/admin/cluster"))[1]["scheduler"]["policy"] == "prompt-tree"

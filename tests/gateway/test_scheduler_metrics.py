@@ -17,7 +17,7 @@ def test_lag_events_and_discards_of_each_instance_are_shown() -> None:
     clock = ManualClock()
     scheduler = Scheduler(block_size=1, policy="prompt-tree", clock=clock, random=Random(0))
     metrics = GatewayMetrics(ClusterView)
-    metrics.follow(scheduler.event_stats)
+    metrics.follow(scheduler)
     scheduler.admit(A, LIFE, Role.DECODE)
     scheduler.reset(SnapshotPart(instance=A, incarnation=LIFE, seq=0, entries=(), is_first=True, is_last=True))
     unheard = BlocksEvicted(seq=1, namespace=b"", tokens=b"1234", num_blocks=1)

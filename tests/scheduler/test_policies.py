@@ -6,7 +6,7 @@ import pytest
 
 from memserve.core.errors import ConfigError
 from memserve.core.ids import InstanceId
-from memserve.scheduler.policies import Choice, policy
+from memserve.scheduler.policies import Choice, find_policy
 
 NAMES = [InstanceId(f"i{n}") for n in range(4)]
 
@@ -15,15 +15,18 @@ def choice(
     *,
     matched: tuple[int, ...] = (0, 0, 0, 0),
     queued: tuple[int, ...] = (0, 0, 0, 0),
+    used: tuple[int, ...] = (0, 0, 0, 0),
     session: str = "",
     tokens: int = 100,
 ) -> Choice:
     names = NAMES[: len(queued)]
-    return Choice(prompt_tokens=tokens, session=session, instances=names, matched=matched, queued=queued)
+    return Choice(
+        prompt_tokens=tokens, session=session, instances=names, matched=matched, queued=queued, used=used[: len(queued)]
+    )
 
 
 def best(name: str, *choices: Choice) -> list[int]:
-    weigh = policy(name, Random(1))
+    weigh = find_policy(name).make(Random(1))
     all_scores = [weigh.scores(one) for one in choices]
     return [scores.index(min(scores)) for scores in all_scores]
 
@@ -86,4 +89,10 @@ def test_power_of_two_never_takes_the_most_loaded() -> None:
 
 def test_an_unknown_policy_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"\"fastest\" is not known.*least-load.*prompt-tree.*session"):
-        policy("fastest", Random(1))
+        find_policy("fastest")
+
+
+def test_load_counts_what_is_to_be_computed_and_the_blocks_in_use() -> None:
+    busy_with_context = choice(queued=(10, 40, 40, 40), used=(100, 0, 64, 64))
+    assert best("least-load", busy_with_context) == [1]
+    assert set(best("power-of-two", *[choice(queued=(9, 9, 9, 9), used=(0, 0, 0, 500))] * 30)) == {0, 1, 2}

@@ -3,6 +3,7 @@
 Owns the views and the few switches that may be set while the gateway serves.
 """
 
+import asyncio
 from http import HTTPStatus
 
 import msgspec
@@ -11,9 +12,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from memserve.core.enums import Role, TransferMode
+from memserve.core.errors import ConfigError
 from memserve.core.ids import RequestId
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.errors import ApiError, bad_request, unavailable
+from memserve.scheduler.policies import find_policy
 
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 _DEFAULT_LIMIT = 100
@@ -22,6 +25,10 @@ _MAX_LIMIT = 10_000
 
 class TransferChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     transfer: TransferMode | None
+
+
+class PolicyChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    policy: str
 
 
 class AdminRoutes:
@@ -34,6 +41,7 @@ class AdminRoutes:
             Route("/metrics", self.metrics),
             Route("/admin/cluster", self.cluster),
             Route("/admin/transfer", self.set_transfer, methods=["PUT"]),
+            Route("/admin/policy", self.set_policy, methods=["PUT"]),
             Route("/admin/requests", self.requests),
             Route("/admin/requests/{request:path}", self.request),
         ]
@@ -58,6 +66,17 @@ class AdminRoutes:
         except msgspec.MsgspecError as error:
             raise bad_request(f'{error}; send {{"transfer": "by-layer"}} or "by-request"', param="transfer") from error
         self._context.switches.transfer = asked.transfer
+        return _json(asked)
+
+    async def set_policy(self, request: Request) -> Response:
+        """Route by it from the next request on: {"policy": "least-load"}; an unknown one is answered with the known."""
+        try:
+            asked = msgspec.json.decode(await request.body(), type=PolicyChoice)
+            self._context.scheduler.use(await asyncio.to_thread(find_policy, asked.policy))
+        except msgspec.MsgspecError as error:
+            raise bad_request(f'{error}; send {{"policy": "prompt-tree"}}', param="policy") from error
+        except ConfigError as error:
+            raise bad_request(str(error), param="policy") from error
         return _json(asked)
 
     async def requests(self, request: Request) -> Response:

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from memserve.cluster.view import ClusterView
 from memserve.core.enums import Tier
 from memserve.gateway.scheduler_metrics import SchedulerCollector
-from memserve.scheduler.event_feeds import EventStats
+from memserve.scheduler.scheduler import Scheduler
 from memserve.wire.messages import MovedBlocks, RequestReport
 
 _LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -49,9 +49,9 @@ class GatewayMetrics:
         )
         self.registry.register(_ViewCollector(view))
 
-    def follow(self, event_stats: Callable[[], EventStats]) -> None:
+    def follow(self, scheduler: Scheduler) -> None:
         """Show the scheduler's numbers, too."""
-        self.registry.register(SchedulerCollector(event_stats))
+        self.registry.register(SchedulerCollector(scheduler))
 
     def exposition(self) -> bytes:
         """The text that a scrape gets."""

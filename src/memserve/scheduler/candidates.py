@@ -1,8 +1,10 @@
 """Who may be weighed for a request, by role and by what the cluster is at the moment. Pure functions of a view."""
 
+from collections.abc import Sequence
+
 import msgspec
 
-from memserve.cluster.view import ClusterView
+from memserve.cluster.view import ClusterView, InstanceView
 from memserve.core.enums import Role
 from memserve.core.ids import InstanceId
 
@@ -16,15 +18,19 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     instances: tuple[InstanceId, ...] = ()
     roles: tuple[Role, ...] = ()
     """Of each instance, in order."""
+    used: tuple[int, ...] = ()
+    """Of each instance, tokens in blocks of its pool that are held for somebody: reserved or leased."""
     kinds: tuple[Role, ...] = ()
-    """Each of them once."""
+    """Each role once."""
 
     def __add__(self, other: "Group") -> "Group":
-        return _group(self.instances + other.instances, self.roles + other.roles)
+        return _group([*self._rows(), *other._rows()])
 
     def without(self, excluded: frozenset[InstanceId]) -> "Group":
-        left = [(i, role) for i, role in zip(self.instances, self.roles, strict=True) if i not in excluded]
-        return _group(tuple(i for i, _ in left), tuple(role for _, role in left))
+        return _group([row for row in self._rows() if row[0] not in excluded])
+
+    def _rows(self) -> "zip[tuple[InstanceId, Role, int]]":
+        return zip(self.instances, self.roles, self.used, strict=True)
 
 
 class Candidates(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,9 +64,19 @@ def nobody(view: ClusterView, exclude: frozenset[InstanceId]) -> str:
 
 
 def _active(view: ClusterView, role: Role) -> Group:
-    instances = tuple(i.instance for i in view.active(role))
-    return _group(instances, (role,) * len(instances))
+    return _group([(i.instance, i.role, _used_tokens(i)) for i in view.active(role)])
 
 
-def _group(instances: tuple[InstanceId, ...], roles: tuple[Role, ...]) -> Group:
-    return Group(instances=instances, roles=roles, kinds=tuple(dict.fromkeys(roles)))
+def _used_tokens(instance: InstanceView) -> int:
+    num_blocks = sum(tier.num_reserved + tier.num_leased for tier in instance.load.pool)
+    return num_blocks * instance.peer.identity.block_size
+
+
+def _group(rows: Sequence[tuple[InstanceId, Role, int]]) -> Group:
+    roles = tuple(role for _, role, _ in rows)
+    return Group(
+        instances=tuple(instance for instance, _, _ in rows),
+        roles=roles,
+        used=tuple(used for _, _, used in rows),
+        kinds=tuple(dict.fromkeys(roles)),
+    )

@@ -56,6 +56,16 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers behind `source`, also when it is None; None when nobody else holds more."""
 
 
+class Placement(StrEnum):
+    """The kinds of decision, for the metrics."""
+
+    ALONE = "alone"
+    ALONE_PULLING = "alone-pulling"
+    """One instance serves the request and first pulls what another one holds."""
+    SPLIT = "split"
+    SPLIT_PULLING = "split-pulling"
+
+
 class Outcome(StrEnum):
     """What became of a request, for the scheduler."""
 

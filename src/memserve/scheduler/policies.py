@@ -2,9 +2,13 @@
 
 A policy is one method. The scheduler takes one of those with the lowest score, at random among equals,
 so that many idle instances share the work. One policy object weighs the candidates of one phase.
+
+    find_policy ──> one that comes along, or a class of that name which an installed package offers as an
+                    entry point of the group "memserve.policies" (docs/policies.md)
 """
 
 from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
 from operator import add
 from random import Random
 from typing import Protocol
@@ -14,6 +18,9 @@ import xxhash
 
 from memserve.core.errors import ConfigError
 from memserve.core.ids import InstanceId
+
+ENTRY_POINTS = "memserve.policies"
+"""Group under which other packages offer policies."""
 
 _LEAST_PREFIX = 0.1
 """Share of a prompt below which a held prefix is not worth a place in a queue."""
@@ -30,9 +37,17 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """Leading prompt tokens that the instance holds."""
     queued: Sequence[int]
     """Tokens that it still has to do for others."""
+    used: Sequence[int]
+    """Tokens in those blocks of its pool that are held for somebody, as its last heartbeat told."""
+
+    def loads(self) -> list[int]:
+        """Of each instance: what it still has to compute, and what it has to keep and read meanwhile."""
+        return [*map(add, self.queued, self.used)]
 
 
 class Policy(Protocol):
+    """Made with the scheduler's Random, which is the only one to draw from."""
+
     def scores(self, choice: Choice) -> list[float]:
         """One score per instance, in order."""
         ...
@@ -51,13 +66,13 @@ class RoundRobin:
 
 
 class LeastLoad:
-    """Fewest queued tokens."""
+    """Fewest tokens to compute and to keep."""
 
     def __init__(self, random: Random) -> None:
         pass
 
     def scores(self, choice: Choice) -> list[float]:
-        return [float(queued) for queued in choice.queued]
+        return [float(load) for load in choice.loads()]
 
 
 class Session:
@@ -84,7 +99,8 @@ class PowerOfTwo:
     def scores(self, choice: Choice) -> list[float]:
         count = len(choice.instances)
         drawn = self._random.sample(range(count), min(2, count))
-        return [float(choice.queued[i]) if i in drawn else float("inf") for i in range(count)]
+        loads = choice.loads()
+        return [float(loads[i]) if i in drawn else float("inf") for i in range(count)]
 
 
 class PromptTreePolicy:
@@ -112,7 +128,7 @@ class PromptTreePolicy:
         return [*map(add, choice.queued, map(lacking.__getitem__, choice.matched))]
 
 
-_POLICIES: dict[str, Callable[[Random], Policy]] = {
+_BUILT_IN: dict[str, Callable[[Random], Policy]] = {
     "prompt-tree": PromptTreePolicy,
     "session": Session,
     "least-load": LeastLoad,
@@ -121,9 +137,35 @@ _POLICIES: dict[str, Callable[[Random], Policy]] = {
 }
 
 
-def policy(name: str, random: Random) -> Policy:
-    """A fresh policy by the name a user types. Raises ConfigError that lists the known names."""
-    make = _POLICIES.get(name)
-    if make is None:
-        raise ConfigError(f'policy "{name}" is not known: choose one of {", ".join(sorted(_POLICIES))}')
-    return make(random)
+class PolicyKind(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy that is at hand, by its name."""
+
+    name: str
+    make: Callable[[Random], Policy]
+
+
+def find_policy(name: str) -> PolicyKind:
+    """By the name a user types; a name that comes along cannot be taken by another package.
+
+    Looks at what is installed and imports it, so it may take a while. Raises ConfigError that lists the known names,
+    or that says why an offered policy cannot be loaded.
+    """
+    make = _BUILT_IN.get(name)
+    return PolicyKind(name=name, make=make or _offered(name))
+
+
+def known_policies() -> tuple[str, ...]:
+    """All names that `find_policy` takes on this machine, sorted."""
+    return tuple(sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINTS))}))
+
+
+def _offered(name: str) -> Callable[[Random], Policy]:
+    found = [entry for entry in entry_points(group=ENTRY_POINTS) if entry.name == name]
+    if not found:
+        raise ConfigError(f'policy "{name}" is not known: choose one of {", ".join(known_policies())}')
+    try:
+        make: Callable[[Random], Policy] = found[0].load()
+        make(Random(0))  # noqa: S311 - only to see that it can be made
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ConfigError(f'policy "{name}" is offered as {found[0].value}, which cannot be used: {error}') from error
+    return make

@@ -12,6 +12,7 @@ through the gateway, as in arXiv 2406.17565. What a response told is believed fo
 A request served by one instance (no prefill instance, or a role has nobody left) goes the same way.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
 
@@ -22,14 +23,13 @@ from memserve.core.clock import Clock
 from memserve.core.enums import CachingMode, Phase, Role
 from memserve.core.errors import InstanceUnavailable
 from memserve.core.ids import Incarnation, InstanceId, RequestId
-from memserve.scheduler import policies
 from memserve.scheduler.candidates import Candidates, Group, candidates, nobody
-from memserve.scheduler.decision import Candidate, Decision, Outcome, PullWeighing
+from memserve.scheduler.decision import Candidate, Decision, Outcome, Placement, PullWeighing
 from memserve.scheduler.event_feeds import EventStats
 from memserve.scheduler.flight import Asked, Flight, Place
 from memserve.scheduler.holdings import Holdings
 from memserve.scheduler.load import LoadLedger
-from memserve.scheduler.policies import Policy
+from memserve.scheduler.policies import Policy, PolicyKind, find_policy
 from memserve.scheduler.prompt_tree import PromptTreeStats
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.tokens import Tokens, token_bytes
@@ -73,10 +73,9 @@ class Scheduler:
 
         Without `pulls` no instance is ever told to pull what another one holds.
         """
-        self._policy = policy
         self._random = random
         self._caching = caching
-        self._first_policy, self._decode_policy = policies.policy(policy, random), policies.policy(policy, random)
+        self.use(find_policy(policy))
         self._holdings = Holdings(
             block_size=block_size, clock=clock, ttl_s=ttl_s, confirm_s=confirm_s, max_tree_blocks=max_tree_blocks
         )
@@ -84,9 +83,15 @@ class Scheduler:
         self._clock = clock
         self._load = LoadLedger()
         self._flights: dict[RequestId, Flight] = {}
+        self._decisions: Counter[tuple[str, Placement]] = Counter()
         self._expected_output = float(_FIRST_OUTPUT_GUESS)
         self._view: ClusterView | None = None
         self._everyone = Candidates(first=Group(), decode=Group())
+
+    def use(self, policy: PolicyKind) -> None:
+        """Route by this policy from the next request on."""
+        self._policy = policy.name
+        self._first_policy, self._decode_policy = policy.make(self._random), policy.make(self._random)
 
     def decide(
         self,
@@ -117,6 +122,7 @@ class Scheduler:
         source = pull.source if pull is not None and pull.is_worth_it else None
         gained = pull.gained_tokens if pull is not None and source is not None else 0
         self._enter(request, asked, first, decode, held_tokens=first.matched_tokens + gained)
+        self._decisions[self._policy, _placement(decode, source)] += 1
         return Decision(
             request=request,
             epoch=view.epoch,
@@ -184,6 +190,10 @@ class Scheduler:
     def reset(self, part: SnapshotPart) -> Applied:
         """Take in a part of all that an instance holds; the first part replaces what was known of it."""
         return self._holdings.reset(part)
+
+    def decision_counts(self) -> dict[tuple[str, Placement], int]:
+        """Decisions so far, by policy and by what became of the request."""
+        return dict(self._decisions)
 
     def event_stats(self) -> EventStats:
         return self._holdings.event_stats()
@@ -284,3 +294,9 @@ class Scheduler:
     def _forget_request(self, request: RequestId) -> None:
         self._flights.pop(request, None)
         self._load.drop_all(request)
+
+
+def _placement(decode: Candidate | None, source: InstanceId | None) -> Placement:
+    if source is None:
+        return Placement.ALONE if decode is None else Placement.SPLIT
+    return Placement.ALONE_PULLING if decode is None else Placement.SPLIT_PULLING

@@ -8,6 +8,7 @@ from random import Random
 
 import msgspec
 
+from memserve.core.errors import InvariantError
 from memserve.core.ids import InstanceId
 from memserve.scheduler.candidates import Group
 from memserve.scheduler.decision import MAX_CANDIDATES, Candidate
@@ -41,8 +42,11 @@ def weigh(
         instances=group.instances,
         matched=matched,
         queued=queued,
+        used=group.used,
     )
     scores = policy.scores(choice)
+    if len(scores) != len(matched):
+        raise InvariantError(f"{policy!r} gave {len(scores)} scores to {len(matched)} instances: give one to each")
     order = sorted(range(len(scores)), key=scores.__getitem__)
     best = order.pop(int(random.random() * scores.count(scores[order[0]])))
     most = max(matched)

@@ -109,7 +109,7 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
         releases = RpcReleases()
         stack.push_async_callback(releases.close)
         scheduler = _scheduler(run, manager.view, clock)
-        metrics.follow(scheduler.event_stats)
+        metrics.follow(scheduler)
         reports.follow(scheduler.answered)
         subscriptions = EventSubscriptions(scheduler, clock=clock)
         await stack.enter_async_context(subscriptions.running())

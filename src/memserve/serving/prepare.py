@@ -9,7 +9,6 @@ import shutil
 import socket
 import time
 from pathlib import Path
-from random import Random
 
 import msgspec
 
@@ -20,7 +19,7 @@ from memserve.manager.hub import ask_hub
 from memserve.manager.launch_plan import LaunchPlan, num_instances, plan, served_model_name
 from memserve.manager.machine import Machine
 from memserve.manager.preflight import preflight
-from memserve.scheduler.policies import policy
+from memserve.scheduler.policies import find_policy
 
 LOOPBACK = "127.0.0.1"
 
@@ -62,7 +61,7 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
     `cache` is the folder for the bundled model and the logs of runs.
     """
     config.cluster.check()
-    policy(config.cluster.policy, Random(0))  # noqa: S311 - only to have the name checked
+    find_policy(config.cluster.policy)
     _check_port(config.gateway.host, config.gateway.port)
     machine = Machine.here()
     found = msgspec.structs.replace(config, model=_find_model(config.model, cache))

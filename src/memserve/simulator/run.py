@@ -19,7 +19,7 @@ from memserve.core.ids import Epoch, Incarnation, InstanceId, RequestId
 from memserve.pool.eviction import eviction_policy
 from memserve.scheduler.cost_model import CostModel, CostProfile
 from memserve.scheduler.decision import Outcome
-from memserve.scheduler.policies import policy
+from memserve.scheduler.policies import find_policy
 from memserve.scheduler.scheduler import Scheduler
 from memserve.simulator.engine import Finished, ModelledInstance, Prefilled
 from memserve.simulator.pool import PromptPool, expanded
@@ -192,7 +192,7 @@ class Simulation:
 
 def check_setting(trace: Trace, setting: Setting) -> None:
     """Raises ConfigError, with the numbers, for a run that cannot be."""
-    policy(setting.policy, Random(setting.seed))  # noqa: S311 - only to have the name checked
+    find_policy(setting.policy)
     eviction_policy(setting.eviction)
     if setting.instances < 1 or min(setting.speed, setting.ttl_s, setting.confirm_s) <= 0:
         raise ConfigError(
