@@ -38,7 +38,7 @@ def connect(_pool: MemPool, _peer: PeerInfo) -> None:
 def reserve(pool: MemPool, peer: PeerInfo) -> tuple[TransferId, int]:
     """Reserve three blocks, write the first and half of the second."""
     name = TransferId(f"{pool.info.instance}/{time.time_ns()}")
-    reply = pool.reserve(
+    reply = pool.engine_path.reserve(
         peer,
         ReserveRequest(
             transfer=name,
@@ -75,7 +75,7 @@ def write_half(pool: MemPool, peer: PeerInfo) -> None:
         ttl_s=60,
         path=DataPath.TCP,
     )
-    reply = pool.reserve(peer, asked).result()
+    reply = pool.engine_path.reserve(peer, asked).result()
     host, port = peer.data.removeprefix("tcp://").split(":")
     sock = socket.create_connection((host, int(port)))
     framed = FramedSocket(sock, peer=peer.data, limits=TcpLimits(), clock=SystemClock())
@@ -95,7 +95,7 @@ def write_half(pool: MemPool, peer: PeerInfo) -> None:
 
 def commit(pool: MemPool, peer: PeerInfo) -> None:
     name, num_blocks = reserve(pool, peer)
-    pool.commit(peer, CommitRequest(transfer=name, num_blocks=num_blocks, insert=True)).result()
+    pool.engine_path.commit(peer, CommitRequest(transfer=name, num_blocks=num_blocks, insert=True)).result()
 
 
 def hold(pool: MemPool, _peer: PeerInfo) -> None:

@@ -18,7 +18,7 @@ TOKENS = b"".join(token.to_bytes(4, "little") for token in range(10))
 
 
 def reserve(pool: MemPool, peer: PeerInfo, *, name: TransferId = TRANSFER, tokens: bytes = TOKENS) -> ReserveReply:
-    return pool.reserve(
+    return pool.engine_path.reserve(
         peer,
         ReserveRequest(
             transfer=name,
@@ -46,7 +46,7 @@ def write(peer: PeerInfo, reply: ReserveReply) -> bytes:
 
 
 def commit(pool: MemPool, peer: PeerInfo, num_blocks: int) -> None:
-    pool.commit(peer, CommitRequest(transfer=TRANSFER, num_blocks=num_blocks, insert=True)).result()
+    pool.engine_path.commit(peer, CommitRequest(transfer=TRANSFER, num_blocks=num_blocks, insert=True)).result()
 
 
 def num_reserved(pool: MemPool) -> int:
@@ -56,13 +56,13 @@ def num_reserved(pool: MemPool) -> int:
 def test_kv_written_into_reserved_room_is_handed_over_whole(a: MemPool, b: MemPool) -> None:
     peer = a.connect(b.info.endpoint)
     reply = reserve(a, peer)
-    assert b.handoff(REQUEST, TOKENS).state is HandoffState.PENDING
+    assert b.engine_path.handoff(REQUEST, TOKENS).state is HandoffState.PENDING
     data = write(peer, reply)
     commit(a, peer, 3)
-    handoff = b.handoff(REQUEST, TOKENS)
+    handoff = b.engine_path.handoff(REQUEST, TOKENS)
     assert (handoff.state, handoff.num_tokens) == (HandoffState.READY, 10)
     assert b"".join(bytes(b.view(block)) for block in handoff.blocks) == data
-    b.finish_handoff(REQUEST, TOKENS)
+    b.engine_path.finish_handoff(REQUEST, TOKENS)
     assert (num_reserved(b), b.stats().num_leases, b.match(TOKENS).num_tokens) == (0, 0, 8)
 
 
@@ -78,7 +78,7 @@ def test_the_next_turn_sends_only_what_is_new(a: MemPool, b: MemPool) -> None:
 def test_an_aborted_reservation_is_freed_at_once(a: MemPool, b: MemPool) -> None:
     peer = a.connect(b.info.endpoint)
     reserve(a, peer)
-    a.abort(peer, TRANSFER).result()
+    a.engine_path.abort(peer, TRANSFER).result()
     assert num_reserved(b) == 0
     with pytest.raises(TransferFailed, match="aborted"):
         commit(a, peer, 3)
@@ -88,7 +88,7 @@ def test_a_release_on_the_receivers_side_gives_back_what_was_kept(a: MemPool, b:
     peer = a.connect(b.info.endpoint)
     write(peer, reserve(a, peer))
     commit(a, peer, 3)
-    b.release_request(REQUEST)
+    b.engine_path.release_request(REQUEST)
     assert (num_reserved(b), b.stats().num_handoffs) == (0, 0)
 
 
@@ -97,9 +97,9 @@ async def test_a_worker_commits_and_a_gateway_releases_without_a_handshake(a: Me
     write(peer, reserve(a, peer))
     anyone: RpcClient[object] = RpcClient(b.info.endpoint, PeerMessage)
     await anyone.call(CommitRequest(transfer=TRANSFER, num_blocks=3, insert=True), deadline_s=5)
-    assert b.handoff(REQUEST, TOKENS).state is HandoffState.READY
+    assert b.engine_path.handoff(REQUEST, TOKENS).state is HandoffState.READY
     await anyone.call(ReleaseRequest(request=REQUEST), deadline_s=5)
-    assert b.handoff(REQUEST, TOKENS).state is HandoffState.ABSENT
+    assert b.engine_path.handoff(REQUEST, TOKENS).state is HandoffState.ABSENT
     await anyone.close()
 
 
@@ -107,10 +107,10 @@ def test_calls_under_way_end_when_the_pool_closes_and_later_ones_are_refused(a: 
     nobody = PeerInfo(
         instance=a.info.instance, incarnation=a.info.incarnation, endpoint="tcp://127.0.0.1:9", identity=a.info.identity
     )
-    waiting = a.abort(nobody, TRANSFER)
+    waiting = a.engine_path.abort(nobody, TRANSFER)
     a.close()
     with pytest.raises(InstanceUnavailable):
         waiting.result(timeout=5)
     with pytest.raises(InstanceUnavailable, match="closed"):
-        a.abort(nobody, TRANSFER)
+        a.engine_path.abort(nobody, TRANSFER)
     a.close()

@@ -75,7 +75,7 @@ def test_what_a_killed_peer_held_is_free_when_it_comes_back(
     assert num_reserved(a) == 0
     assert a.stats().num_transfers_open == 0
     assert a.match(DATA).num_tokens == 0
-    assert a.handoff(REQUEST, DATA).state is HandoffState.ABSENT
+    assert a.engine_path.handoff(REQUEST, DATA).state is HandoffState.ABSENT
     a.local.check()
 
 
@@ -92,10 +92,10 @@ def test_what_was_committed_before_the_kill_is_handed_over(a: MemPool, start: St
     assert said(peer)
     kill(peer)
     assert said(start("connect"))
-    handoff = a.handoff(REQUEST, DATA)
+    handoff = a.engine_path.handoff(REQUEST, DATA)
     assert (handoff.state, handoff.num_tokens) == (HandoffState.READY, 10)
     assert bytes(a.view(handoff.blocks[0])) == b"1" * BLOCK_BYTES
-    a.finish_handoff(REQUEST, DATA)
+    a.engine_path.finish_handoff(REQUEST, DATA)
     assert num_reserved(a) == 0
     assert a.stats().num_leases == 0
 
@@ -167,7 +167,7 @@ def test_a_receiver_killed_between_frames_is_told_to_the_writer_at_once(a: MemPo
         ttl_s=60,
         path=DataPath.TCP,
     )
-    reply = a.reserve(info, asked).result()
+    reply = a.engine_path.reserve(info, asked).result()
 
     def parts() -> Iterator[Part]:
         for number, block in enumerate(reply.blocks):

@@ -1,7 +1,7 @@
 """MemPool: an instance's elastic memory, its own part of one pool over all instances (arXiv 2406.17565, Table 1).
 
 Owns the instance's blocks on every tier, the index over them and the agent that serves them to peers. The
-nine calls take and return BlockLists, which name their instance; `local` and the engine path below them are
+nine calls take and return BlockLists, which name their instance; `local` and `engine_path` are
 what an inference engine needs beside them. Block bytes are opaque here.
 
     MemPool(...) -> serving -> close     (close unlinks the shared memory; a crash leaves it to `sweep`)
@@ -20,11 +20,12 @@ from memserve.config import ALL_PATHS
 from memserve.core.clock import Clock, SystemClock
 from memserve.core.enums import DataPath, Role, Tier
 from memserve.core.errors import ConfigError
-from memserve.core.ids import BlockId, Incarnation, InstanceId, RequestId, TransferId
+from memserve.core.ids import BlockId, Incarnation, InstanceId
 from memserve.instance.addresses import Addresses
 from memserve.instance.agent import Agent, Ticker
 from memserve.instance.core import PoolCore
 from memserve.instance.data_paths import DataPaths
+from memserve.instance.engine_path import EnginePath
 from memserve.instance.event_publisher import COLLECT_S
 from memserve.instance.inbox import Inbox
 from memserve.instance.locked_ledger import LockedLedger
@@ -33,24 +34,19 @@ from memserve.instance.peer_links import PeerLinks
 from memserve.instance.puller import PULL_DEADLINE_S, Puller
 from memserve.instance.receiver import Receiver
 from memserve.instance.records import PoolMatch, PoolStats, Received
-from memserve.instance.remote_blocks import CONTROL_DEADLINE_S, REMOTE_TTL_S, RemoteBlocks
+from memserve.instance.remote_blocks import REMOTE_TTL_S, RemoteBlocks
 from memserve.instance.sender import TransferSender
 from memserve.instance.setup import checked_identity, open_tiers
 from memserve.pool.tokens import Tokens
 from memserve.transfer.handoff import Handoff, HandoffState
 from memserve.wire.identity import KvIdentity, Namespace
 from memserve.wire.messages import (
-    AbortRequest,
-    AckReply,
     ArenaRef,
     BlockList,
-    CommitRequest,
     JoinRequest,
     Load,
     PeerInfo,
     RequestReport,
-    ReserveReply,
-    ReserveRequest,
 )
 
 __all__ = ["Handoff", "HandoffState", "MemPool"]
@@ -113,6 +109,7 @@ class MemPool:
             agent=self._agent, links=self._links, core=self._core, addresses=self._addresses, paths=self._paths
         )
         self._remote = RemoteBlocks(agent=self._agent, links=self._links)
+        self.engine_path = EnginePath(core=self._core, agent=self._agent, links=self._links)
         self._puller = Puller(
             agent=self._agent, links=self._links, core=self._core, sender=self._sender, addresses=self._addresses
         )
@@ -258,11 +255,7 @@ class MemPool:
                 num_reports_dropped=self._membership.num_dropped if self._membership else 0,
             )
 
-    # ------------------------------------------------------------ engine path: never waits
-
-    def reserve(self, to: PeerInfo, request: ReserveRequest) -> "Future[ReserveReply]":
-        """Ask a peer for room. Stop writing into it `ttl_s` after this call, whatever happens."""
-        return self._agent.submit(self._links.call(to, request, ReserveReply, deadline_s=CONTROL_DEADLINE_S))
+    # ------------------------------------------------------------ never waits
 
     def pull(
         self, peer: PeerInfo, tokens: bytes, *, namespace: Namespace = b"", deadline_s: float = PULL_DEADLINE_S
@@ -278,29 +271,6 @@ class MemPool:
         """How bytes go from here into that peer's memory; None when no path leads there."""
         transport = self._paths.choose(peer)
         return transport.name if transport is not None else None
-
-    def commit(self, to: PeerInfo, request: CommitRequest) -> "Future[None]":
-        """All reserved blocks are written: publish them."""
-        return self._agent.submit(self._acknowledged(to, request))
-
-    def abort(self, to: PeerInfo, transfer: TransferId) -> "Future[None]":
-        """Give a reservation up, after the last write into it."""
-        return self._agent.submit(self._acknowledged(to, AbortRequest(transfer=transfer)))
-
-    def handoff(self, request: RequestId, tokens: bytes) -> Handoff:
-        """What peers have sent here for exactly these tokens of this request."""
-        with self._core.lock:
-            return self._core.sessions.reservations.handoff(request, tokens)
-
-    def finish_handoff(self, request: RequestId, tokens: bytes) -> None:
-        """The blocks are loaded: leases and the tail are given back; idempotent."""
-        with self._core.lock:
-            self._core.sessions.reservations.finish_handoff(request, tokens)
-
-    def release_request(self, request: RequestId) -> None:
-        """Nobody will ask for what is held for this request; idempotent."""
-        with self._core.lock:
-            self._core.sessions.reservations.release(request)
 
     # ------------------------------------------------------------ membership
 
@@ -358,9 +328,6 @@ class MemPool:
             arena=self._arena if self._paths.allows(DataPath.SHM) else None,
             data=data,
         )
-
-    async def _acknowledged(self, to: PeerInfo, message: object) -> None:
-        await self._links.call(to, message, AckReply, deadline_s=CONTROL_DEADLINE_S)
 
     def _new_agent(self, bind: str) -> Agent:
         return Agent(

@@ -129,7 +129,7 @@ class SchedulerSide:
         state.num_pulled_tokens = state.pulling.num_tokens if state.pulling is not None else 0
         self._cache.drop(state)
         if state.phase is Phase.DECODE:
-            handoff = self._pool.handoff(state.request, state.prompt)
+            handoff = self._pool.engine_path.handoff(state.request, state.prompt)
             if handoff.state is HandoffState.PENDING and now < state.wait_until:
                 return None
             if handoff.state is HandoffState.READY:
@@ -193,7 +193,7 @@ class SchedulerSide:
             if result.failed:
                 state.num_dram_tokens = state.num_received_tokens = 0
             elif part.lease is None:
-                self._pool.finish_handoff(state.request, state.prompt)
+                self._pool.engine_path.finish_handoff(state.request, state.prompt)
             self._cache.drop(state)
 
     def _restart(self, key: str) -> None:
@@ -264,9 +264,9 @@ class SchedulerSide:
         for outgoing in state.outgoing:
             if not outgoing.is_complete or outgoing.has_failed:
                 logger.info("KV of request %s did not go to %s", state.request, outgoing.peer.instance)
-                self._pool.abort(outgoing.peer, outgoing.request.transfer)
+                self._pool.engine_path.abort(outgoing.peer, outgoing.request.transfer)
         if state.phase is Phase.DECODE:
-            self._pool.finish_handoff(state.request, state.prompt)
+            self._pool.engine_path.finish_handoff(state.request, state.prompt)
         if not state.is_aborted:
             own = self._pool.info.instance
             moved = [o.moved(source=own, block_size=self._block_size) for o in state.outgoing]
@@ -296,7 +296,7 @@ class SchedulerSide:
             ttl_s=RESERVATION_TTL_S,
             path=path or DataPath.SHM,
         )
-        reply = self._pool.reserve(state.peer, request)
+        reply = self._pool.engine_path.reserve(state.peer, request)
         reply.add_done_callback(partial(_log_refusal, state.peer.instance, state.request))
         return Outgoing(
             peer=state.peer,
