@@ -25,11 +25,7 @@ from memserve.scheduler.cost_model import (
     fit_prefill,
     fit_transfer,
 )
-
-HOST_PATH = "dram"
-"""From the pool's host memory into the engine."""
-PEER_PATH = "peer"
-"""From another instance, over the fastest of the measured paths."""
+from memserve.serving.profiles import HOST_PATH, PEER_PATH
 
 
 class _Timed(Protocol):

@@ -35,7 +35,7 @@ def calibrated_config(config: ServeConfig) -> ServeConfig:
 
 
 async def run_calibration(
-    run: PreparedRun, *, seconds: float, output: Path | None, cache: Path, seed: int, tell: Callable[[str], None]
+    run: PreparedRun, *, seconds: float, output: Path | None, seed: int, tell: Callable[[str], None]
 ) -> Calibrated:
     """Measure for about `seconds` and write the profile: to `output`, else where `memserve serve` finds it.
 
@@ -66,6 +66,6 @@ async def run_calibration(
             kv_capacity_tokens=await prober.kv_capacity_tokens(),
         )
         found = await CalibrationSession(target, prober=prober, clock=clock, seconds=seconds, tell=tell).run()
-    file = output or profile_file(cache, identity)
+    file = output or profile_file(run.cache, identity)
     save_profile(found.profile, file)
     return Calibrated(calibration=found, file=file)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-_FIT_CHAINS = ((1, 2, 4, 8, 16, 32), (4, 12, 24, 32), (16, 32), (2, 6), (8, 20, 28), (1, 3))
+_FIT_CHAINS = ((1, 2, 4, 8, 16, 32), (4, 12, 24, 32), (16, 32), (2, 6), (8, 20, 28), (1, 10))
 """In parts of the longest prompt, of 32."""
 _JUDGE_CHAINS = ((5, 11, 22, 30), (14, 26), (3, 7, 18))
 _PARTS = 32

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from memserve.calibration.measurements import HOST_PATH, Calibration, Measurements, Points, calibrate
+from memserve.calibration.measurements import Calibration, Measurements, Points, calibrate
 from memserve.calibration.moves import measure_moves
 from memserve.calibration.prober import Prefilled, Prober
 from memserve.calibration.schedule import DecodeRun, Schedule, longest_prompt, schedule
@@ -20,6 +20,7 @@ from memserve.core.clock import Clock
 from memserve.core.enums import DataPath
 from memserve.core.errors import ConfigError
 from memserve.scheduler.cost_model import DecodeSample, PrefillSample, ProfileIdentity, TransferSample
+from memserve.serving.profiles import HOST_PATH
 
 LONGEST_PROMPT = 8192
 """Tokens; longer ones are extrapolated."""

@@ -84,6 +84,9 @@ def serve(
     caching: Annotated[CachingMode | None, typer.Option(help="Who keeps KV for later requests.")] = None,
     transfer: Annotated[TransferMode | None, typer.Option(help="How KV leaves the prefill instance.")] = None,
     policy: Annotated[str | None, typer.Option(help="How requests are routed.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="File of `memserve calibrate`; none: what was found here.")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to serve on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = None,
     dram: Annotated[str | None, typer.Option(help='Shared memory per instance, e.g. "2GiB".')] = None,
@@ -99,6 +102,7 @@ def serve(
         caching=caching,
         transfer=transfer,
         policy=policy,
+        profile=profile,
         host=host,
         port=port,
         dram=dram,

@@ -1,7 +1,6 @@
 """`memserve calibrate`: the table of the fit and the exit status. Owns what is printed and the JSON file."""
 
 import asyncio
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from memserve.bundled.model import cache_folder
 from memserve.calibration.figure import draw_calibration
 from memserve.calibration.measurements import Calibration, Fit
 from memserve.calibration.run import Calibrated, calibrated_config, run_calibration
@@ -89,7 +87,6 @@ async def _run(run: PreparedRun, options: CalibrateOptions, console: Console) ->
             run,
             seconds=options.seconds,
             output=options.output,
-            cache=cache_folder(os.environ),
             seed=options.seed,
             tell=lambda line: console.print(line, markup=False),
         )

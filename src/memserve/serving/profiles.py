@@ -15,6 +15,11 @@ from memserve.core.errors import ConfigError
 from memserve.scheduler.cost_model import CostProfile, ProfileIdentity, decode_profile, encode_profile
 from memserve.wire.identity import KvIdentity
 
+PEER_PATH = "peer"
+"""Name of the path from another instance, over the fastest way there is."""
+HOST_PATH = "dram"
+"""Name of the path from the pool's host memory into the engine."""
+
 
 def profile_identity(kv: KvIdentity, *, machine: str) -> ProfileIdentity:
     """What a calibration of an engine with this KV on this machine is made for."""
@@ -38,20 +43,21 @@ def save_profile(profile: CostProfile, file: Path) -> None:
         raise ConfigError(f"cannot write the profile {file}: {error.strerror}; name another file") from error
 
 
-def stored_profile(cache: Path, identity: ProfileIdentity) -> CostProfile | None:
-    """What `memserve calibrate` has found here before; None when it never ran for this."""
-    file = profile_file(cache, identity)
-    try:
-        data = file.read_bytes()
-    except OSError:
-        return None
-    return decode_profile(data, where=str(file), expected=identity)
-
-
-def profile_of_file(file: Path, identity: ProfileIdentity) -> CostProfile:
+def read_profile(file: Path, *, expected: ProfileIdentity | None = None) -> CostProfile:
     """As named by the operator. Raises ConfigError when it cannot be read or was made for something else."""
     try:
         data = file.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read the profile {file}: {error.strerror}") from error
-    return decode_profile(data, where=str(file), expected=identity)
+    return decode_profile(data, where=str(file), expected=expected)
+
+
+def profile_for(identity: ProfileIdentity, *, named: str, cache: Path) -> CostProfile | None:
+    """The file that the operator named, else what `memserve calibrate` has found here; None when it never did.
+
+    Raises ConfigError as `read_profile`.
+    """
+    if named:
+        return read_profile(Path(named), expected=identity)
+    file = profile_file(cache, identity)
+    return read_profile(file, expected=identity) if file.is_file() else None
