@@ -36,24 +36,23 @@ def draw_calibration(calibration: Calibration, file: Path) -> None:
 
 
 def _panel(axes: "Axes", fits: Sequence[Fit[Any]], title: str) -> None:
-    """Measured over predicted on equal logarithmic axes: a perfect fit lies on the diagonal."""
-    low, high = float("inf"), 0.0
+    """Measured over predicted on equal axes: a perfect fit lies on the diagonal. Milliseconds from 0 on."""
+    high = 0.0
     for index, fit in enumerate(fits):
         for judges, marker, what in ((False, "o", "used for the fit"), (True, "x", "not used")):
-            points = [(p.predicted_s, p.sample.seconds) for p in fit.points if p.judges == judges]
+            points = [(p.predicted_s * 1e3, p.sample.seconds * 1e3) for p in fit.points if p.judges == judges]
             if not points:
                 continue
             name = what if len(fits) == 1 else f"{fit.kind}, {what}"
             axes.plot(*zip(*points, strict=True), marker, color=f"C{index}", label=name, markersize=6)
-            low = min(low, *(min(point) for point in points))
             high = max(high, *(max(point) for point in points))
-    if high:
-        axes.plot([low, high], [low, high], color="black", linewidth=0.8)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("predicted (s)")
-    axes.set_ylabel("measured (s)")
+    top = 1.08 * high or 1.0
+    axes.plot([0, top], [0, top], color="black", linewidth=0.8)
+    axes.set_xlim(0, top)
+    axes.set_ylim(0, top)
+    axes.set_xlabel("predicted (ms)")
+    axes.set_ylabel("measured (ms)")
     errors = [f"{f.kind} {f.error.median:.0%}/{f.error.p90:.0%}" for f in fits if f.error is not None]
-    axes.set_title(f"{title}: median/P90 error {', '.join(errors) or 'not judged'}", fontsize=9)
+    axes.set_title(f"{title}\nmedian/P90 error: {', '.join(errors) or 'not judged'}", fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
