@@ -14,8 +14,8 @@ from memserve.core.enums import DataPath
 from memserve.core.ids import RequestId, TransferId, block_index
 from memserve.instance.mempool import MemPool
 from memserve.storage.shared_memory import attach
-from memserve.transport.base import checksum
 from memserve.transport.framed_socket import FramedSocket, TcpLimits
+from memserve.transport.verified_copy import checksum
 from memserve.wire.data_messages import WriteRequest
 from memserve.wire.messages import CommitRequest, PeerInfo, ReserveRequest
 from tests.instance.conftest import BLOCK_BYTES, BLOCK_SIZE

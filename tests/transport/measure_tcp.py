@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from memserve.core.clock import SystemClock
 from memserve.core.ids import Incarnation, InstanceId, TransferId
 from memserve.instance.setup import default_identity
-from memserve.transport.base import BlockCopy, Offer, checksum
+from memserve.transport.base import BlockCopy, Offer
 from memserve.transport.tcp import Part, RemoteRoom, TcpTransport
 from memserve.transport.tcp_server import DataServer
+from memserve.transport.verified_copy import checksum
 from memserve.wire.data_messages import ReadRequest, WriteRequest
 from memserve.wire.messages import PeerInfo
 

@@ -15,10 +15,11 @@ from memserve.instance.setup import default_identity
 from memserve.instance.tiers import TierMemory
 from memserve.storage.shared_memory import SharedMemory
 from memserve.transfer.record import peer_owner
-from memserve.transport.base import BlockCopy, checksum
+from memserve.transport.base import BlockCopy
 from memserve.transport.framed_socket import TcpLimits
 from memserve.transport.tcp import Part, RemoteRoom
 from memserve.transport.tcp_server import DataServer
+from memserve.transport.verified_copy import checksum
 from memserve.wire.messages import AbortRequest, CommitRequest, PeerInfo, ReserveRequest
 
 BLOCK_BYTES = 64 << 10

@@ -11,10 +11,10 @@ import pytest
 from memserve.core.clock import SystemClock
 from memserve.core.errors import InstanceUnavailable, MemserveError, TransferFailed
 from memserve.core.ids import BlockId, TransferId, block_index
-from memserve.transport.base import checksum
 from memserve.transport.framed_socket import FramedSocket
 from memserve.transport.tcp import RemoteRoom
 from memserve.transport.tcp_server import MAX_WRITE_BYTES
+from memserve.transport.verified_copy import checksum
 from memserve.wire.data_messages import DataMessage, ReadReply, ReadRequest, WriteRequest
 from memserve.wire.messages import AckReply
 from tests.transport.parts import BLOCK_BYTES, IMPATIENT, LIMITS, TRANSFER, Side

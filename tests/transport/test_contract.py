@@ -12,6 +12,7 @@ from memserve.storage.shared_memory import attach
 from memserve.transport.base import Offer, Transport
 from memserve.transport.shm import SharedMemoryTransport
 from memserve.transport.tcp import TcpTransport
+from memserve.transport.verified_copy import CopyThreads
 from memserve.wire.messages import PeerInfo
 from tests.transport.conftest import MakeProxy
 from tests.transport.parts import LIMITS, NUM_BLOCKS, TRANSFER, Side
@@ -33,13 +34,15 @@ def peer(request: pytest.FixtureRequest, sender: Side, make_proxy: MakeProxy) ->
 
 @pytest.fixture
 def transport(peer: PeerInfo) -> Iterator[Transport]:
+    threads = CopyThreads()
     made: Transport = (
-        SharedMemoryTransport(partial(attach, writable=False))
+        SharedMemoryTransport(partial(attach, writable=False), threads=threads)
         if peer.arena is not None
         else TcpTransport(clock=SystemClock(), limits=LIMITS)
     )
     yield made
     made.close()
+    threads.close()
 
 
 def test_all_blocks_arrive_where_they_should(

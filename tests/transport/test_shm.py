@@ -12,8 +12,9 @@ from memserve.core.errors import InstanceUnavailable, InvalidBlocks, TransferFai
 from memserve.core.ids import Incarnation, InstanceId, TransferId
 from memserve.instance.setup import default_identity
 from memserve.storage.shared_memory import SharedMemory, attach
-from memserve.transport.base import BlockCopy, Offer, checksum
+from memserve.transport.base import BlockCopy, Offer
 from memserve.transport.shm import SharedMemoryTransport
+from memserve.transport.verified_copy import CopyThreads, checksum
 from memserve.wire.messages import PeerInfo
 
 BLOCK_BYTES = 4096
@@ -41,9 +42,11 @@ def arenas() -> Iterator[tuple[SharedMemory, SharedMemory]]:
 
 @pytest.fixture
 def transport() -> Iterator[SharedMemoryTransport]:
-    made = SharedMemoryTransport(partial(attach, writable=False), max_arenas=1)
+    threads = CopyThreads()
+    made = SharedMemoryTransport(partial(attach, writable=False), threads=threads, max_arenas=1)
     yield made
     made.close()
+    threads.close()
 
 
 def offer(arena: SharedMemory) -> Offer:

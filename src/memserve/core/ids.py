@@ -38,6 +38,11 @@ def block_index(block: BlockId) -> int:
     return block & _INDEX_MASK
 
 
+def block_place(block: BlockId) -> int:
+    """Tier and index without the generation: equal for all blocks that have lain at one place."""
+    return block & ~(GENERATION_MASK << _INDEX_BITS)
+
+
 def block_generation(block: BlockId) -> int:
     return (block >> _INDEX_BITS) & GENERATION_MASK
 

@@ -56,7 +56,8 @@ class Addresses:
 
     def _in_state(self, addresses: BlockList, allowed: frozenset[BlockState], what: str) -> tuple[BlockId, ...]:
         blocks = self.own(addresses)
-        unfit = [(block, state) for block in blocks if (state := self._ledger.state(block)) not in allowed]
+        states = zip(blocks, self._ledger.states(blocks), strict=True)
+        unfit = [(block, state) for block, state in states if state not in allowed]
         if unfit:
             block, state = unfit[0]
             raise InvalidBlocks(

@@ -21,6 +21,7 @@ from memserve.transport.base import Transport
 from memserve.transport.shm import SharedMemoryTransport
 from memserve.transport.tcp import TcpTransport
 from memserve.transport.tcp_server import DataServer
+from memserve.transport.verified_copy import CopyThreads
 from memserve.wire.messages import PeerInfo
 
 
@@ -32,8 +33,10 @@ class DataPaths:
     ) -> None:
         """Raises ConfigError unless `paths` names at least one and none twice."""
         check_paths(paths, "paths")
+        self.threads = CopyThreads()
+        """Shared by all who copy or hash blocks of this pool."""
         makers: dict[DataPath, Callable[[], Transport]] = {
-            DataPath.SHM: lambda: SharedMemoryTransport(partial(attach, writable=False)),
+            DataPath.SHM: lambda: SharedMemoryTransport(partial(attach, writable=False), threads=self.threads),
             DataPath.TCP: lambda: TcpTransport(clock=clock),
         }
         self._transports = tuple(makers[path]() for path in paths)
@@ -77,6 +80,7 @@ class DataPaths:
             self._server.close()
         for transport in self._transports:
             transport.close()
+        self.threads.close()
 
     def __repr__(self) -> str:
         return f"DataPaths({', '.join(map(repr, self._transports))}, {self._server})"

@@ -63,6 +63,11 @@ class LockedLedger:
         with self._lock:
             return self._ledger.state(block)
 
+    def states(self, blocks: Sequence[BlockId]) -> list[BlockState]:
+        """Of each one, at one moment."""
+        with self._lock:
+            return [self._ledger.state(block) for block in blocks]
+
     def take_events(self) -> tuple[PoolEvent, ...]:
         with self._lock:
             return tuple(self._ledger.take_events())

@@ -15,11 +15,11 @@ from memserve.core.errors import InvalidBlocks
 from memserve.core.ids import BlockId, TransferId, block_tier
 from memserve.instance.addresses import Addresses
 from memserve.instance.agent import Agent
+from memserve.instance.checksums import BlockChecksums
 from memserve.instance.core import PoolCore
 from memserve.instance.data_paths import DataPaths
 from memserve.instance.locked_ledger import LockedLedger
 from memserve.instance.peer_links import PeerLinks
-from memserve.transport.base import checksum
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import BlockList, PeerInfo, TransferReply, TransferRequest
 
@@ -47,6 +47,7 @@ class TransferSender:
         self._memory = core.memory
         self._addresses = addresses
         self._paths = paths
+        self._checksums = BlockChecksums(ledger=self._ledger, memory=self._memory, threads=paths.threads)
         self._numbers = itertools.count(1)
 
     def send(
@@ -78,7 +79,7 @@ class TransferSender:
                 transfer=transfer,
                 source=shown,
                 tier=tier,
-                checksums=tuple(checksum(self._memory.view(block)) for block in shown.blocks),
+                checksums=self._checksums.of(source.blocks, copies=shown.blocks),
                 destination=destination.blocks if destination else None,
                 tokens=tokens,
                 namespace=namespace,

@@ -1,8 +1,9 @@
 """Block memory that other processes of the host can map: one file in /dev/shm per instance.
 
 Owns the file and the mapping. The file is fully allocated before its first use, so that a full
-/dev/shm is an error at the start and not a SIGBUS later. The owner holds an flock on it as long as it
-lives; the kernel drops the lock however the process dies, which is how `sweep` knows an orphan.
+/dev/shm is an error at the start and not a SIGBUS later; its pages are touched in the background.
+The owner holds an flock on it as long as it lives; the kernel drops the lock however the process
+dies, which is how `sweep` knows an orphan.
 
     owner:  SharedMemory(...) -> view, ref -> close (unlinks)
     peer:   attach(ref)       -> view      -> close (unmaps; the file is not its to remove)
@@ -22,6 +23,7 @@ from pathlib import Path
 from memserve.core.errors import ConfigError, InstanceUnavailable
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.storage.base import block_view, check_shape
+from memserve.storage.prefault import Prefault
 from memserve.wire.messages import ArenaRef
 
 _FOLDER = Path("/dev/shm")  # noqa: S108 - POSIX shared memory lies here on Linux
@@ -51,10 +53,12 @@ class SharedMemory:
         self._remove = weakref.finalize(self, _remove, self._path, fd, os.getpid())
         try:
             _allocate(fd, num_blocks * block_bytes)
-            self._memory = _map(fd, num_blocks * block_bytes, mmap.PROT_READ | mmap.PROT_WRITE)
+            mapped = _map(fd, num_blocks * block_bytes, mmap.PROT_READ | mmap.PROT_WRITE)
         except BaseException:
             self._remove()
             raise
+        self._memory = memoryview(mapped)
+        self._prefault = Prefault(mapped)
 
     @property
     def ref(self) -> ArenaRef:
@@ -65,6 +69,7 @@ class SharedMemory:
         return block_view(self._memory, block_index, num_blocks=self.num_blocks, block_bytes=self.block_bytes)
 
     def close(self) -> None:
+        self._prefault.stop()
         self._memory = memoryview(b"")
         self._remove()
 
@@ -83,7 +88,7 @@ class AttachedMemory:
         size = ref.num_blocks * ref.block_bytes
         fd = _open_peer_file(ref, size, os.O_RDWR if writable else os.O_RDONLY)
         try:
-            self._memory = _map(fd, size, mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0))
+            self._memory = memoryview(_map(fd, size, mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)))
         finally:
             os.close(fd)
         self._name = Path(ref.path).name
@@ -167,8 +172,8 @@ def _allocate(fd: int, size: int) -> None:
         ) from error
 
 
-def _map(fd: int, size: int, protection: int) -> memoryview:
-    return memoryview(mmap.mmap(fd, size, mmap.MAP_SHARED, protection))
+def _map(fd: int, size: int, protection: int) -> mmap.mmap:
+    return mmap.mmap(fd, size, mmap.MAP_SHARED, protection)
 
 
 def _open_peer_file(ref: ArenaRef, size: int, flags: int) -> int:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
-import xxhash
 
 from memserve.core.enums import DataPath
 from memserve.core.errors import TransferFailed
@@ -52,11 +51,6 @@ class Transport(Protocol):
     def close(self) -> None:
         """Drop what is mapped or connected; what is under way fails. Idempotent."""
         ...
-
-
-def checksum(block: memoryview) -> int:
-    """xxh3-64 of one block's bytes."""
-    return xxhash.xxh3_64_intdigest(block)
 
 
 def check_arrived(copy: BlockCopy, found: int) -> None:

@@ -1,7 +1,7 @@
 """Bytes between two instances of one host: the receiver maps the sender's arena and copies once.
 
 Owns the mappings of peers' arenas, at most `max_arenas` (the least recently used one goes). Maps for
-reading only. Thread-safe; copies run outside the lock and, for blocks of this size, outside the GIL.
+reading only. Thread-safe; copies run outside the lock and, but for small blocks, outside the GIL.
 """
 
 import threading
@@ -9,11 +9,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import numpy as np
-
 from memserve.core.enums import DataPath
 from memserve.core.errors import InstanceUnavailable, MemserveError
-from memserve.transport.base import BlockCopy, Offer, check_arrived, checksum
+from memserve.transport.base import BlockCopy, Offer, check_arrived
+from memserve.transport.verified_copy import CopyThreads, copy_hashed
 from memserve.wire.messages import ArenaRef, PeerInfo
 
 
@@ -30,8 +29,12 @@ class SharedMemoryTransport:
 
     name = DataPath.SHM
 
-    def __init__(self, attach: Callable[[ArenaRef], MappedArena], *, max_arenas: int = 64) -> None:
+    def __init__(
+        self, attach: Callable[[ArenaRef], MappedArena], *, threads: CopyThreads, max_arenas: int = 64
+    ) -> None:
+        """`threads` are shared with others, and closed by their owner."""
         self._attach = attach
+        self._threads = threads
         self._max_arenas = max_arenas
         self._arenas: OrderedDict[ArenaRef, MappedArena] = OrderedDict()
         self._lock = threading.Lock()
@@ -46,9 +49,11 @@ class SharedMemoryTransport:
 
     def fetch(self, offer: Offer, copies: Sequence[BlockCopy]) -> None:
         source = self._attached(offer.peer)
-        for copy in copies:
-            np.copyto(np.frombuffer(copy.target, np.uint8), np.frombuffer(source.view(copy.source_index), np.uint8))
-            check_arrived(copy, checksum(copy.target))
+
+        def fill(copy: BlockCopy) -> None:
+            check_arrived(copy, copy_hashed(copy.target, source.view(copy.source_index)))
+
+        self._threads.run(fill, copies, num_bytes=sum(copy.target.nbytes for copy in copies))
 
     def close(self) -> None:
         with self._lock:

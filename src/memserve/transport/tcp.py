@@ -13,9 +13,10 @@ from memserve.core.clock import Clock
 from memserve.core.enums import DataPath
 from memserve.core.errors import ProtocolError
 from memserve.core.ids import TransferId
-from memserve.transport.base import BlockCopy, Offer, check_arrived, checksum
+from memserve.transport.base import BlockCopy, Offer, check_arrived
 from memserve.transport.connections import Connections
 from memserve.transport.framed_socket import FramedSocket, TcpLimits
+from memserve.transport.verified_copy import checksum
 from memserve.wire.data_messages import ReadReply, ReadRequest, WriteRequest
 from memserve.wire.messages import AckReply, PeerInfo
 
