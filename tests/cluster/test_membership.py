@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from memserve.cluster.events import (
+    Cause,
+    DrainAsked,
     Effect,
     HeartbeatReceived,
     InstanceDied,
@@ -17,6 +19,7 @@ from memserve.cluster.events import (
     LeaveReceived,
     ProcessExited,
     RequestFailed,
+    RoleAsked,
     Tick,
     ViewChanged,
 )
@@ -24,8 +27,8 @@ from memserve.cluster.membership import Membership
 from memserve.cluster.view import InstanceState
 from memserve.core.clock import ManualClock
 from memserve.core.enums import Role
-from memserve.core.errors import IdentityMismatch, InstanceUnavailable
-from memserve.core.ids import Incarnation, InstanceId
+from memserve.core.errors import ConfigError, IdentityMismatch, InstanceUnavailable
+from memserve.core.ids import Epoch, Incarnation, InstanceId
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import DeadInstance, Load, PeerInfo
 
@@ -35,6 +38,8 @@ IDENTITY = KvIdentity(
     model="m", dtype="float32", engine="vllm-0.32.0", backend="cpu", block_size=32, block_bytes=64, num_layers=2
 )
 ACTIVE, JOINING, SUSPECT = InstanceState.ACTIVE, InstanceState.JOINING, InstanceState.SUSPECT
+DRAINING = InstanceState.DRAINING
+ENGINE_ROLES = (Role.PREFILL, Role.DECODE, Role.COLOCATED)
 
 
 class Cluster:
@@ -44,9 +49,16 @@ class Cluster:
         self.clock = ManualClock()
         self.membership = Membership(clock=self.clock, suspect_s=SUSPECT_S, dead_s=DEAD_S)
 
-    def join(self, name: InstanceId, incarnation: int = 1, identity: KvIdentity = IDENTITY) -> tuple[Effect, ...]:
+    def join(
+        self,
+        name: InstanceId,
+        incarnation: int = 1,
+        identity: KvIdentity = IDENTITY,
+        role: Role = Role.COLOCATED,
+        can_play: tuple[Role, ...] = ENGINE_ROLES,
+    ) -> tuple[Effect, ...]:
         peer = PeerInfo(instance=name, incarnation=Incarnation(incarnation), endpoint="tcp://x:1", identity=identity)
-        return self.membership.handle(InstanceJoined(peer=peer, role=Role.COLOCATED, url="http://x"))
+        return self.membership.handle(InstanceJoined(peer=peer, role=role, url="http://x", can_play=can_play))
 
     def ready(self, name: InstanceId, incarnation: int = 1) -> tuple[Effect, ...]:
         return self.membership.handle(InstanceReady(instance=name, incarnation=Incarnation(incarnation)))
@@ -61,6 +73,12 @@ class Cluster:
 
     def leave(self, name: InstanceId, incarnation: int = 1) -> tuple[Effect, ...]:
         return self.membership.handle(LeaveReceived(instance=name, incarnation=Incarnation(incarnation)))
+
+    def drain(self, name: InstanceId) -> tuple[Effect, ...]:
+        return self.membership.handle(DrainAsked(instance=name))
+
+    def become(self, name: InstanceId, role: Role) -> tuple[Effect, ...]:
+        return self.membership.handle(RoleAsked(instance=name, role=role))
 
     def exit(self, name: InstanceId) -> tuple[Effect, ...]:
         return self.membership.handle(ProcessExited(instance=name, why="exit code 1"))
@@ -120,7 +138,7 @@ def test_a_long_silent_instance_is_reported_dead_with_the_seconds(active: Cluste
 
 def test_an_ended_process_is_dead_at_once(active: Cluster) -> None:
     died = active.exit(A)[0]
-    assert died == InstanceDied(instance=A, incarnation=Incarnation(1), why="exit code 1")
+    assert died == InstanceDied(instance=A, incarnation=Incarnation(1), cause=Cause.EXITED, why="exit code 1")
 
 
 def test_an_instance_that_failed_a_request_gets_none_until_its_server_answers_again(active: Cluster) -> None:
@@ -132,13 +150,27 @@ def test_an_instance_that_failed_a_request_gets_none_until_its_server_answers_ag
 
 
 def test_a_leaving_instance_is_reported_so_that_its_holds_are_freed(active: Cluster) -> None:
-    assert active.leave(A)[0] == InstanceDied(instance=A, incarnation=Incarnation(1), why="it left")
+    died = active.leave(A)[0]
+    assert died == InstanceDied(instance=A, incarnation=Incarnation(1), cause=Cause.LEFT, why="it left")
 
 
-def test_a_new_incarnation_replaces_the_old_one_and_reports_it_dead(active: Cluster) -> None:
+def test_a_new_incarnation_replaces_the_silent_old_one_and_reports_it_dead(active: Cluster) -> None:
+    active.wait(SUSPECT_S + 1)
     died = active.join(A, 2)[0]
     assert isinstance(died, InstanceDied)
-    assert died.incarnation == 1
+    assert (died.incarnation, died.cause) == (1, Cause.REPLACED)
+    assert active.states() == {A: JOINING}
+
+
+def test_a_second_process_under_a_name_that_is_alive_is_refused_and_the_first_one_serves_on(active: Cluster) -> None:
+    active.wait(SUSPECT_S - 1)
+    active.beat(A)
+    before = active.membership.view
+    with pytest.raises(ConfigError, match=r"another process is alive as a \(incarnation 1, heard of 0.0 s ago\)"):
+        active.join(A, 2)
+    assert active.membership.view == before
+    active.leave(A)
+    active.join(A, 2)
     assert active.states() == {A: JOINING}
 
 
@@ -183,22 +215,109 @@ def test_a_heartbeat_with_another_load_is_seen_but_is_no_change_of_membership(ac
     assert active.membership.view.epoch == epoch
 
 
-def test_survivors_hear_of_those_that_died_since_they_joined(cluster: Cluster) -> None:
-    cluster.join(B)
-    cluster.exit(B)
-    cluster.join(A)
-    assert cluster.membership.dead_since_join(A) == ()
-    cluster.join(B, 2)
-    cluster.exit(B)
-    assert cluster.membership.dead_since_join(A) == (DeadInstance(instance=B, incarnation=Incarnation(2)),)
+def test_survivors_hear_of_those_that_died_since_the_view_they_have_seen(active: Cluster) -> None:
+    active.join(B)
+    before = active.membership.view.epoch
+    active.exit(B)
+    assert active.membership.dead_since(before) == (DeadInstance(instance=B, incarnation=Incarnation(1)),)
+    assert active.membership.dead_since(active.membership.view.epoch) == ()
+
+
+def test_the_first_view_of_an_incarnation_is_remembered_beyond_its_supposed_death(active: Cluster) -> None:
+    first = active.membership.first_epoch(A)
+    active.wait(DEAD_S + 1)
+    active.join(A)
+    assert active.membership.first_epoch(A) == first == 1
+    active.leave(A)
+    active.join(A, 2)
+    assert active.membership.first_epoch(A) == active.membership.view.epoch
 
 
 def test_one_that_came_back_is_no_longer_told_as_dead(cluster: Cluster) -> None:
-    cluster.join(A)
     cluster.join(B)
     cluster.leave(B)
     cluster.join(B)
-    assert cluster.membership.dead_since_join(A) == ()
+    assert cluster.membership.dead_since(Epoch(0)) == ()
+
+
+def test_a_draining_instance_gets_no_new_requests_and_stays_known_until_it_leaves(active: Cluster) -> None:
+    active.join(B)
+    active.ready(B)
+    active.drain(A)
+    assert [i.instance for i in active.membership.view.active()] == [B]
+    for tell in (active.beat, active.ready, active.fail):
+        tell(A)
+        assert active.states()[A] is DRAINING
+    active.wait(SUSPECT_S + 1)
+    assert active.states()[A] is DRAINING
+    active.leave(A)
+    assert A not in active.states()
+
+
+@pytest.mark.parametrize("role", ENGINE_ROLES)
+def test_the_last_active_instance_of_a_role_is_not_drained(cluster: Cluster, role: Role) -> None:
+    cluster.join(A, role=role)
+    cluster.ready(A)
+    cluster.join(B, role=role)  # not active yet: it could not take over
+    before = cluster.membership.view
+    with pytest.raises(ConfigError, match=f"a is the last active {role} instance"):
+        cluster.drain(A)
+    assert cluster.membership.view == before
+    cluster.ready(B)
+    cluster.drain(A)
+    assert cluster.states() == {A: DRAINING, B: ACTIVE}
+
+
+def test_the_last_memory_instance_may_go(cluster: Cluster) -> None:
+    cluster.join(A, role=Role.MEMORY, can_play=())
+    cluster.ready(A)
+    cluster.drain(A)
+    assert cluster.states() == {A: DRAINING}
+
+
+def test_who_is_not_there_is_neither_drained_nor_given_a_role(active: Cluster) -> None:
+    with pytest.raises(ConfigError, match='no instance "b": known are a'):
+        active.drain(B)
+    with pytest.raises(ConfigError, match='no instance "b": known are a'):
+        active.become(B, Role.DECODE)
+
+
+def test_a_role_is_changed_at_once_and_told_as_a_change(active: Cluster) -> None:
+    active.join(B)
+    active.ready(B)
+    (changed,) = active.become(A, Role.DECODE)
+    assert isinstance(changed, ViewChanged)
+    assert [i.instance for i in changed.view.active(Role.DECODE)] == [A]
+    assert active.become(A, Role.DECODE) == ()
+
+
+def test_a_role_that_the_engine_cannot_play_is_refused(active: Cluster) -> None:
+    active.join(B, role=Role.MEMORY, can_play=())
+    active.ready(B)
+    before = active.membership.view
+    with pytest.raises(ConfigError, match="b cannot become decode: its engine can play memory only"):
+        active.become(B, Role.DECODE)
+    with pytest.raises(ConfigError, match="a cannot become memory: its engine can play prefill, decode, colocated"):
+        active.become(A, Role.MEMORY)
+    assert active.membership.view == before
+
+
+def test_the_last_of_a_role_keeps_it_unless_the_two_halves_remain(active: Cluster) -> None:
+    with pytest.raises(ConfigError, match="a is the last active colocated instance"):
+        active.become(A, Role.DECODE)
+    active.join(B, role=Role.PREFILL)
+    active.ready(B)
+    active.become(A, Role.DECODE)
+    with pytest.raises(ConfigError, match="b is the last active prefill instance"):
+        active.become(B, Role.DECODE)
+
+
+def test_a_draining_instance_takes_no_new_role(active: Cluster) -> None:
+    active.join(B)
+    active.ready(B)
+    active.drain(A)
+    with pytest.raises(ConfigError, match="a is draining"):
+        active.become(A, Role.DECODE)
 
 
 def test_times_that_cannot_be_are_refused() -> None:
@@ -233,6 +352,12 @@ class MembershipAgainstFacts(RuleBasedStateMachine):
             with pytest.raises(InstanceUnavailable):
                 self.cluster.join(name, incarnation)
             return
+        now = self.cluster.clock.now()
+        others = [one for one in self.alive if one[0] == name and one[1] != incarnation]
+        if any(now - self.last("joined", "beat", of=one)[1] <= SUSPECT_S for one in others):
+            with pytest.raises(ConfigError):
+                self.cluster.join(name, incarnation)
+            return
         effects = self.cluster.join(name, incarnation)
         self.note("joined" if (name, incarnation) not in self.alive else "beat", name, incarnation, effects)
         self.alive.add((name, incarnation))
@@ -257,6 +382,16 @@ class MembershipAgainstFacts(RuleBasedStateMachine):
         self.note("exit", name, 0, self.cluster.exit(name))
         assert all(alive != name for alive, _ in self.alive)
 
+    @rule(name=names)
+    def drain(self, name: InstanceId) -> None:
+        alive = [one for one in self.alive if one[0] == name]
+        active = [one for one in self.alive if self.expected(one) is ACTIVE]
+        if not alive or active == alive:
+            with pytest.raises(ConfigError):
+                self.cluster.drain(name)
+            return
+        self.note("drain", name, alive[0][1], self.cluster.drain(name))
+
     @rule(seconds=st.sampled_from([0.5, 2.0, 4.0, 9.0]))
     def wait(self, seconds: float) -> None:
         self.note("tick", "", 0, self.cluster.wait(seconds))
@@ -269,6 +404,8 @@ class MembershipAgainstFacts(RuleBasedStateMachine):
         return max(found, default=(-1, 0.0))
 
     def expected(self, one: tuple[str, int]) -> InstanceState:
+        if self.last("drain", of=one)[0] > self.last("joined", of=one)[0]:
+            return DRAINING
         doubted = self.last("joined", "fail", of=one)[0]
         proofs = [
             i for i, (kind, n, k, _) in enumerate(self.facts) if kind == "ready" and (n, k) == one and i > doubted

@@ -190,12 +190,25 @@ async def test_reports_come_through(client: RpcClient[ClusterMessage], told: Tol
     assert told.reports == [REPORT]
 
 
-async def test_a_new_incarnation_is_told_together_with_the_death_of_the_old(
-    client: RpcClient[ClusterMessage], told: Told
-) -> None:
-    await client.call(join_request(incarnation=1), deadline_s=5)
-    await client.call(join_request(incarnation=2), deadline_s=5)
-    assert told.dead == [DeadInstance(instance=A, incarnation=Incarnation(1))]
+async def test_a_second_process_under_a_living_name_is_refused_and_replaces_one_that_is_silent(told: Told) -> None:
+    clock = ManualClock()
+    manager = ClusterManager(
+        cluster="test", bind="127.0.0.1", clock=clock, on_report=told.reports.append, on_change=told.change
+    )
+    await manager.start()
+    client: RpcClient[ClusterMessage] = RpcClient(manager.endpoint, ClusterMessage)
+    try:
+        await client.call(join_request(incarnation=1), deadline_s=5)
+        with pytest.raises(ConfigError, match="another process is alive as colocated-0"):
+            await client.call(join_request(incarnation=2), deadline_s=5)
+        assert told.dead == []
+        for _ in range(30):  # in steps that a running clock could take
+            clock.advance(0.2)
+        await client.call(join_request(incarnation=2), deadline_s=5)
+        assert told.dead == [DeadInstance(instance=A, incarnation=Incarnation(1))]
+    finally:
+        await client.close()
+        await manager.stop()
 
 
 async def test_silence_is_noticed(told: Told) -> None:

@@ -1,5 +1,7 @@
 """Facts that membership hears, and effects that it returns for others to perform."""
 
+from enum import StrEnum
+
 import msgspec
 
 from memserve.cluster.view import ClusterView
@@ -16,6 +18,8 @@ class InstanceJoined(Fact, frozen=True):
     peer: PeerInfo
     role: Role
     url: str
+    can_play: tuple[Role, ...] = ()
+    """Roles that its engine can change to; its own need not be among them."""
 
 
 class HeartbeatReceived(Fact, frozen=True):
@@ -50,11 +54,32 @@ class LeaveReceived(Fact, frozen=True):
     incarnation: Incarnation
 
 
+class DrainAsked(Fact, frozen=True):
+    """An operator, or the instance itself, wants it to finish and go."""
+
+    instance: InstanceId
+
+
+class RoleAsked(Fact, frozen=True):
+    instance: InstanceId
+    role: Role
+
+
 class Tick(Fact, frozen=True):
     """Time has passed; comes several times in `suspect_s`."""
 
 
-Event = InstanceJoined | HeartbeatReceived | InstanceReady | RequestFailed | ProcessExited | LeaveReceived | Tick
+Event = (
+    InstanceJoined
+    | HeartbeatReceived
+    | InstanceReady
+    | RequestFailed
+    | ProcessExited
+    | LeaveReceived
+    | DrainAsked
+    | RoleAsked
+    | Tick
+)
 
 
 class ViewChanged(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,11 +88,20 @@ class ViewChanged(msgspec.Struct, frozen=True, kw_only=True):
     view: ClusterView
 
 
+class Cause(StrEnum):
+    EXITED = "exited"
+    LEFT = "left"
+    SILENT = "silent"
+    """Its process may still run: whoever can, ends it, so that it does no more as a member."""
+    REPLACED = "replaced"
+
+
 class InstanceDied(msgspec.Struct, frozen=True, kw_only=True):
     """Free what this incarnation holds elsewhere and drop its index entries."""
 
     instance: InstanceId
     incarnation: Incarnation
+    cause: Cause
     why: str
 
 

@@ -1,27 +1,21 @@
 """Membership: who is in the cluster and who may get requests, decided from facts.
 
-Owns the state of every instance and the epoch. Does no I/O: facts go in through `handle`, effects
-come out, and the cluster manager performs them.
+Owns the state of every instance (states.py has the moves) and the epoch. Does no I/O: facts go in through
+`handle`, effects come out, and the cluster manager performs them.
 
-             join            health ok            silent > suspect_s
-    (none) ───────> JOINING ───────────> ACTIVE ─────────────────────> SUSPECT
-                       ^                  │  ^         heartbeat          │
-                       │  request failed  │  └────────────────────────────┤
-                       └──────────────────┴───────────────────────────────┘
-    any ── process ended, left, silent > dead_s, a newer incarnation joined ──> LEFT
-
-An instance that failed a request gets none until a health check passed, however lively its heartbeat:
-that tells of its process, not of its server. A new incarnation replaces the old one, which is reported
-dead; an older one is refused, and what is said about one that is not the present one is ignored.
+A new incarnation replaces one that is silent, which is reported dead; while the old one is heard of, it is
+refused, and an older one is refused always. What is said about one that is not the present one is ignored.
 """
 
-from collections import deque
 from collections.abc import Callable
-from enum import Enum, auto
 
 import msgspec
 
+from memserve.cluster.deaths import Deaths
+from memserve.cluster.elasticity import check_drain, check_role
 from memserve.cluster.events import (
+    Cause,
+    DrainAsked,
     Effect,
     Event,
     HeartbeatReceived,
@@ -31,46 +25,17 @@ from memserve.cluster.events import (
     LeaveReceived,
     ProcessExited,
     RequestFailed,
+    RoleAsked,
     Tick,
     ViewChanged,
 )
+from memserve.cluster.states import Move, target_of
 from memserve.cluster.view import ClusterView, InstanceState, InstanceView
 from memserve.core.clock import Clock
-from memserve.core.errors import IllegalTransition, InstanceUnavailable
+from memserve.core.enums import Role
+from memserve.core.errors import ConfigError, InstanceUnavailable
 from memserve.core.ids import Epoch, Incarnation, InstanceId
 from memserve.wire.messages import DeadInstance, Load
-
-_REMEMBERED_DEATHS = 256
-"""Deaths told to instances that have not heard of them; older ones they learn from lease expiry."""
-
-
-class _Move(Enum):
-    HEARD = auto()
-    READY = auto()
-    FAILED = auto()
-    SILENT = auto()
-    GONE = auto()
-
-
-_JOINING, _ACTIVE, _SUSPECT, _LEFT = InstanceState
-
-_TABLE = {
-    (_JOINING, _Move.HEARD): _JOINING,
-    (_JOINING, _Move.READY): _ACTIVE,
-    (_JOINING, _Move.FAILED): _JOINING,
-    (_JOINING, _Move.SILENT): _JOINING,
-    (_JOINING, _Move.GONE): _LEFT,
-    (_ACTIVE, _Move.HEARD): _ACTIVE,
-    (_ACTIVE, _Move.READY): _ACTIVE,
-    (_ACTIVE, _Move.FAILED): _JOINING,
-    (_ACTIVE, _Move.SILENT): _SUSPECT,
-    (_ACTIVE, _Move.GONE): _LEFT,
-    (_SUSPECT, _Move.HEARD): _ACTIVE,
-    (_SUSPECT, _Move.READY): _SUSPECT,
-    (_SUSPECT, _Move.FAILED): _JOINING,
-    (_SUSPECT, _Move.SILENT): _SUSPECT,
-    (_SUSPECT, _Move.GONE): _LEFT,
-}
 
 
 class _Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,9 +44,12 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True):
     joined_epoch: Epoch
 
 
-class _Death(msgspec.Struct, frozen=True, kw_only=True):
+class _Newest(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest life of a name, remembered when it is gone."""
+
+    incarnation: Incarnation
     epoch: Epoch
-    dead: DeadInstance
+    """Of the first view that it was in."""
 
 
 class Membership:
@@ -95,8 +63,8 @@ class Membership:
         self._suspect_s = suspect_s
         self._dead_s = dead_s
         self._members: dict[InstanceId, _Member] = {}
-        self._last_incarnation: dict[InstanceId, Incarnation] = {}
-        self._deaths: deque[_Death] = deque(maxlen=_REMEMBERED_DEATHS)
+        self._newest: dict[InstanceId, _Newest] = {}
+        self._deaths = Deaths()
         self._epoch = Epoch(0)
         self._view = ClusterView()
         self._handlers: dict[type[Event], Callable[..., list[InstanceDied]]] = {
@@ -106,6 +74,8 @@ class Membership:
             RequestFailed: self._on_failed,
             ProcessExited: self._on_exited,
             LeaveReceived: self._on_left,
+            DrainAsked: self._on_drain,
+            RoleAsked: self._on_role,
             Tick: self._on_tick,
         }
 
@@ -117,17 +87,17 @@ class Membership:
     def handle(self, event: Event) -> tuple[Effect, ...]:
         """Deaths first, then the view if it changed.
 
-        Joining raises IdentityMismatch when the instance cannot share KV with the cluster, and
-        InstanceUnavailable when a newer incarnation of it is or was here.
+        Joining raises IdentityMismatch when the instance cannot share KV with the cluster, InstanceUnavailable
+        when a newer incarnation of it is or was here, ConfigError when another process is alive under its name.
+        Draining and changing a role raise ConfigError when that cannot be, with the reason.
         """
         died = self._handlers[type(event)](event)
         instances = tuple(self._members[name].view for name in sorted(self._members))
         changed = _shape(instances) != _shape(self._view.instances) or bool(died)
         if changed:
             self._epoch = Epoch(self._epoch + 1)
-        self._deaths.extend(
-            _Death(epoch=self._epoch, dead=DeadInstance(instance=d.instance, incarnation=d.incarnation)) for d in died
-        )
+        for dead in died:
+            self._deaths.add(dead.instance, dead.incarnation, epoch=self._epoch)
         self._view = ClusterView(epoch=self._epoch, instances=instances)
         return (*died, *([ViewChanged(view=self._view)] if changed else []))
 
@@ -135,13 +105,14 @@ class Membership:
         """Whether this very incarnation is a member."""
         return self._find(instance, incarnation) is not None
 
-    def dead_since_join(self, instance: InstanceId) -> tuple[DeadInstance, ...]:
-        """Who died since `instance` joined, but for those that came back as the same incarnation."""
-        member = self._members.get(instance)
-        if member is None:
-            return ()
-        recent = (d.dead for d in self._deaths if d.epoch > member.joined_epoch)
-        return tuple(dead for dead in recent if not self.knows(dead.instance, dead.incarnation))
+    def first_epoch(self, instance: InstanceId) -> Epoch:
+        """Of the first view with the newest incarnation of this name: who died before is none of its business."""
+        newest = self._newest.get(instance)
+        return newest.epoch if newest is not None else self._epoch
+
+    def dead_since(self, epoch: Epoch) -> tuple[DeadInstance, ...]:
+        """Who died after the view of `epoch`, but for those that came back as the same incarnation."""
+        return tuple(dead for dead in self._deaths.since(epoch) if not self.knows(dead.instance, dead.incarnation))
 
     def __repr__(self) -> str:
         states = ", ".join(f"{name}#{m.view.incarnation} {m.view.state}" for name, m in sorted(self._members.items()))
@@ -152,25 +123,43 @@ class Membership:
         present = self._members.get(peer.instance)
         self._check(event)
         if present is not None and present.view.incarnation == peer.incarnation:
-            self._move(present, _Move.HEARD)
+            self._move(present, Move.HEARD)
             return []
-        died = [] if present is None else [self._bury(present, "a new incarnation joined")]
-        self._last_incarnation[peer.instance] = peer.incarnation
+        died = [] if present is None else [self._bury(present, Cause.REPLACED, "a new incarnation joined")]
+        epoch = Epoch(self._epoch + 1)
+        newest = self._newest.get(peer.instance)
+        if newest is None or newest.incarnation != peer.incarnation:
+            self._newest[peer.instance] = _Newest(incarnation=peer.incarnation, epoch=epoch)
         self._members[peer.instance] = _Member(
-            view=InstanceView(peer=peer, role=event.role, url=event.url, state=_JOINING, load=Load()),
+            view=InstanceView(
+                peer=peer,
+                role=event.role,
+                url=event.url,
+                state=InstanceState.JOINING,
+                load=Load(),
+                can_play=event.can_play,
+            ),
             heard_at=self._clock.now(),
-            joined_epoch=Epoch(self._epoch + 1),
+            joined_epoch=epoch,
         )
         return died
 
     def _check(self, event: InstanceJoined) -> None:
         peer = event.peer
-        last = self._last_incarnation.get(peer.instance)
-        if last is not None and peer.incarnation < last:
+        newest = self._newest.get(peer.instance)
+        if newest is not None and peer.incarnation < newest.incarnation:
             raise InstanceUnavailable(
-                f"incarnation {peer.incarnation} of {peer.instance} is older than {last}, which joined before: "
-                "stop the old process, or give each instance its own name"
+                f"incarnation {peer.incarnation} of {peer.instance} is older than {newest.incarnation}, which joined "
+                "before: stop the old process, or give each instance its own name"
             )
+        present = self._members.get(peer.instance)
+        if present is not None and present.view.incarnation != peer.incarnation:
+            silent_s = self._clock.now() - present.heard_at
+            if silent_s <= self._suspect_s:
+                raise ConfigError(
+                    f"another process is alive as {peer.instance} (incarnation {present.view.incarnation}, heard of "
+                    f"{silent_s:.1f} s ago): give each instance its own name, or stop the other one"
+                )
         others = [m for name, m in self._members.items() if name != peer.instance]
         if others:
             first = min(others, key=lambda m: m.joined_epoch).view
@@ -180,57 +169,76 @@ class Membership:
         member = self._find(event.instance, event.incarnation)
         if member is not None:
             loaded = msgspec.structs.replace(member.view, load=event.load)
-            self._move(msgspec.structs.replace(member, view=loaded), _Move.HEARD)
+            self._move(msgspec.structs.replace(member, view=loaded), Move.HEARD)
         return []
 
     def _on_ready(self, event: InstanceReady) -> list[InstanceDied]:
         member = self._find(event.instance, event.incarnation)
         if member is not None:
-            self._move(member, _Move.READY)
+            self._move(member, Move.READY)
         return []
 
     def _on_failed(self, event: RequestFailed) -> list[InstanceDied]:
         member = self._find(event.instance, event.incarnation)
         if member is not None:
-            self._move(member, _Move.FAILED)
+            self._move(member, Move.FAILED)
         return []
 
     def _on_exited(self, event: ProcessExited) -> list[InstanceDied]:
         member = self._members.get(event.instance)
-        return [] if member is None else [self._bury(member, event.why)]
+        return [] if member is None else [self._bury(member, Cause.EXITED, event.why)]
 
     def _on_left(self, event: LeaveReceived) -> list[InstanceDied]:
         member = self._find(event.instance, event.incarnation)
-        return [] if member is None else [self._bury(member, "it left")]
+        return [] if member is None else [self._bury(member, Cause.LEFT, "it left")]
+
+    def _on_drain(self, event: DrainAsked) -> list[InstanceDied]:
+        member = self._named(event.instance)
+        check_drain(self._view, member.view)
+        self._move(member, Move.DRAIN)
+        return []
+
+    def _on_role(self, event: RoleAsked) -> list[InstanceDied]:
+        member = self._named(event.instance)
+        check_role(self._view, member.view, event.role)
+        changed = msgspec.structs.replace(member.view, role=event.role)
+        self._members[event.instance] = msgspec.structs.replace(member, view=changed)
+        return []
 
     def _on_tick(self, _event: Tick) -> list[InstanceDied]:
         died = []
         for member in list(self._members.values()):
             silent_s = self._clock.now() - member.heard_at
             if silent_s > self._dead_s:
-                died.append(self._bury(member, f"silent for {silent_s:.1f} s, more than {self._dead_s:g} s"))
+                why = f"silent for {silent_s:.1f} s, more than {self._dead_s:g} s"
+                died.append(self._bury(member, Cause.SILENT, why))
             elif silent_s > self._suspect_s:
-                self._move(member, _Move.SILENT)
+                self._move(member, Move.SILENT)
         return died
 
     def _find(self, instance: InstanceId, incarnation: Incarnation) -> _Member | None:
         member = self._members.get(instance)
         return member if member is not None and member.view.incarnation == incarnation else None
 
-    def _move(self, member: _Member, move: _Move) -> None:
+    def _named(self, instance: InstanceId) -> _Member:
+        member = self._members.get(instance)
+        if member is None:
+            known = ", ".join(sorted(self._members)) or "nobody"
+            raise ConfigError(f'there is no instance "{instance}": known are {known}')
+        return member
+
+    def _move(self, member: _Member, move: Move) -> None:
         view = member.view
-        target = _TABLE.get((view.state, move))
-        if target is None:
-            raise IllegalTransition(f"{view.instance}#{view.incarnation} is {view.state}: no move {move.name}")
+        target = target_of(f"{view.instance}#{view.incarnation}", view.state, move)
         moved = msgspec.structs.replace(view, state=target)
-        heard_at = self._clock.now() if move is _Move.HEARD else member.heard_at
+        heard_at = self._clock.now() if move is Move.HEARD else member.heard_at
         self._members[view.instance] = msgspec.structs.replace(member, view=moved, heard_at=heard_at)
 
-    def _bury(self, member: _Member, why: str) -> InstanceDied:
-        self._move(member, _Move.GONE)
+    def _bury(self, member: _Member, cause: Cause, why: str) -> InstanceDied:
+        self._move(member, Move.GONE)
         view = self._members.pop(member.view.instance).view
-        return InstanceDied(instance=view.instance, incarnation=view.incarnation, why=why)
+        return InstanceDied(instance=view.instance, incarnation=view.incarnation, cause=cause, why=why)
 
 
-def _shape(instances: tuple[InstanceView, ...]) -> list[tuple[InstanceId, Incarnation, InstanceState]]:
-    return [(i.instance, i.incarnation, i.state) for i in instances]
+def _shape(instances: tuple[InstanceView, ...]) -> list[tuple[InstanceId, Incarnation, Role, InstanceState]]:
+    return [(i.instance, i.incarnation, i.role, i.state) for i in instances]

@@ -18,6 +18,8 @@ class InstanceState(StrEnum):
     ACTIVE = "active"
     SUSPECT = "suspect"
     """Silent for longer than it should be; gets no new requests."""
+    DRAINING = "draining"
+    """Finishes what it has, hands its cache on and leaves; gets no new requests."""
     LEFT = "left"
 
 
@@ -27,6 +29,8 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     state: InstanceState
     load: Load
+    can_play: tuple[Role, ...] = ()
+    """Roles that it can change to while it runs."""
 
     @property
     def instance(self) -> InstanceId:

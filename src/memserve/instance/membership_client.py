@@ -13,14 +13,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from memserve.cluster.member import Member
 from memserve.core.errors import InstanceUnavailable, MemserveError, ProtocolError
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.rpc.channel import RpcClient
 from memserve.wire.messages import (
     ClusterMessage,
-    DeadInstance,
     HeartbeatReply,
-    HeartbeatRequest,
     JoinReply,
     JoinRequest,
     LeaveRequest,
@@ -49,16 +48,15 @@ class MembershipClient:
     ) -> None:
         """`load` and `peer_died` are called in the agent's loop and must not block."""
         self._client: RpcClient[object] = RpcClient(endpoint, ClusterMessage)
-        self._join = join
+        self._member = Member(join)
         self._load = load
         self._peer_died = peer_died
         self._max_reports = max_reports
         self._reports: deque[RequestReport] = deque()
         self._lock = threading.Lock()
         self._waiting = asyncio.Event()
-        self._buried: set[DeadInstance] = set()
         self._num_dropped = 0
-        self._joined = False
+        self._refusal = ""
 
     @property
     def num_dropped(self) -> int:
@@ -68,7 +66,7 @@ class MembershipClient:
     @property
     def is_joined(self) -> bool:
         """The manager answered the latest heartbeat or join."""
-        return self._joined
+        return self._member.is_inside
 
     def report(self, report: RequestReport) -> None:
         """Queue a report, from any thread; `wake` sends it."""
@@ -92,41 +90,31 @@ class MembershipClient:
             await self._leave()
 
     async def _live(self) -> None:
+        heartbeat_s = _RETRY_S
         while True:
             try:
-                await self._stay_joined()
+                reply = await self._client.call(self._member.next_message(self._load()), deadline_s=_DEADLINE_S)
+                heartbeat_s = self._answered(reply) or heartbeat_s
             except MemserveError as error:
-                if self._joined or not isinstance(error, InstanceUnavailable):
-                    _log.warning("cluster manager: %s; trying again", error)
-            self._joined = False
-            await asyncio.sleep(_RETRY_S)
+                self._failed(error)
+            await asyncio.sleep(heartbeat_s if self._member.is_inside else _RETRY_S)
 
-    async def _stay_joined(self) -> None:
-        """Returns when the manager no longer knows this incarnation."""
-        joined = await self._client.call(self._join, deadline_s=_DEADLINE_S)
-        if not isinstance(joined, JoinReply):
-            raise ProtocolError(f"the cluster manager answered JoinRequest with {type(joined).__name__}")
-        self._joined = True
-        self._buried.clear()
-        while True:
-            await asyncio.sleep(joined.heartbeat_s)
-            beat = await self._client.call(self._heartbeat(), deadline_s=_DEADLINE_S)
-            if not isinstance(beat, HeartbeatReply):
-                raise ProtocolError(f"the cluster manager answered HeartbeatRequest with {type(beat).__name__}")
-            self._bury(beat.dead)
-            if not beat.known:
-                return
+    def _answered(self, reply: object) -> float | None:
+        """Seconds between heartbeats where the answer tells them."""
+        if not isinstance(reply, JoinReply | HeartbeatReply):
+            raise ProtocolError(f"the cluster manager answered with {type(reply).__name__}")
+        for dead in self._member.answered(reply):
+            self._peer_died(dead.instance, dead.incarnation)
+        self._refusal = ""
+        return reply.heartbeat_s if isinstance(reply, JoinReply) else None
 
-    def _heartbeat(self) -> HeartbeatRequest:
-        me = self._join.peer
-        return HeartbeatRequest(instance=me.instance, incarnation=me.incarnation, load=self._load())
-
-    def _bury(self, dead: tuple[DeadInstance, ...]) -> None:
-        me = DeadInstance(instance=self._join.peer.instance, incarnation=self._join.peer.incarnation)
-        for gone in dead:
-            if gone != me and gone not in self._buried:
-                self._peer_died(gone.instance, gone.incarnation)
-        self._buried = set(dead)
+    def _failed(self, error: MemserveError) -> None:
+        """Say it once, not at every attempt; one that was never inside may be early, and waits for its manager."""
+        is_news = self._member.is_inside or not isinstance(error, InstanceUnavailable)
+        self._member.lost()
+        if is_news and str(error) != self._refusal:
+            self._refusal = str(error)
+            _log.warning("cluster manager: %s; asking again every %g s", error, _RETRY_S)
 
     async def _send_reports(self) -> None:
         while True:
@@ -153,9 +141,9 @@ class MembershipClient:
 
     async def _leave(self) -> None:
         """Send what is queued and say goodbye, for a second at most."""
-        me = self._join.peer
+        me = self._member.identity
         with contextlib.suppress(InstanceUnavailable, TimeoutError):
-            async with asyncio.timeout(_LEAVE_DEADLINE_S if self._joined else 0):
+            async with asyncio.timeout(_LEAVE_DEADLINE_S if self._member.is_inside else 0):
                 while self._reports:
                     await self._send_first()
                 goodbye = LeaveRequest(instance=me.instance, incarnation=me.incarnation)
@@ -163,5 +151,4 @@ class MembershipClient:
         await self._client.close()
 
     def __repr__(self) -> str:
-        state = "joined" if self._joined else "not joined"
-        return f"MembershipClient({state}, {len(self._reports)} reports waiting, {self._num_dropped} dropped)"
+        return f"MembershipClient({self._member}, {len(self._reports)} reports waiting, {self._num_dropped} dropped)"

@@ -77,13 +77,16 @@ class Registry:
                 f'{message.peer.instance} wants to join cluster "{message.cluster}", but this is "{self._cluster}": '
                 "give it this name or another --join"
             )
-        self._tell(InstanceJoined(peer=message.peer, role=message.role, url=message.url))
-        return JoinReply(epoch=self._membership.view.epoch, heartbeat_s=HEARTBEAT_S)
+        self._tell(InstanceJoined(peer=message.peer, role=message.role, url=message.url, can_play=message.can_play))
+        return JoinReply(epoch=self._membership.first_epoch(message.peer.instance), heartbeat_s=HEARTBEAT_S)
 
     def _heartbeat(self, message: HeartbeatRequest) -> HeartbeatReply:
         self._tell(HeartbeatReceived(instance=message.instance, incarnation=message.incarnation, load=message.load))
+        known = self._membership.knows(message.instance, message.incarnation)
+        present = self._membership.view.find(message.instance) if known else None
         return HeartbeatReply(
             epoch=self._membership.view.epoch,
-            known=self._membership.knows(message.instance, message.incarnation),
-            dead=self._membership.dead_since_join(message.instance),
+            known=known,
+            role=present.role if present is not None else None,
+            dead=self._membership.dead_since(message.seen) if known else (),
         )

@@ -20,10 +20,13 @@ class JoinRequest(Message, frozen=True):
     url: str
     """Base URL of the instance's OpenAI-compatible server; "" for a memory instance."""
     pid: int
+    can_play: tuple[Role, ...] = ()
+    """Roles that it can change to while it runs."""
 
 
 class JoinReply(Message, frozen=True):
     epoch: Epoch
+    """Of the first view with this incarnation: a reply that was lost may have come before deaths that concern it."""
     heartbeat_s: float
 
 
@@ -31,6 +34,8 @@ class HeartbeatRequest(Message, frozen=True):
     instance: InstanceId
     incarnation: Incarnation
     load: Load
+    seen: Epoch = Epoch(0)
+    """Of the latest reply that came: who died since then is to be told."""
 
 
 class DeadInstance(Record, frozen=True):
@@ -43,7 +48,9 @@ class HeartbeatReply(Message, frozen=True):
     known: bool
     """False: the manager does not know this incarnation; join again."""
     dead: tuple[DeadInstance, ...] = ()
-    """Instances that left since this one joined: free what they hold here."""
+    """Instances that left after the epoch that was seen: free what they hold here."""
+    role: Role | None = None
+    """What it is now, which may not be what it joined as; None when it is not known."""
 
 
 class LeaveRequest(Message, frozen=True):
