@@ -5,8 +5,10 @@ other, finish. "Computing" a token's KV writes bytes that depend on all tokens u
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 
 import torch
 
@@ -14,15 +16,14 @@ from memserve.config import ALL_PATHS
 from memserve.core.clock import SystemClock
 from memserve.core.enums import CachingMode, DataPath, Role, TransferMode
 from memserve.engines.vllm.committer import Committer
-from memserve.engines.vllm.jobs import Commit
-from memserve.engines.vllm.layout import EngineMemory
+from memserve.engines.vllm.jobs import Commit, JobsDone
 from memserve.engines.vllm.scheduler_side import SchedulerSide
 from memserve.engines.vllm.worker_side import WorkerSide
 from memserve.instance.mempool import MemPool
 from memserve.storage.shared_memory import attach
 from memserve.transport.tcp import TcpTransport
 from memserve.wire.messages import RequestParams, RequestReport
-from tests.engines.paged import BLOCK_SIZE, LAYERS, PAGE_BYTES, paged_cache
+from tests.engines.paged import BLOCK_BYTES, BLOCK_SIZE, paged_memory
 
 NUM_ENGINE_BLOCKS = 64
 PATIENCE_S = 10.0
@@ -38,14 +39,13 @@ class MiniEngine:
         transfer: TransferMode,
         num_pool_blocks: int = 32,
         paths: tuple[DataPath, ...] = ALL_PATHS,
+        num_ranks: int = 1,
     ) -> None:
-        config, caches = paged_cache(outermost="layer", num_blocks=NUM_ENGINE_BLOCKS)
-        block_bytes = PAGE_BYTES * len(LAYERS)
         self.pool = MemPool(
             instance=name,
             block_size=BLOCK_SIZE,
-            block_bytes=block_bytes,
-            dram_bytes=num_pool_blocks * block_bytes,
+            block_bytes=BLOCK_BYTES,
+            dram_bytes=num_pool_blocks * BLOCK_BYTES,
             cluster="mini",
             paths=paths,
         )
@@ -59,27 +59,35 @@ class MiniEngine:
             caching=caching,
             transfer=transfer,
             block_size=BLOCK_SIZE,
-            num_ranks=1,
+            num_ranks=num_ranks,
             clock=SystemClock(),
         )
-        self.memory = EngineMemory(config, caches)
-        self.committer = Committer(rank=0, num_ranks=1)
-        self.worker = WorkerSide(
-            memory=self.memory,
-            attach=attach,
-            commit=self._commit,
-            network=TcpTransport(clock=SystemClock()),
-            rank=0,
-            clock=SystemClock(),
-        )
+        self.memories = [
+            paged_memory(rank=rank, num_ranks=num_ranks, num_blocks=NUM_ENGINE_BLOCKS) for rank in range(num_ranks)
+        ]
+        self.committers = [Committer(rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+        self.workers = [
+            WorkerSide(
+                memory=memory,
+                attach=attach,
+                commit=partial(self._commit, rank),
+                network=TcpTransport(clock=SystemClock()),
+                rank=rank,
+                clock=SystemClock(),
+            )
+            for rank, memory in enumerate(self.memories)
+        ]
+        self.loaded: set[str] = set()
+        self.bad_blocks: set[int] = set()
+        self._ends: Counter[tuple[str, str]] = Counter()
         self.commit_error: Exception | None = None
         self.blocks: dict[str, list[int]] = {}
         self.prompts: dict[str, list[int]] = {}
         self._free = list(range(1, NUM_ENGINE_BLOCKS))
 
-    def _commit(self, commit: Commit) -> Future[None]:
+    def _commit(self, rank: int, commit: Commit) -> Future[None]:
         if self.commit_error is None:
-            return self.committer.commit(commit)
+            return self.committers[rank].commit(commit)
         failed: Future[None] = Future()
         failed.set_exception(self.commit_error)
         return failed
@@ -107,7 +115,6 @@ class MiniEngine:
         self.blocks[key] = [self._free.pop() for _ in range(num_blocks)]
         self.scheduler.allocated(key=key, engine_blocks=self.blocks[key], num_external_tokens=found)
         if found:
-            self.loaded: set[str] = set()
             self.step_until(lambda: key in self.loaded)
         return found
 
@@ -139,16 +146,30 @@ class MiniEngine:
     ) -> None:
         batch = {key: (self.blocks[key], n) for key, n in (scheduled or {}).items()}
         plan = self.scheduler.plan_step(scheduled=batch, preempted=preempted)
-        self.worker.begin_step(plan)
+        for worker in self.workers:
+            worker.begin_step(plan)
         write()
-        for layer in self.memory.layers:
-            self.worker.layer_computed(layer)
-        self.worker.end_step()
-        released, loaded = self.worker.take_finished()
-        for key in released:
-            self._release(key)
-        self.loaded = getattr(self, "loaded", set()) | loaded
-        self.scheduler.jobs_ended(self.worker.take_results())
+        for worker in self.workers:
+            for layer in self.memories[0].layers:
+                worker.layer_computed(layer)
+            worker.end_step()
+        self._gather()
+
+    def _gather(self) -> None:
+        """What the ranks say, put together as vLLM does: a request is through when every rank says so."""
+        done = JobsDone()
+        for worker in self.workers:
+            released, loaded = worker.take_finished()
+            self._ends.update([*(("released", key) for key in released), *(("loaded", key) for key in loaded)])
+            self.bad_blocks |= worker.take_bad_blocks()
+            done = done.aggregate(JobsDone(results=worker.take_results()))
+        for what, key in [end for end, count in self._ends.items() if count == len(self.workers)]:
+            del self._ends[what, key]
+            if what == "released":
+                self._release(key)
+            else:
+                self.loaded.add(key)
+        self.scheduler.jobs_ended(done.results)
 
     def steps(self) -> Iterator[None]:
         """Empty steps, as vLLM makes them while something is under way; bounded in time."""
@@ -169,22 +190,27 @@ class MiniEngine:
     def _fill(self, key: str, tokens: Sequence[int], num_tokens: int) -> None:
         for index in range(-(-num_tokens // BLOCK_SIZE)):
             covered = tuple(tokens[: min(num_tokens, (index + 1) * BLOCK_SIZE)])
-            for layer, pages in enumerate(self.memory.pages[0]):
-                generator = torch.Generator().manual_seed(hash((covered, layer)))
-                page = torch.randint(0, 256, pages[0].shape, dtype=torch.uint8, generator=generator)
-                pages[self.blocks[key][index]].copy_(page)
+            generator = torch.Generator().manual_seed(hash(covered))
+            whole = torch.randint(0, 256, (BLOCK_BYTES,), dtype=torch.uint8, generator=generator)
+            for memory in self.memories:
+                memory.read_in(self.blocks[key][index], whole)
 
     def kv(self, key: str, num_tokens: int) -> bytes:
-        """What the engine holds for the first `num_tokens` tokens of a request, in whole blocks."""
-        blocks = self.blocks[key][: -(-num_tokens // BLOCK_SIZE)]
-        return b"".join(bytes(self.memory.pages[0][:, b].contiguous().view(-1).tolist()) for b in blocks)
+        """What the engine holds for the first `num_tokens` tokens of a request, in whole blocks, all heads."""
+        blocks = torch.zeros(-(-num_tokens // BLOCK_SIZE), BLOCK_BYTES, dtype=torch.uint8)
+        for memory in self.memories:
+            for target, block in zip(blocks, self.blocks[key], strict=False):
+                memory.write_out(block, target)
+        return blocks.numpy().tobytes()
 
     def _release(self, key: str) -> None:
         self._free.extend(self.blocks.pop(key, []))
 
     def close(self) -> None:
-        self.worker.close()
-        self.committer.close()
+        for worker in self.workers:
+            worker.close()
+        for committer in self.committers:
+            committer.close()
         self.pool.close()
 
     def is_idle(self) -> bool:

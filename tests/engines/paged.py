@@ -1,26 +1,54 @@
-"""Paged KV tensors as vLLM allocates them, small and filled with distinct bytes."""
+"""Paged KV tensors of one rank as vLLM allocates them, small and filled with random bytes."""
 
 import torch
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, KVCacheTensor
+from vllm.v1.kv_cache_interface import (
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    KVCacheTensor,
+    compute_layout_strides,
+    create_kv_cache_views,
+)
+from vllm.v1.kv_cache_layout import KVCacheLayout
+
+from memserve.engines.vllm.block_layout import rank_share
+from memserve.engines.vllm.layout import EngineMemory, block_layout
 
 LAYERS = tuple(f"model.layers.{i}.self_attn.attn" for i in range(3))
 NUM_BLOCKS = 6
 BLOCK_SIZE = 32
-_SPEC = FullAttentionSpec(block_size=BLOCK_SIZE, num_kv_heads=2, head_size=8, dtype=torch.float32)
-PAGE_BYTES = _SPEC.page_size_bytes
+NUM_KV_HEADS = 4
+HEAD_SIZE = 8
+HEAD_BYTES = BLOCK_SIZE * 2 * HEAD_SIZE * 4
+BLOCK_BYTES = len(LAYERS) * NUM_KV_HEADS * HEAD_BYTES
+"""Of a pool block: all layers, all heads."""
 
 
-def paged_cache(*, outermost: str, num_blocks: int = NUM_BLOCKS) -> tuple[KVCacheConfig, dict[str, torch.Tensor]]:
-    """`outermost` is "layer" (each layer contiguous, as on CPU) or "block" (each block contiguous)."""
-    by_layer = outermost == "layer"
-    layer_stride = PAGE_BYTES * (num_blocks if by_layer else 1)
-    block_stride = PAGE_BYTES * (1 if by_layer else len(LAYERS))
-    size = PAGE_BYTES * num_blocks * len(LAYERS)
-    raw = torch.randint(0, 256, (size,), dtype=torch.uint8)
-    caches = {
-        name: raw.as_strided((num_blocks, PAGE_BYTES), (block_stride, 1), i * layer_stride)
-        for i, name in enumerate(LAYERS)
-    }
-    placed = KVCacheTensor(size=size, layers=list(LAYERS), layer_stride=layer_stride, block_stride=block_stride)
-    group = KVCacheGroupSpec(layer_names=list(LAYERS), kv_cache_spec=_SPEC)
-    return KVCacheConfig(num_blocks=num_blocks, kv_cache_tensors=[placed], kv_cache_groups=[group]), caches
+def paged_memory(
+    *,
+    rank: int = 0,
+    num_ranks: int = 1,
+    layout: KVCacheLayout = KVCacheLayout.LBHNC,
+    num_blocks: int = NUM_BLOCKS,
+    num_kv_heads: int = NUM_KV_HEADS,
+    num_layers: int = len(LAYERS),
+    dtype: torch.dtype = torch.float32,
+    run_size: int | None = None,
+) -> EngineMemory:
+    """`layout` is the order in memory of layers, blocks, heads, tokens and content; on CPU vLLM's is LBHNC."""
+    each = max(1, num_kv_heads // num_ranks)
+    spec = FullAttentionSpec(block_size=BLOCK_SIZE, num_kv_heads=each, head_size=HEAD_SIZE, dtype=dtype)
+    strides = compute_layout_strides(spec, num_blocks, num_layers, layout)
+    names = [f"model.layers.{i}.self_attn.attn" for i in range(num_layers)]
+    size = spec.page_size_bytes * num_blocks * num_layers
+    placed = KVCacheTensor(size=size, layers=names, layer_stride=strides[0], block_stride=strides[1])
+    raw = torch.randint(-128, 128, (size,), dtype=torch.int8)
+    caches = dict(zip(names, create_kv_cache_views(raw, spec, num_blocks, layout, placed, run_size), strict=True))
+    group = KVCacheGroupSpec(layer_names=names, kv_cache_spec=spec)
+    config = KVCacheConfig(num_blocks=num_blocks, kv_cache_tensors=[placed], kv_cache_groups=[group])
+    return EngineMemory(
+        config,
+        caches,
+        layout=block_layout(config, num_kv_heads=num_kv_heads),
+        share=rank_share(rank=rank, num_ranks=num_ranks, num_heads=num_kv_heads),
+    )

@@ -12,7 +12,7 @@ from memserve.core.errors import TransferFailed
 from memserve.core.ids import RequestId
 from memserve.wire.messages import RequestParams
 from tests.engines.mini_engine import BLOCK_SIZE, MiniEngine
-from tests.engines.paged import LAYERS, PAGE_BYTES
+from tests.engines.paged import BLOCK_BYTES, HEAD_BYTES
 from tests.transport.proxy import Fault, FaultyProxy, Kind
 
 
@@ -94,7 +94,7 @@ def test_after_a_whole_request_nothing_is_held_and_the_counts_add_up(pair: Pair,
     (prefilled,), (decoded,) = pair.prefill.reported, pair.decode.reported
     assert (prefilled.computed_tokens, decoded.received_tokens, decoded.computed_tokens) == (101, 100, 1)
     assert prefilled.moved[0].num_tokens == 101
-    assert prefilled.moved[0].num_bytes == 4 * PAGE_BYTES * len(LAYERS)
+    assert prefilled.moved[0].num_bytes == 4 * BLOCK_BYTES
     assert {moved.path for moved in (*prefilled.moved, *decoded.moved)} == {path}
     assert prefilled.moved[0].num_blocks == 4
     assert decoded.moved[0].num_tokens == BLOCK_SIZE  # the block that the answer completed goes back
@@ -170,7 +170,7 @@ def test_a_commit_that_fails_frees_the_room_and_the_decode_engine_recomputes(pai
 
 
 @pytest.mark.parametrize("kind", [Kind.CUT, Kind.FLIP])
-@pytest.mark.parametrize("after", [0, PAGE_BYTES, 4 * PAGE_BYTES])
+@pytest.mark.parametrize("after", [0, HEAD_BYTES, BLOCK_BYTES])
 def test_a_network_that_breaks_costs_a_recomputation_and_nothing_else(
     transfer: TransferMode, kind: Kind, after: int
 ) -> None:

@@ -3,19 +3,20 @@
 from collections.abc import Iterator
 from concurrent.futures import Future
 
+import numpy as np
 import pytest
+from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from memserve.core.clock import SystemClock
 from memserve.core.errors import TransferFailed
 from memserve.core.ids import Incarnation, InstanceId, TransferId
 from memserve.engines.vllm.jobs import Commit, CopyJob, JobKind, Pace, StepPlan
-from memserve.engines.vllm.layout import EngineMemory, num_layers, rank_bytes
 from memserve.engines.vllm.worker_side import WorkerSide
 from memserve.storage.shared_memory import SharedMemory, attach
 from memserve.transport.tcp import TcpTransport
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import CommitRequest, PeerInfo
-from tests.engines.paged import LAYERS, NUM_BLOCKS, PAGE_BYTES, paged_cache
+from tests.engines.paged import BLOCK_BYTES, LAYERS, NUM_BLOCKS, paged_memory
 
 
 class Commits:
@@ -42,7 +43,7 @@ def arena(request: pytest.FixtureRequest) -> Iterator[SharedMemory]:
         instance=InstanceId("worker-side"),
         incarnation=Incarnation(1),
         num_blocks=8,
-        block_bytes=2 * PAGE_BYTES * len(LAYERS),
+        block_bytes=BLOCK_BYTES,
     )
     yield made
     made.close()
@@ -51,9 +52,10 @@ def arena(request: pytest.FixtureRequest) -> Iterator[SharedMemory]:
 class Rig:
     """One rank with its engine memory."""
 
-    def __init__(self, rank: int, *, outermost: str) -> None:
-        config, caches = paged_cache(outermost=outermost)
-        self.memory = EngineMemory(config, caches)
+    def __init__(
+        self, rank: int, *, num_ranks: int = 2, layout: KVCacheLayout = KVCacheLayout.LBHNC, **shape: int
+    ) -> None:
+        self.memory = paged_memory(rank=rank, num_ranks=num_ranks, layout=layout, **shape)
         self.commits = Commits()
         self.side = WorkerSide(
             memory=self.memory,
@@ -73,9 +75,9 @@ class Rig:
         return b"".join(bytes(p[:, block].contiguous().view(-1).tolist()) for p in self.memory.pages)
 
 
-@pytest.fixture(params=["layer", "block"])
+@pytest.fixture(params=[KVCacheLayout.LBHNC, KVCacheLayout.BLHNC], ids=lambda layout: layout.name)
 def rigs(request: pytest.FixtureRequest) -> Iterator[list[Rig]]:
-    made = [Rig(rank, outermost=request.param) for rank in range(2)]
+    made = [Rig(rank, layout=request.param) for rank in range(2)]
     yield made
     for rig in made:
         rig.side.close()
@@ -103,16 +105,12 @@ def commit() -> Commit:
     return Commit(peer=peer, request=CommitRequest(transfer=TransferId("t"), num_blocks=1, insert=True))
 
 
-def test_layout_facts_follow_from_vllms_plan() -> None:
-    config, _ = paged_cache(outermost="layer")
-    assert (num_layers(config), rank_bytes(config)) == (len(LAYERS), len(LAYERS) * PAGE_BYTES)
-
-
 def test_what_is_saved_by_two_ranks_is_loaded_back_into_other_blocks(rigs: list[Rig], arena: SharedMemory) -> None:
     before = [[rig.bytes_of(b) for b in range(NUM_BLOCKS)] for rig in rigs]
     for rig in rigs:
         rig.run(job(1, JobKind.SAVE, arena, {1: 6, 2: 0}))
-    assert bytes(arena.view(6)) == before[0][1] + before[1][1]
+    layers = [np.frombuffer(kv[1], np.uint8).reshape(len(LAYERS), -1) for kv in before]
+    assert bytes(arena.view(6)) == np.concatenate(layers, axis=1).tobytes()
     for rig in rigs:
         rig.run(job(2, JobKind.LOAD, arena, {4: 6, 3: 0}))
     for rig, old in zip(rigs, before, strict=True):
@@ -134,7 +132,8 @@ def test_a_layer_leaves_when_it_is_computed_and_not_before(rigs: list[Rig], aren
     memory.pages[-1][-1, 1].fill_(77)  # the last layer is written after the first one has left
     side.end_step()
     side.begin_step(StepPlan(settle_first=True))
-    assert bytes(arena.view(0))[: memory.block_bytes] == rigs[0].bytes_of(1)
+    last = np.frombuffer(arena.view(0), np.uint8).reshape(len(LAYERS), -1)[-1, : memory.page_bytes]
+    assert set(last.tolist()) == {77}
 
 
 def test_the_commit_goes_out_once_and_only_after_the_last_piece(rigs: list[Rig], arena: SharedMemory) -> None:
@@ -157,6 +156,29 @@ def test_a_load_from_an_arena_that_is_gone_reports_its_blocks_as_bad(rigs: list[
     assert rigs[0].side.take_bad_blocks() == {3, 4}
     assert rigs[0].side.take_finished() == (set(), {"r"})
     assert rigs[0].side.take_results()[1].failed
+
+
+def test_of_ranks_with_the_same_head_one_writes_and_all_load(arena: SharedMemory) -> None:
+    rigs = [Rig(rank, num_ranks=4, num_kv_heads=2) for rank in range(4)]
+    shape = (len(LAYERS), 2, -1)
+    half = SharedMemory(
+        cluster="test",
+        instance=InstanceId("replicas"),
+        incarnation=Incarnation(1),
+        num_blocks=1,
+        block_bytes=BLOCK_BYTES // 2,
+    )
+    written = [np.frombuffer(rigs[rank].bytes_of(1), np.uint8).reshape(len(LAYERS), 1, -1) for rank in (0, 2)]
+    for rig in rigs:
+        rig.run(job(1, JobKind.SEND, half, {1: 0}, commit=commit()))
+        assert rig.commits.seen == [TransferId("t")]
+    assert bytes(half.view(0)) == np.concatenate(written, axis=1).tobytes()
+    for rank, rig in enumerate(rigs):
+        rig.run(job(2, JobKind.LOAD, half, {2: 0}))
+        head = np.frombuffer(half.view(0), np.uint8).reshape(shape)[:, rank // 2]
+        assert rig.bytes_of(2) == head.tobytes()
+        rig.side.close()
+    half.close()
 
 
 def test_released_requests_are_told_to_vllm_once(rigs: list[Rig]) -> None:

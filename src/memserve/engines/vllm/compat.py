@@ -15,7 +15,9 @@ from vllm.platforms import current_platform
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.request import Request
 
-from memserve.engines.vllm.layout import num_layers, rank_bytes
+from memserve.core.errors import ConfigError
+from memserve.engines.vllm.block_layout import BlockLayout, RankShare, rank_share
+from memserve.engines.vllm.layout import block_layout
 from memserve.wire.identity import KvIdentity, Namespace, namespace
 
 TESTED_VERSIONS = ("0.32",)
@@ -52,16 +54,38 @@ def untested_version_warning(version: str) -> str | None:
 def kv_identity(config: VllmConfig, kv_cache_config: KVCacheConfig) -> KvIdentity:
     """Everything that must agree before another instance may read this one's KV."""
     model = config.model_config
-    block_size = int(config.cache_config.block_size)
+    layout = model_layout(config, kv_cache_config)
     return KvIdentity(
         model=_model_digest(str(model.model), str(model.revision)),
         dtype=f"{model.dtype}/{config.cache_config.cache_dtype}".replace("torch.", ""),
         engine=f"vllm-{vllm_version()}",
         backend=_backend(config, kv_cache_config),
-        block_size=block_size,
-        block_bytes=rank_bytes(kv_cache_config) * config.parallel_config.tensor_parallel_size,
-        num_layers=num_layers(kv_cache_config),
+        block_size=int(config.cache_config.block_size),
+        block_bytes=layout.block_bytes,
+        num_layers=layout.num_layers,
     )
+
+
+def model_layout(config: VllmConfig, kv_cache_config: KVCacheConfig) -> BlockLayout:
+    """How this model's KV lies in a pool block, whatever the number of ranks. Raises ConfigError for what is not
+    shared out by heads alone."""
+    parallel = config.parallel_config
+    for name in ("pipeline_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size"):
+        if getattr(parallel, name) > 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {getattr(parallel, name)}: memserve shares KV of TP only")
+    return block_layout(kv_cache_config, num_kv_heads=_num_kv_heads(config))
+
+
+def own_share(config: VllmConfig, layout: BlockLayout) -> RankShare:
+    """The heads of this process's rank."""
+    parallel = config.parallel_config
+    return rank_share(rank=parallel.rank, num_ranks=parallel.tensor_parallel_size, num_heads=layout.num_heads)
+
+
+def _num_kv_heads(config: VllmConfig) -> int:
+    """Over all ranks; the latent vector of MLA is one head that every rank holds."""
+    model = config.model_config
+    return 1 if model.use_mla else int(model.get_total_num_kv_heads())
 
 
 def _backend(config: VllmConfig, kv_cache_config: KVCacheConfig) -> str:
@@ -71,7 +95,7 @@ def _backend(config: VllmConfig, kv_cache_config: KVCacheConfig) -> str:
         # The attention kernels choose their KV packing by these two flags (vllm/v1/attention/backends/cpu_attn.py).
         amx = torch.cpu._is_amx_tile_supported() and config.model_config.dtype is torch.bfloat16  # noqa: SLF001
         kind += "-amx" if amx else "-vec"
-    return f"{kind}/{kv_cache_config.kv_cache_layout}/tp{config.parallel_config.tensor_parallel_size}"
+    return f"{kind}/{kv_cache_config.kv_cache_layout}"
 
 
 def _model_digest(model: str, revision: str) -> str:

@@ -32,6 +32,8 @@ from memserve.engines.vllm.committer import Committer
 from memserve.engines.vllm.compat import (
     adopt_logging,
     kv_identity,
+    model_layout,
+    own_share,
     request_namespace,
     untested_version_warning,
     vllm_version,
@@ -189,9 +191,11 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
 
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         parallel = self._vllm_config.parallel_config
+        layout = model_layout(self._vllm_config, self._kv_cache_config)
+        share = own_share(self._vllm_config, layout)
         self._committer = Committer(rank=parallel.rank, num_ranks=parallel.world_size)
         self._worker = WorkerSide(
-            memory=EngineMemory(self._kv_cache_config, kv_caches),
+            memory=EngineMemory(self._kv_cache_config, kv_caches, layout=layout, share=share),
             attach=attach,
             commit=self._committer.commit,
             network=TcpTransport(clock=SystemClock()),

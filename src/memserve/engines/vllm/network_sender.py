@@ -1,4 +1,4 @@
-"""Brings one rank's parts of engine blocks into another host's reserved room, over data connections.
+"""Brings one rank's heads of engine blocks into another host's reserved room, over data connections.
 
 KV goes from the engine's memory to a staging buffer of a few blocks and from there to the socket. A receiver
 that could not be reached is not tried again for a while, so that its requests fail at once and delay no
@@ -6,6 +6,8 @@ others. Blocks its caller; one thread at a time. Raises what TcpTransport.write 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 
 import torch
 
@@ -22,34 +24,40 @@ RETRY_S = 10.0
 class NetworkSender:
     """Sends for one rank."""
 
-    def __init__(self, *, memory: EngineMemory, offset: int, transport: TcpTransport, clock: Clock) -> None:
-        """`offset` is where this rank's part of a block begins, in bytes."""
+    def __init__(self, *, memory: EngineMemory, transport: TcpTransport, clock: Clock) -> None:
         self._memory = memory
-        self._offset = offset
         self._transport = transport
         self._clock = clock
         self._staging = torch.empty(0, dtype=torch.uint8)
         self._lost: dict[str, float] = {}
 
     def send_whole(self, room: RemoteRoom, engine_blocks: Sequence[int], arena_blocks: Sequence[int]) -> None:
-        """All layers of each block in one piece."""
+        """All layers of each block: in one piece, or layer after layer where other ranks' heads lie in between."""
         memory = self._memory
-        parts = self._parts(
-            engine_blocks, arena_blocks, copy=memory.write_out, offset=self._offset, length=memory.block_bytes
-        )
-        self._send(room, parts)
+        if memory.holds_all_heads:
+            whole = self._parts(
+                engine_blocks, arena_blocks, copy=memory.write_out, offset=0, length=memory.layout.block_bytes
+            )
+            self._send(room, whole)
+        else:
+            pages = (self._pages(layer, engine_blocks, arena_blocks) for layer in memory.layers)
+            self._send(room, chain.from_iterable(pages))
 
     def send_layer(
         self, room: RemoteRoom, layer: str, engine_blocks: Sequence[int], arena_blocks: Sequence[int]
     ) -> None:
         """One layer's page of each block."""
+        self._send(room, self._pages(layer, engine_blocks, arena_blocks))
+
+    def _pages(self, layer: str, engine_blocks: Sequence[int], arena_blocks: Sequence[int]) -> Iterator[Part]:
         memory = self._memory
-
-        def copy(block: int, target: torch.Tensor) -> None:
-            memory.write_out_page(layer, block, target)
-
-        offset = self._offset + memory.layer_offset(layer)
-        self._send(room, self._parts(engine_blocks, arena_blocks, copy=copy, offset=offset, length=memory.page_bytes))
+        return self._parts(
+            engine_blocks,
+            arena_blocks,
+            copy=partial(memory.write_out_page, layer),
+            offset=memory.page_offset(layer),
+            length=memory.page_bytes,
+        )
 
     def _send(self, room: RemoteRoom, parts: Iterator[Part]) -> None:
         if self._clock.now() < self._lost.get(room.endpoint, 0.0):

@@ -59,12 +59,11 @@ class WorkerSide:
         self._attach = attach
         self._arenas: dict[str, Storage] = {}
         self._commit = commit
-        self._offset = rank * memory.block_bytes
         self._clock = clock
         self._copier = BlockCopier(f"memserve-copier-{rank}")
         self._network = network
         self._network_copier = BlockCopier(f"memserve-network-{rank}")
-        self._sender = NetworkSender(memory=memory, offset=self._offset, transport=network, clock=clock)
+        self._sender = NetworkSender(memory=memory, transport=network, clock=clock)
         self._lock = threading.Lock()
         self._results: dict[int, JobResult] = {}
         self._loaded: set[str] = set()
@@ -128,32 +127,35 @@ class WorkerSide:
         copier.submit(task, priority=_PRIORITY[opened.job.kind], on_end=lambda error: self._piece_ended(opened, error))
 
     def _copy_whole(self, job: CopyJob) -> None:
+        if job.kind is not JobKind.LOAD and not self._memory.share.is_writer:
+            return
         if job.room is not None:
             self._sender.send_whole(job.room, job.engine_blocks, job.arena_blocks)
             return
         copy = self._memory.read_in if job.kind is JobKind.LOAD else self._memory.write_out
-        for engine_block, part in self._parts(job):
-            copy(engine_block, part)
+        for engine_block, arena_block in self._pairs(job):
+            copy(engine_block, arena_block)
 
     def _copy_layer(self, opened: _OpenJob, layer: str) -> None:
         job = opened.job
+        if not self._memory.share.is_writer:
+            return
         if job.room is not None:
             if not opened.failed:
                 self._sender.send_layer(job.room, layer, job.engine_blocks, job.arena_blocks)
             return
-        for engine_block, part in self._parts(job):
-            self._memory.write_out_layer(layer, engine_block, part)
+        for engine_block, arena_block in self._pairs(job):
+            self._memory.write_out_layer(layer, engine_block, arena_block)
 
-    def _parts(self, job: CopyJob) -> Iterator[tuple[int, torch.Tensor]]:
-        """Each engine block with this rank's part of its arena block, uint8 of shape [block_bytes of one rank]."""
+    def _pairs(self, job: CopyJob) -> Iterator[tuple[int, torch.Tensor]]:
+        """Each engine block with its arena block, uint8 of shape [bytes of a whole block, all ranks]."""
         if job.arena is None:
             raise InvariantError(f"copy job {job.job} names neither memory to map nor a room over the network")
         if job.arena.path not in self._arenas:
             self._arenas[job.arena.path] = self._attach(job.arena)
         arena = self._arenas[job.arena.path]
-        end = self._offset + self._memory.block_bytes
         for engine_block, arena_block in zip(job.engine_blocks, job.arena_blocks, strict=True):
-            yield engine_block, torch.frombuffer(arena.view(arena_block)[self._offset : end], dtype=torch.uint8)
+            yield engine_block, torch.frombuffer(arena.view(arena_block), dtype=torch.uint8)
 
     def _piece_ended(self, opened: _OpenJob, error: BaseException | None) -> None:
         opened.pieces_left -= 1
