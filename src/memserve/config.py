@@ -71,9 +71,17 @@ class PoolSettings(Settings, frozen=True):
     """Ways for KV between instances, best first; each pair takes the first that works between them."""
 
 
+class RoleSettings(Settings, frozen=True):
+    """Of the engines of one role, on top of what all engines get."""
+
+    args: tuple[str, ...] = ()
+
+
 class EngineSettings(Settings, frozen=True):
     args: tuple[str, ...] = ()
     """Handed to vLLM's server as they are, before those after `--` on the command line."""
+    prefill: RoleSettings = RoleSettings()
+    decode: RoleSettings = RoleSettings()
 
 
 class ServeConfig(Settings, frozen=True):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from memserve.config import ClusterSettings, EngineSettings, PoolSettings, ServeConfig
+from memserve.config import ClusterSettings, EngineSettings, PoolSettings, RoleSettings, ServeConfig
 from memserve.core.enums import CachingMode
 from memserve.manager.machine import Machine
 
@@ -39,13 +39,17 @@ def config(
     model: str = "/models/small",
     dram: str = "1GiB",
     caching: CachingMode = CachingMode.RETURN,
+    prefill_args: tuple[str, ...] = (),
+    decode_args: tuple[str, ...] = (),
     **roles: int,
 ) -> ServeConfig:
     return ServeConfig(
         model=model,
         cluster=ClusterSettings(caching=caching, **(roles or {"prefill": 1, "decode": 1})),
         pool=PoolSettings(dram=dram),
-        engine=EngineSettings(args=args),
+        engine=EngineSettings(
+            args=args, prefill=RoleSettings(args=prefill_args), decode=RoleSettings(args=decode_args)
+        ),
     )
 
 

@@ -163,6 +163,43 @@ def test_threads_and_ranks_count_when_cores_are_shared_out() -> None:
     assert [s.cores for s in planned(config("-tp", "2", colocated=2), machine).specs] == [(0, 1, 2, 3), (4, 5, 6, 7)]
 
 
+def test_each_role_gets_its_own_engine_arguments_after_those_of_all() -> None:
+    wanted = config("-tp", "1", prefill_args=("--max-num-seqs", "4"), decode_args=("-tp", "2"))
+    prefill, decode = planned(wanted).specs
+    assert prefill.argv[-4:] == ("-tp", "1", "--max-num-seqs", "4")
+    assert decode.argv[-4:] == ("-tp", "1", "-tp", "2")
+    executors = [value_of(spec.argv, "--distributed-executor-backend") for spec in (prefill, decode)]
+    assert executors == ["uni", "mp"]
+    assert ["VLLM_ENABLE_V1_MULTIPROCESSING" in spec.env for spec in (prefill, decode)] == [True, False]
+
+
+def test_cores_and_devices_follow_each_roles_number_of_ranks() -> None:
+    wanted = config(prefill_args=("-tp", "2"), prefill=1, decode=2)
+    machine = msgspec.structs.replace(CPU, cores=(0, 1, 2, 3))
+    assert [s.cores for s in planned(wanted, machine).specs] == [(0, 1), (2,), (3,)]
+    assert [s.env["CUDA_VISIBLE_DEVICES"] for s in planned(wanted, GPU).specs] == ["0,1", "2", "3"]
+    few = msgspec.structs.replace(GPU, devices=("0", "1"))
+    shares = {value_of(s.argv, "--gpu-memory-utilization") for s in planned(wanted, few).specs}
+    assert shares == {"0.45"}
+
+
+@pytest.mark.parametrize("option", ["--dtype=bfloat16", "--block-size=64", "--kv-cache-dtype=fp8"])
+def test_roles_that_could_not_share_kv_are_refused(option: str) -> None:
+    with pytest.raises(ConfigError, match="cannot share KV: give it once"):
+        planned(config(decode_args=(option,)))
+    assert planned(config(option))
+
+
+def test_what_clients_see_cannot_differ_by_role() -> None:
+    with pytest.raises(ConfigError, match=r"--served-model-name cannot differ .* from engine.prefill to engine"):
+        planned(config(prefill_args=("--served-model-name", "mine")))
+
+
+def test_arguments_for_roles_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ConfigError, match="there are colocated ones only"):
+        planned(config(decode_args=("-tp", "2"), colocated=2))
+
+
 def test_instances_get_gpus_of_their_own() -> None:
     specs = planned(config("-tp", "2"), GPU).specs
     assert [s.env["CUDA_VISIBLE_DEVICES"] for s in specs] == ["0,1", "2,3"]
@@ -179,8 +216,9 @@ def test_instances_that_share_a_gpu_share_its_memory() -> None:
 
 @pytest.mark.parametrize("option", ["--port=1", "--host", "--kv_transfer_config", "--model"])
 def test_options_that_memserve_sets_itself_are_refused(option: str) -> None:
-    with pytest.raises(ConfigError, match="is set by memserve"):
-        planned(config(option))
+    for wanted in (config(option), config(decode_args=(option,))):
+        with pytest.raises(ConfigError, match="is set by memserve"):
+            planned(wanted)
 
 
 def test_no_model_and_too_few_ports_are_refused() -> None:

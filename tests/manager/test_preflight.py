@@ -93,6 +93,14 @@ def test_ranks_must_divide_the_heads(tmp_path: Path) -> None:
         preflight(config("-tp", "2", model=model_folder(tmp_path)), machine=CPU)
 
 
+def test_ranks_of_either_role_must_divide_the_heads(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path)
+    for wanted in (config(model=folder, prefill_args=("-tp", "2")), config(model=folder, decode_args=("-tp", "2"))):
+        with pytest.raises(ConfigError, match="size 2 does not divide"):
+            preflight(wanted, machine=CPU)
+    assert preflight(config(model=folder, decode_args=("-tp", "3")), machine=CPU) == ()
+
+
 def test_more_instances_than_memory_are_refused_and_tight_memory_is_told(tmp_path: Path) -> None:
     folder = model_folder(tmp_path)
     with pytest.raises(ConfigError, match=r"2 instances need 4096MiB .* 3000MiB are available"):

@@ -90,6 +90,10 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to serve on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = None,
     dram: Annotated[str | None, typer.Option(help='Shared memory per instance, e.g. "2GiB".')] = None,
+    prefill_args: Annotated[
+        str | None, typer.Option(help='Engine arguments of prefill instances only, e.g. "-tp 2".')
+    ] = None,
+    decode_args: Annotated[str | None, typer.Option(help="Engine arguments of decode instances only.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; options typed here win.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and start nothing.")] = False,
 ) -> None:
@@ -108,6 +112,8 @@ def serve(
         dram=dram,
         config=config,
         engine_args=context.obj or (),
+        prefill_args=prefill_args,
+        decode_args=decode_args,
     )
     with _refusals():
         settings = serve_config(options)

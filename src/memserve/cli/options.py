@@ -3,12 +3,14 @@
 Owns the merge and the checks that need the whole. An option that was not given is None.
 """
 
+import shlex
 from pathlib import Path
 
 import msgspec
 
-from memserve.config import ClusterSettings, ServeConfig, load_serve_config
+from memserve.config import ClusterSettings, EngineSettings, RoleSettings, ServeConfig, load_serve_config
 from memserve.core.enums import CachingMode, TransferMode
+from memserve.core.errors import ConfigError
 
 _ONE_OF_EACH = {"prefill": 1, "decode": 1}
 
@@ -30,6 +32,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     config: Path | None = None
     engine_args: tuple[str, ...] = ()
     """What stood after `--`."""
+    prefill_args: str | None = None
+    """More of them for prefill instances, as in a shell."""
+    decode_args: str | None = None
 
 
 def serve_config(options: ServeOptions) -> ServeConfig:
@@ -45,7 +50,11 @@ def serve_config(options: ServeOptions) -> ServeConfig:
         cluster=cluster,
         gateway=msgspec.structs.replace(config.gateway, **_given(host=options.host, port=options.port)),
         pool=msgspec.structs.replace(config.pool, **_given(dram=options.dram)),
-        engine=msgspec.structs.replace(config.engine, args=(*config.engine.args, *options.engine_args)),
+        engine=EngineSettings(
+            args=(*config.engine.args, *options.engine_args),
+            prefill=_with_args(config.engine.prefill, options.prefill_args, "--prefill-args"),
+            decode=_with_args(config.engine.decode, options.decode_args, "--decode-args"),
+        ),
         **_given(model=options.model),
     )
 
@@ -60,6 +69,14 @@ def _with_instances(file: ClusterSettings, options: ServeOptions) -> ClusterSett
         return file
     default = {"prefill": file.prefill, "decode": file.decode} if file.prefill or file.decode else _ONE_OF_EACH
     return msgspec.structs.replace(file, **{**default, "colocated": 0, **pair, **colocated})
+
+
+def _with_args(file: RoleSettings, typed: str | None, option: str) -> RoleSettings:
+    """Those typed come last and win."""
+    try:
+        return RoleSettings(args=(*file.args, *shlex.split(typed or "")))
+    except ValueError as error:
+        raise ConfigError(f"{option} {typed}: {error}; quote it as in a shell") from error
 
 
 def _given(**options: object) -> dict[str, object]:

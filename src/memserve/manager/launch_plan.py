@@ -4,6 +4,7 @@ Pure: the same settings and the same machine give the same plan, so `--dry-run` 
 Starts nothing (launcher.py) and checks nothing against the machine (preflight.py).
 """
 
+import itertools
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,8 +15,9 @@ from memserve.config import ConnectorConfig, ServeConfig
 from memserve.core.enums import CachingMode, Role
 from memserve.core.errors import ConfigError
 from memserve.core.ids import InstanceId
-from memserve.manager.engine_args import given, number_of, value_of
+from memserve.manager.engine_args import given, value_of
 from memserve.manager.machine import Machine
+from memserve.manager.role_args import check_role_args, role_args, tensor_parallel_size
 
 HOST = "127.0.0.1"
 """Instances started here are reached through the gateway only."""
@@ -63,11 +65,6 @@ def num_instances(config: ServeConfig) -> int:
     return sum(count for _, count in _roles(config))
 
 
-def tensor_parallel_size(config: ServeConfig) -> int:
-    """Ranks of each instance. Raises ConfigError on a value that is no number."""
-    return number_of(config.engine.args, "--tensor-parallel-size", "-tp") or 1
-
-
 def served_model_name(config: ServeConfig) -> str:
     """What clients put into "model": as the user said, else a folder's own name, else the hub name."""
     wanted = value_of(config.engine.args, "--served-model-name")
@@ -88,14 +85,16 @@ def plan(
     Raises ConfigError when the settings make no cluster or name an option that memserve sets itself.
     """
     config.cluster.check()
+    check_role_args(config)
     for name in _RESERVED:
-        if given(config.engine.args, name):
+        if any(given(role_args(config, role), name) for role in Role):
             raise ConfigError(f"engine option {name} is set by memserve for each instance: leave it out")
     if not config.model:
         raise ConfigError("no model is set: give --model with a folder or a name")
     if len(ports) != num_instances(config):
         raise ConfigError(f"{num_instances(config)} instances need as many ports, {len(ports)} are given")
-    cores = _cores(config, machine)
+    ranks = [tensor_parallel_size(config, role) for _, role in _names(config)]
+    cores = _cores(ranks, machine)
     specs = []
     for index, (name, role) in enumerate(_names(config)):
         connector = ConnectorConfig(
@@ -115,7 +114,7 @@ def plan(
             role=role,
             url=connector.url,
             argv=_argv(config, machine, connector, ports[index]),
-            env=_env(config, machine, index),
+            env=_env(config, machine, ranks, index),
             cores=cores[index],
             log=str(log_folder / f"{name}.log"),
             shared_memory=f"/dev/shm/memserve-{cluster}-{name}-",  # noqa: S108 - POSIX shared memory lies here
@@ -140,7 +139,7 @@ def _is_local(config: ServeConfig) -> bool:
 
 
 def _argv(config: ServeConfig, machine: Machine, connector: ConnectorConfig, port: int) -> tuple[str, ...]:
-    args = config.engine.args
+    args = role_args(config, connector.role)
     argv = [machine.python, "-m", _SERVER, "--model", config.model, "--host", HOST, "--port", str(port)]
     if not given(args, "--served-model-name"):
         argv += ["--served-model-name", served_model_name(config)]
@@ -149,7 +148,7 @@ def _argv(config: ServeConfig, machine: Machine, connector: ConnectorConfig, por
         argv.append(_prefix_caching(connector))
     if not given(args, "--shutdown-timeout"):
         argv += ["--shutdown-timeout", _SHUTDOWN_S]
-    argv += _cpu_args(config) if machine.computes_on_cpu else _gpu_args(config, machine)
+    argv += _cpu_args(config, connector.role) if machine.computes_on_cpu else _gpu_args(config, connector.role, machine)
     return (*argv, *args)
 
 
@@ -171,47 +170,49 @@ def _prefix_caching(connector: ConnectorConfig) -> str:
     return "--no-enable-prefix-caching" if off else "--enable-prefix-caching"
 
 
-def _cpu_args(config: ServeConfig) -> list[str]:
+def _cpu_args(config: ServeConfig, role: Role) -> list[str]:
     """What starts fastest and computes fastest on vLLM's CPU backend; each gives way to the user's own."""
-    args = config.engine.args
-    executor = "uni" if tensor_parallel_size(config) == 1 else "mp"
+    args = role_args(config, role)
+    executor = "uni" if tensor_parallel_size(config, role) == 1 else "mp"
     defaults = {"--dtype": "float32", "--distributed-executor-backend": executor, "--block-size": "32"}
     chosen = [part for name, value in defaults.items() if not given(args, name) for part in (name, value)]
     eager = [] if given(args, "--enforce-eager", "--no-enforce-eager") else ["--enforce-eager"]
     return [*eager, *chosen]
 
 
-def _gpu_args(config: ServeConfig, machine: Machine) -> list[str]:
+def _gpu_args(config: ServeConfig, role: Role, machine: Machine) -> list[str]:
     """Instances that must share a GPU share its memory evenly."""
-    wanted = num_instances(config) * tensor_parallel_size(config)
-    if wanted <= len(machine.devices) or not machine.devices or given(config.engine.args, "--gpu-memory-utilization"):
+    wanted = sum(tensor_parallel_size(config, each) for _, each in _names(config))
+    is_given = given(role_args(config, role), "--gpu-memory-utilization")
+    if wanted <= len(machine.devices) or not machine.devices or is_given:
         return []
     on_one = -(-wanted // len(machine.devices))
     return ["--gpu-memory-utilization", f"{_GPU_SHARE / on_one:.2f}"]
 
 
-def _env(config: ServeConfig, machine: Machine, index: int) -> dict[str, str]:
+def _env(config: ServeConfig, machine: Machine, ranks: Sequence[int], index: int) -> dict[str, str]:
+    """Of the instance at `index`; `ranks` tells how many each one has."""
     env = {}
-    ranks = tensor_parallel_size(config)
     if _is_local(config):
         env["HF_HUB_OFFLINE"] = "1"
     if machine.computes_on_cpu:
         env |= {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        if ranks == 1:
+        if ranks[index] == 1:
             env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     env = {name: value for name, value in env.items() if name not in machine.environment}
     count = len(machine.devices)
-    if count >= ranks:
-        own = [machine.devices[(index * ranks + rank) % count] for rank in range(ranks)]
+    if count >= ranks[index]:
+        first = sum(ranks[:index])
+        own = [machine.devices[(first + rank) % count] for rank in range(ranks[index])]
         env["CUDA_VISIBLE_DEVICES"] = ",".join(own)
     return env
 
 
-def _cores(config: ServeConfig, machine: Machine) -> list[tuple[int, ...]]:
+def _cores(ranks: Sequence[int], machine: Machine) -> list[tuple[int, ...]]:
     """Own cores for each instance when there are enough; otherwise the kernel shares them out better."""
-    count = num_instances(config)
     threads = machine.environment.get("OMP_NUM_THREADS", "1")
-    each = tensor_parallel_size(config) * (int(threads) if threads.isdecimal() else 1)
-    if not machine.computes_on_cpu or each < 1 or len(machine.cores) < count * each:
-        return [()] * count
-    return [machine.cores[index * each : (index + 1) * each] for index in range(count)]
+    each = int(threads) if threads.isdecimal() else 1
+    if not machine.computes_on_cpu or each < 1 or len(machine.cores) < sum(ranks) * each:
+        return [()] * len(ranks)
+    ends = list(itertools.accumulate((count * each for count in ranks), initial=0))
+    return [machine.cores[first:end] for first, end in itertools.pairwise(ends)]

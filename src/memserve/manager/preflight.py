@@ -7,12 +7,14 @@ here (a model on a hub, another kind of attention) is left to the engine, whose 
 from pathlib import Path
 
 from memserve.config import ServeConfig, check_paths, parse_size
+from memserve.core.enums import Role
 from memserve.core.errors import ConfigError
 from memserve.manager.engine_args import number_of, value_of
 from memserve.manager.hub import check_hub_model
-from memserve.manager.launch_plan import num_instances, tensor_parallel_size
+from memserve.manager.launch_plan import num_instances
 from memserve.manager.machine import Machine
 from memserve.manager.model_facts import ModelFacts, read_model_facts
+from memserve.manager.role_args import check_role_args, role_args, tensor_parallel_size
 
 TESTED_VLLM = "0.32"
 _ENGINE_BYTES = 1200 << 20
@@ -23,6 +25,7 @@ _CPU_KV_GIB = 1
 def preflight(config: ServeConfig, *, machine: Machine) -> tuple[str, ...]:
     """Warnings. `config.model` is a folder or a hub name. Raises ConfigError on the first thing that cannot work."""
     warnings = _check_engine(machine)
+    check_role_args(config)
     check_shared_memory(config, machine)
     check_paths(config.pool.paths, "pool.paths")
     if not Path(config.model).is_dir():
@@ -48,15 +51,16 @@ def check_shared_memory(config: ServeConfig, machine: Machine) -> None:
 
 def check_tensor_parallel(config: ServeConfig, facts: ModelFacts) -> None:
     """Every rank gets the same number of heads, or the same KV head as others."""
-    ranks, heads, kv_heads = tensor_parallel_size(config), facts.num_heads, facts.num_kv_heads
+    heads, kv_heads = facts.num_heads, facts.num_kv_heads
     if heads is None or kv_heads is None:
         return
     possible = [n for n in range(1, heads + 1) if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)]
-    if ranks not in possible:
-        raise ConfigError(
-            f"--tensor-parallel-size {ranks} does not divide the model's {heads} attention heads and "
-            f"{kv_heads} KV heads: choose one of {', '.join(map(str, possible))}"
-        )
+    for ranks in {tensor_parallel_size(config, role) for role in Role}:
+        if ranks not in possible:
+            raise ConfigError(
+                f"--tensor-parallel-size {ranks} does not divide the model's {heads} attention heads and "
+                f"{kv_heads} KV heads: choose one of {', '.join(map(str, possible))}"
+            )
 
 
 def check_pool(config: ServeConfig, machine: Machine, facts: ModelFacts) -> None:
@@ -103,11 +107,11 @@ def _check_engine(machine: Machine) -> tuple[str, ...]:
 
 
 def _dtype(config: ServeConfig, machine: Machine) -> str:
-    """Of the KV, as far as it is known from options: an own --kv-cache-dtype wins."""
-    cache = value_of(config.engine.args, "--kv-cache-dtype")
+    """Of the KV, as far as it is known from options, the same for all roles: an own --kv-cache-dtype wins."""
+    cache = value_of(role_args(config, Role.PREFILL), "--kv-cache-dtype")
     if cache not in (None, "auto"):
         return str(cache)
-    return value_of(config.engine.args, "--dtype") or ("float32" if machine.computes_on_cpu else "auto")
+    return value_of(role_args(config, Role.PREFILL), "--dtype") or ("float32" if machine.computes_on_cpu else "auto")
 
 
 def _engine_kv_bytes(machine: Machine) -> int:
