@@ -1,4 +1,4 @@
-"""Two ranks on each side: every rank moves its part of a block, and a block is there when all parts are.
+"""Prefill and decode instances of different tensor-parallel sizes: each rank finds its heads in what the others wrote.
 
 A small model with random weights and eight heads, because the bundled one's nine cannot be halved.
 """
@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from random import Random
 
+import msgspec
+import psutil
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -15,8 +17,6 @@ from memserve.bundled.model import bundled_model, cache_folder
 from tests.e2e.served import plain_vllm, serve
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
-
-BLOCK = 32
 
 
 def make_model(folder: Path) -> Path:
@@ -41,24 +41,62 @@ def make_model(folder: Path) -> Path:
     return folder
 
 
-def test_two_ranks_a_side_give_the_tokens_of_one_process(tmp_path: Path) -> None:
-    model = make_model(tmp_path / "eight-heads")
+class Turn(msgspec.Struct, frozen=True):
+    prompt: list[int]
+    answer: list[int]
+    """Of one process without memserve."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "eight-heads")
+
+
+@pytest.fixture(scope="module")
+def conversations(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Turn]]:
+    """One for each transfer mode. The second turn goes on where the first answer ends."""
     random = Random(1)
-    prompts = [[random.randrange(100, 40_000) for _ in range(150)]]
-    prompts.append(prompts[0] + [random.randrange(100, 40_000) for _ in range(50)])
-    truth = plain_vllm(model, "--no-enable-prefix-caching", log=tmp_path / "plain.log").wait_ready()
-    expected = [truth.complete(p, num_tokens=16)["choices"][0]["token_ids"] for p in prompts]
+    truth = plain_vllm(model, "--no-enable-prefix-caching", log=tmp_path_factory.mktemp("plain") / "log").wait_ready()
+    played: dict[str, list[Turn]] = {}
+    for transfer in ("by-request", "by-layer"):
+        turns, said = [], []
+        for length in (150, 34):
+            said = said + [random.randrange(100, 40_000) for _ in range(length)]
+            answer = truth.complete(said, num_tokens=16)["choices"][0]["token_ids"]
+            turns.append(Turn(said, answer))
+            said = said + answer
+        played[transfer] = turns
     truth.close()
-    layout = ("--prefill", "1", "--decode", "1", "--dram", "256MiB", "--", "--tensor-parallel-size", "2")
-    cluster = serve(str(model), *layout, log=tmp_path / "serve.log").wait_ready()
+    return played
+
+
+@pytest.mark.parametrize(("prefill", "decode"), [(1, 2), (2, 1)])
+def test_instances_of_different_sizes_give_the_tokens_of_one_process(
+    prefill: int, decode: int, model: Path, conversations: dict[str, list[Turn]], tmp_path: Path
+) -> None:
+    sizes = ("--prefill-args", f"-tp {prefill}", "--decode-args", f"-tp {decode}")
+    cluster = serve(str(model), *sizes, "--dram", "256MiB", log=tmp_path / "serve.log").wait_ready()
     try:
-        for transfer in ("by-request", "by-layer"):
+        for transfer, turns in conversations.items():
             cluster.http.put("/admin/transfer", json={"transfer": transfer}).raise_for_status()
-            for turn, prompt in enumerate(prompts):
-                answer = cluster.complete(prompt, num_tokens=16, request_id=(name := f"{transfer}-{turn}"))
-                assert answer["choices"][0]["token_ids"] == expected[turn]
+            for number, turn in enumerate(turns):
+                answer = cluster.complete(turn.prompt, num_tokens=16, request_id=(name := f"{transfer}-{number}"))
+                assert answer["choices"][0]["token_ids"] == turn.answer
                 by_phase = {report["phase"]: report for report in cluster.reports(name, count=2)}
                 assert by_phase["decode"]["computed_tokens"] == 1
-        assert by_phase["prefill"]["computed_tokens"] == len(prompts[1]) - len(prompts[1]) // BLOCK * BLOCK
+            assert by_phase["prefill"]["computed_tokens"] == 200 - 160  # the block with the first answer came back
+        mapped = shared_memory_of(cluster.process.pid)
     finally:
         cluster.close()
+    assert any("vllm_dist" in path.name for path in mapped)
+    assert [path for path in mapped if path.exists()] == []
+
+
+def shared_memory_of(pid: int) -> set[Path]:
+    """Files in /dev/shm that the processes under it have mapped."""
+    return {
+        Path(mapping.path)
+        for process in psutil.Process(pid).children(recursive=True)
+        for mapping in process.memory_maps()
+        if mapping.path.startswith("/dev/shm/") and not mapping.path.endswith("(deleted)")  # noqa: S108
+    }

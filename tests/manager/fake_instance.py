@@ -1,12 +1,13 @@
 """Stands for an instance in the manager's tests: joins, beats, serves /health, reports and leaves, as told.
 
-Arguments as JSON: {"name", "join", "role", "url", "port", "health", "say", "exit_code", "stubborn", "children"}.
-Prints one line of JSON with its process ids once it is up. The command line is the whole interface.
+Arguments as JSON: {"name", "join", "role", "url", "port", "health", "say", "exit_code", "stubborn", "children",
+"maps"}. Prints one line of JSON with its process ids once it is up. The command line is the whole interface.
 """
 
 import asyncio
 import contextlib
 import json
+import mmap
 import os
 import signal
 import subprocess
@@ -20,6 +21,11 @@ from memserve.core.ids import Incarnation, InstanceId
 from memserve.rpc.channel import RpcClient
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import ClusterMessage, HeartbeatRequest, JoinRequest, Load, PeerInfo
+
+
+def map_file(path: str) -> mmap.mmap:
+    with open(path, "r+b") as file:  # noqa: PTH123
+        return mmap.mmap(file.fileno(), 0)
 
 
 async def serve_health(port: int) -> None:
@@ -51,6 +57,7 @@ def main() -> None:
     told = json.loads(sys.argv[1])
     if told.get("stubborn"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    held = [map_file(path) for path in told.get("maps", ())]
     helpers = [subprocess.Popen(["sleep", "600"]).pid for _ in range(int(told.get("children", 0)))]
     sys.stdout.write(told.get("say", "") + "\n" + json.dumps({"pid": os.getpid(), "helpers": helpers}) + "\n")
     sys.stdout.flush()
@@ -58,6 +65,7 @@ def main() -> None:
         sys.exit(int(told["exit_code"]))
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(live(told) if told.get("join") else asyncio.sleep(600))
+    del held
 
 
 if __name__ == "__main__":

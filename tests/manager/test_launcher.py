@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import mmap
 import os
 import signal
 import sys
@@ -107,6 +108,24 @@ async def test_a_guard_that_is_killed_takes_its_instance_along(tmp_path: Path, c
         await child.wait()
         await until(lambda: not alive(pids), "the instance is gone")
         assert owners(cluster) == ["colocated-10"]
+
+
+async def test_what_an_engine_has_in_shared_memory_goes_with_it_unless_others_use_it(tmp_path: Path) -> None:
+    name = uuid.uuid4().hex
+    engines, shared, pools = (Path(f"/dev/shm/{kind}-{name}") for kind in ("engine", "both", "memserve-peer"))  # noqa: S108
+    for path in (engines, shared, pools):
+        path.write_bytes(b"kv")
+    one = spec(tmp_path, maps=[str(engines), str(shared), str(pools)])
+    child = await start(one, HERE)
+    pids = await processes(one)
+    try:
+        async with leaving_nothing(pids):
+            with shared.open("r+b") as file, mmap.mmap(file.fileno(), 0):
+                await child.stop()
+                assert [path.exists() for path in (engines, shared, pools)] == [False, True, True]
+    finally:
+        for path in (engines, shared, pools):
+            path.unlink(missing_ok=True)
 
 
 PARENT = """

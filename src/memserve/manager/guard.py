@@ -4,7 +4,8 @@
 
 Ends the instance (SIGTERM, after `_GRACE_S` SIGKILL to its group) when told to by SIGTERM and when the gateway
 dies, even by kill -9: the kernel then signals the guard. When the guard itself is killed, the kernel
-kills the instance. When the instance ends, what is left of its group goes too, then its shared memory.
+kills the instance. When the instance ends, what is left of its group goes too, then its shared memory:
+the pool's by name, and what else the group had mapped when it was told to end.
 Exits with the instance's code, or 128 + the number of the signal that ended it.
 
 Run as `python -m memserve.manager.guard PARENT CORES PREFIX COMMAND...`; imports nothing heavy.
@@ -17,6 +18,8 @@ import signal
 import sys
 import time
 from pathlib import Path
+
+from memserve.manager.shared_files import mapped_by_group, remove_unused
 
 _PR_SET_PDEATHSIG = 1
 _GRACE_S = 5.0
@@ -46,12 +49,15 @@ def main(arguments: list[str]) -> int:
     if cores:
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     child = _spawn(argv)
+    mapped: set[str] = set()
     try:
-        return os.waitstatus_to_exitcode(_watch(child))
+        return os.waitstatus_to_exitcode(_watch(child, mapped))
     finally:
+        mapped |= mapped_by_group(child)
         _await_group(child)
         _signal_group(child, signal.SIGKILL)
         remove_files(prefix)
+        remove_unused(mapped, by_others_than=child)
 
 
 def _spawn(argv: list[str]) -> int:
@@ -80,8 +86,8 @@ def _own_group(child: int) -> None:
         return  # it runs its command already, or has ended
 
 
-def _watch(child: int) -> int:
-    """The child's wait status, once it has ended by itself or was ended."""
+def _watch(child: int, mapped: set[str]) -> int:
+    """The child's wait status, once it has ended by itself or was ended; `mapped` gets the files it had by then."""
     kill_at: float | None = None
     while True:
         left_s = 3600.0 if kill_at is None else max(0.0, kill_at - time.monotonic())
@@ -91,6 +97,7 @@ def _watch(child: int) -> int:
             return status
         if got is not None and got.si_signo in _STOP and kill_at is None:
             kill_at = time.monotonic() + _GRACE_S
+            mapped |= mapped_by_group(child)
             os.kill(child, signal.SIGTERM)  # it ends its own helpers, in the order that lets them clean up
         elif got is None and kill_at is not None:
             _signal_group(child, signal.SIGKILL)
