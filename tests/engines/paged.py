@@ -32,12 +32,13 @@ def paged_memory(
     num_blocks: int = NUM_BLOCKS,
     num_kv_heads: int = NUM_KV_HEADS,
     num_layers: int = len(LAYERS),
+    head_size: int = HEAD_SIZE,
     dtype: torch.dtype = torch.float32,
     run_size: int | None = None,
 ) -> EngineMemory:
     """`layout` is the order in memory of layers, blocks, heads, tokens and content; on CPU vLLM's is LBHNC."""
     each = max(1, num_kv_heads // num_ranks)
-    spec = FullAttentionSpec(block_size=BLOCK_SIZE, num_kv_heads=each, head_size=HEAD_SIZE, dtype=dtype)
+    spec = FullAttentionSpec(block_size=BLOCK_SIZE, num_kv_heads=each, head_size=head_size, dtype=dtype)
     strides = compute_layout_strides(spec, num_blocks, num_layers, layout)
     names = [f"model.layers.{i}.self_attn.attn" for i in range(num_layers)]
     size = spec.page_size_bytes * num_blocks * num_layers
