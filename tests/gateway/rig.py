@@ -28,7 +28,7 @@ from memserve.scheduler.cost_model import PathTerms
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
 from memserve.wire.identity import KvIdentity
-from memserve.wire.messages import Load, PeerInfo, TierStats
+from memserve.wire.messages import Load, PeerInfo, ResizeReply, TierStats
 from tests.fakes.engine import FakeEngine
 from tests.fakes.waiting import Changes
 
@@ -99,6 +99,24 @@ class NotedReleases:
             raise InstanceUnavailable(f"{endpoint} is away")
 
 
+class ScriptedPools:
+    """PoolControl over pools of 64 bytes a block: what was asked, and what every answer is."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self.refusal: Exception | None = None
+
+    async def resize(self, peer: PeerInfo, *, num_bytes: int) -> ResizeReply:
+        self.asked.append((peer.instance, num_bytes))
+        if self.refusal is not None:
+            raise self.refusal
+        before, after = (
+            TierStats(tier=Tier.DRAM, num_blocks=n, num_free=n, num_reserved=0, num_cached=0, num_leased=0)
+            for n in (8, num_bytes // 64)
+        )
+        return ResizeReply(block_bytes=64, before=before, after=after)
+
+
 class CharacterTokens:
     """PromptTokenizer with a token a character of the prompt's JSON."""
 
@@ -112,6 +130,7 @@ class Rig:
         self.engines: dict[str, FakeEngine] = {}
         self.cluster = ScriptedCluster()
         self.releases = NotedReleases()
+        self.pools = ScriptedPools()
         self.url = ""
         self.http: aiohttp.ClientSession
         metrics = GatewayMetrics(lambda: self.cluster.view)
@@ -129,6 +148,7 @@ class Rig:
             cluster=self.cluster,
             tokenizer=CharacterTokens(),
             releases=self.releases,
+            pools=self.pools,
             history=history,
             metrics=metrics,
             reports=ReportLog(history=history, metrics=metrics),

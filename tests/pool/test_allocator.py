@@ -1,4 +1,4 @@
-"""The allocator against a set, and each way to hand it wrong blocks."""
+"""The allocator against a set, also while its tier grows and shrinks, and each way to hand it wrong blocks."""
 
 import pytest
 from hypothesis import strategies as st
@@ -18,10 +18,11 @@ class AllocatorAgainstASet(RuleBasedStateMachine):
         self.allocator = BlockAllocator(tier=Tier.DRAM, num_blocks=NUM_BLOCKS)
         self.out: list[BlockId] = []
         self.seen: set[BlockId] = set()
+        self.there = set(range(NUM_BLOCKS))
 
     @rule(number=st.integers(1, NUM_BLOCKS + 2))
     def allocate(self, number: int) -> None:
-        if number > NUM_BLOCKS - len(self.out):
+        if number > len(self.there) - len(self.out):
             with pytest.raises(PoolExhausted, match=f"{number} blocks of DRAM asked for"):
                 self.allocator.allocate(number)
             return
@@ -29,7 +30,7 @@ class AllocatorAgainstASet(RuleBasedStateMachine):
         assert len(set(blocks)) == number
         assert not self.seen.intersection(blocks), "an id was handed out twice"
         assert not {block_index(b) for b in blocks} & {block_index(b) for b in self.out}
-        assert all(block_tier(b) is Tier.DRAM and block_index(b) < NUM_BLOCKS for b in blocks)
+        assert all(block_tier(b) is Tier.DRAM and block_index(b) in self.there for b in blocks)
         self.seen.update(blocks)
         self.out += blocks
 
@@ -38,6 +39,20 @@ class AllocatorAgainstASet(RuleBasedStateMachine):
         blocks = data.draw(st.lists(st.sampled_from(self.out), unique=True)) if self.out else []
         self.allocator.free(blocks)
         self.out = [block for block in self.out if block not in blocks]
+
+    @rule(data=st.data())
+    def shrink(self, data: st.DataObject) -> None:
+        blocks = data.draw(st.lists(st.sampled_from(self.out), unique=True)) if self.out else []
+        self.allocator.retire(blocks)
+        self.out = [block for block in self.out if block not in blocks]
+        self.there -= {block_index(block) for block in blocks}
+
+    @rule(data=st.data())
+    def grow(self, data: st.DataObject) -> None:
+        missing = sorted(set(range(2 * NUM_BLOCKS)) - self.there)
+        positions = data.draw(st.lists(st.sampled_from(missing), unique=True)) if missing else []
+        self.allocator.extend(positions)
+        self.there.update(positions)
 
     @rule(data=st.data())
     def freeing_any_wrong_block_frees_none(self, data: st.DataObject) -> None:
@@ -54,7 +69,8 @@ class AllocatorAgainstASet(RuleBasedStateMachine):
 
     @invariant()
     def the_rest_is_free(self) -> None:
-        assert self.allocator.num_free == NUM_BLOCKS - len(self.out)
+        assert self.allocator.num_blocks == len(self.there)
+        assert self.allocator.num_free == len(self.there) - len(self.out)
         assert all(map(self.allocator.is_used, self.out))
 
 

@@ -51,6 +51,8 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
         self.active: dict[BlockId, tuple[str, float]] = {}
         self.leases: dict[LeaseId, tuple[str, float, list[tuple[BlockId, Key]]]] = {}
         self.swaps: list[Swap] = []
+        self.capacity = dict(CAPACITY)
+        self.gone: set[tuple[Tier, int]] = set()
         self.num_events = 0
         self.fresh = count()
 
@@ -201,6 +203,26 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
             self.ledger.cancel_swap(swap)
         self.ledger.cancel_swap(swap)
 
+    @rule(number=st.integers(1, 4), tier=tiers)
+    def shrink(self, number: int, tier: Tier) -> None:
+        try:
+            blocks = self.ledger.shrink(number, tier=tier)
+        except PoolExhausted:
+            return
+        for block in blocks:
+            self.gone.add(slot(block))
+            self.memory[slot(block)] = "no memory"
+            with pytest.raises(InvalidBlocks):
+                self.ledger.free([block])
+        self.capacity[tier] -= number
+
+    @rule(number=st.integers(1, 4), tier=tiers)
+    def grow(self, number: int, tier: Tier) -> None:
+        positions = sorted(index for where, index in self.gone if where is tier)[:number]
+        self.ledger.grow(positions, tier=tier)
+        self.gone -= {(tier, index) for index in positions}
+        self.capacity[tier] += len(positions)
+
     # ------------------------------------------------------------ what must hold
 
     @invariant()
@@ -208,7 +230,7 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
         self.ledger.check()
         self.follow_events()
         for s in self.ledger.stats():
-            assert s.num_free + s.num_reserved + s.num_cached == s.num_blocks == CAPACITY[s.tier]
+            assert s.num_free + s.num_reserved + s.num_cached == s.num_blocks == self.capacity[s.tier]
             assert 0 <= s.num_leased <= s.num_cached
         assert self.ledger.num_leases == len(self.leases)
         assert sum(s.num_cached for s in self.ledger.stats()) == len(self.indexed)
@@ -228,14 +250,15 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
         for owner in ("a", "b"):
             self.ledger.release_owner(owner)
         assert self.ledger.num_leases == 0
-        for tier, number in CAPACITY.items():
-            self.ledger.free(self.ledger.allocate(number, tier=tier, owner="last"))
+        for tier, number in self.capacity.items():
+            self.ledger.free(self.ledger.allocate(number, tier=tier, owner="last") if number else ())
         self.ledger.check()
-        assert [s.num_free for s in self.ledger.stats()] == list(CAPACITY.values())
+        assert [s.num_free for s in self.ledger.stats()] == list(self.capacity.values())
 
     # ------------------------------------------------------------ the pictures
 
     def write(self, block: BlockId, what: object) -> None:
+        assert slot(block) not in self.gone, "a block without memory was handed out"
         self.memory[slot(block)] = what
 
     def deadline(self, ttl_s: float | None) -> float:

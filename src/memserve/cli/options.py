@@ -25,7 +25,6 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     caching: CachingMode | None = None
     transfer: TransferMode | None = None
     policy: str | None = None
-    profile: str | None = None
     host: str | None = None
     port: int | None = None
     dram: str | None = None
@@ -42,7 +41,7 @@ def serve_config(options: ServeOptions) -> ServeConfig:
     config = load_serve_config(options.config) if options.config is not None else ServeConfig()
     cluster = msgspec.structs.replace(
         _with_instances(config.cluster, options),
-        **_given(caching=options.caching, transfer=options.transfer, policy=options.policy, profile=options.profile),
+        **_given(caching=options.caching, transfer=options.transfer, policy=options.policy),
     )
     cluster.check()
     return msgspec.structs.replace(

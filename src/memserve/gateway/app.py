@@ -18,6 +18,7 @@ from memserve.gateway.errors import ApiError
 from memserve.gateway.model_list import ModelList
 from memserve.gateway.openai_routes import CompletionRoute
 from memserve.gateway.pass_through import PassThrough
+from memserve.gateway.pool_routes import PoolRoutes
 from memserve.gateway.runtime import GatewayRuntime
 
 COMPLETION_PATHS = ("/v1/chat/completions", "/v1/completions")
@@ -38,6 +39,7 @@ def create_app(context: GatewayContext) -> Starlette:
             *[Route(p, CompletionRoute(runtime, p), methods=["POST"]) for p in COMPLETION_PATHS],
             *[Route(p, PassThrough(runtime, p), methods=["POST"]) for p in ENGINE_PATHS],
             *AdminRoutes(context).routes(),
+            *PoolRoutes(context).routes(),
             Route("/v1/models", ModelList(runtime), methods=["GET"]),
             Route("/v1/{path:path}", PassThrough(runtime, "/v1/*")),
         ],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from memserve.config import GatewaySettings
 from memserve.gateway.metrics import GatewayMetrics
-from memserve.gateway.ports import Membership, PromptTokenizer, ReleaseClient
+from memserve.gateway.ports import Membership, PoolControl, PromptTokenizer, ReleaseClient
 from memserve.gateway.records import RequestHistory
 from memserve.gateway.reports import ReportLog
 from memserve.gateway.switches import Switches
@@ -23,6 +23,7 @@ class GatewayContext:
     cluster: Membership
     tokenizer: PromptTokenizer
     releases: ReleaseClient
+    pools: PoolControl
     history: RequestHistory
     metrics: GatewayMetrics
     reports: ReportLog

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from memserve.cluster.view import ClusterView
 from memserve.core.ids import Incarnation, InstanceId, RequestId
+from memserve.wire.messages import PeerInfo, ResizeReply
 
 
 class Membership(Protocol):
@@ -33,4 +34,13 @@ class ReleaseClient(Protocol):
 
         Raises MemserveError when it cannot be told; a lease then ends it.
         """
+        ...
+
+
+class PoolControl(Protocol):
+    """The pools of the instances, as an operator changes them. All raise what the instance answers, and
+    InstanceUnavailable when it does not."""
+
+    async def resize(self, peer: PeerInfo, *, num_bytes: int) -> ResizeReply:
+        """Grow or shrink its DRAM tier."""
         ...

@@ -255,6 +255,13 @@ class MemPool:
                 num_reports_dropped=self._membership.num_dropped if self._membership else 0,
             )
 
+    def resize(self, dram_bytes: int) -> None:
+        """Grow or shrink the DRAM tier to as many whole blocks as fit; peers need not be told.
+
+        Shrinking evicts what is least wanted. Raises PoolExhausted with what is in the way, ConfigError.
+        """
+        self._receiver.admin.resizing.resize(dram_bytes)
+
     # ------------------------------------------------------------ never waits
 
     def pull(

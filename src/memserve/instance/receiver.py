@@ -17,6 +17,7 @@ import msgspec
 from memserve.core.enums import DataPath
 from memserve.core.errors import InstanceUnavailable, ProtocolError
 from memserve.core.ids import BlockId, Incarnation, InstanceId, TransferId, block_index
+from memserve.instance.admin_desk import AdminDesk
 from memserve.instance.core import PoolCore
 from memserve.instance.data_paths import DataPaths
 from memserve.instance.event_publisher import EventPublisher
@@ -44,6 +45,7 @@ from memserve.wire.messages import (
     ReleaseRequest,
     ReserveReply,
     ReserveRequest,
+    ResizeRequest,
     SnapshotRequest,
     StatsReply,
     StatsRequest,
@@ -71,6 +73,7 @@ class Receiver:
         puller: Callable[[], Puller],
     ) -> None:
         self.publisher = EventPublisher(core=core, local=local)
+        self.admin = AdminDesk(core=core, local=local)
         self._core = core
         self._puller = puller
         self._local = local
@@ -92,6 +95,10 @@ class Receiver:
             TransferRequest: self._transfer,
             PullRequest: self._pull,
         }
+        self._waited_for: dict[type, Callable[[Any], Awaitable[Any]]] = {
+            EventsRequest: self.publisher.events,
+            ResizeRequest: self.admin.resize,
+        }
         self._open_answers: dict[type, Callable[[Any, str | None], AckReply]] = {
             CommitRequest: self._commit,
             AbortRequest: self._abort,
@@ -102,8 +109,8 @@ class Receiver:
         """One request, one reply. Raises the typed error that the peer is to see."""
         if isinstance(message, HelloRequest):
             return self._hello(message, sender)
-        if isinstance(message, EventsRequest):
-            return await self.publisher.events(message)
+        if type(message) in self._waited_for:
+            return await self._waited_for[type(message)](message)
         if isinstance(message, StatsRequest | SnapshotRequest):
             return self._stats() if isinstance(message, StatsRequest) else self.publisher.snapshot(message)
         if type(message) in self._open_answers:

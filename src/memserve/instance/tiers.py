@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from memserve.core.enums import Tier
-from memserve.core.errors import InvalidBlocks
+from memserve.core.errors import ConfigError, InvalidBlocks
 from memserve.core.ids import BlockId, block_index, block_tier
-from memserve.storage.base import Storage
+from memserve.storage.base import ElasticStorage, Storage
 
 
 class TierMemory:
@@ -24,6 +24,17 @@ class TierMemory:
     def capacity(self) -> dict[Tier, int]:
         """Number of blocks by tier."""
         return {tier: storage.num_blocks for tier, storage in self._storages.items()}
+
+    @property
+    def block_bytes(self) -> int:
+        return self._block_bytes
+
+    def elastic(self, tier: Tier) -> ElasticStorage:
+        """The storage of a tier whose size may change. Raises ConfigError for any other."""
+        storage = self._storages.get(tier)
+        if not isinstance(storage, ElasticStorage):
+            raise ConfigError(f"the {tier.name} tier of this pool cannot change its size: {storage}")
+        return storage
 
     def view(self, block: BlockId) -> memoryview:
         """Writable bytes of a block. Raises InvalidBlocks for a tier or an index that is not here."""

@@ -1,7 +1,8 @@
 """Free blocks of one tier. Knows which ids are out, never who has them or what they hold.
 
 An id carries the generation of its block, which grows with each free: an id that was freed is
-recognised for 2**28 further uses of its block.
+recognised for 2**28 further uses of its block. Blocks go and come while the tier shrinks and grows;
+one that comes again goes on counting.
 """
 
 from collections.abc import Collection
@@ -13,7 +14,7 @@ from memserve.core.ids import GENERATION_MASK, BlockId, block_generation, block_
 
 
 class BlockAllocator:
-    """Hands out and takes back the blocks 0 .. num_blocks - 1 of one tier, last freed first."""
+    """Hands out and takes back the blocks of one tier, last freed first; 0 .. num_blocks - 1 to begin with."""
 
     def __init__(self, *, tier: Tier, num_blocks: int) -> None:
         if num_blocks < 0:
@@ -23,6 +24,7 @@ class BlockAllocator:
         # Ids are made when a block becomes free, so that handing them out is one slice.
         self._free = [make_block_id(tier, 0, index) for index in reversed(range(num_blocks))]
         self._used: set[BlockId] = set()
+        self._retired: dict[int, BlockId] = {}  # by position, the id that comes next
         self._num_freed = 0
         self._one_generation = make_block_id(tier, 1, 0) - make_block_id(tier, 0, 0)
 
@@ -69,6 +71,20 @@ class BlockAllocator:
         self._num_freed += len(blocks)
         # The last freed go out first, in the order in which they came: neighbours stay neighbours.
         self._free += self._successors(blocks)[::-1]
+
+    def retire(self, blocks: Collection[BlockId]) -> None:
+        """The tier has these blocks no more; all must be out."""
+        self.free(blocks)
+        successors = self._free[len(self._free) - len(blocks) :]
+        del self._free[len(self._free) - len(blocks) :]
+        self._retired.update((block_index(block), block) for block in successors)
+        self._num_blocks -= len(blocks)
+
+    def extend(self, positions: Collection[int]) -> None:
+        """The tier has blocks at these positions, too."""
+        added = [self._retired.pop(p, make_block_id(self._tier, 0, p)) for p in sorted(positions)]
+        self._free += reversed(added)
+        self._num_blocks += len(added)
 
     def _successors(self, blocks: Collection[BlockId]) -> list[BlockId]:
         """The ids of the next generation."""

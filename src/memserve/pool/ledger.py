@@ -9,7 +9,7 @@ evicted or deleted. Whatever a lease reads keeps its bytes until the lease ends.
 always removed before its block can be handed out again.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -207,6 +207,22 @@ class PoolLedger:
     def cancel_swap(self, swap: Swap) -> None:
         """Nothing was copied: the targets are free again. Nothing happens when the swap is not open."""
         self._moves.cancel(swap)
+
+    # ------------------------------------------------------------ the size of a tier
+
+    def shrink(self, num_blocks: int, *, tier: Tier) -> tuple[BlockId, ...]:
+        """Do without so many blocks of the tier, evicting when short; which, for their memory to be given back.
+
+        Raises PoolExhausted when leases and active blocks are in the way, InvalidBlocks below 1; nothing has
+        changed then.
+        """
+        blocks = self._room.take(num_blocks, tier, BlockState.ACTIVE)
+        self._stock.retire(blocks, BlockState.ACTIVE)
+        return blocks
+
+    def grow(self, positions: Collection[int], *, tier: Tier) -> None:
+        """The tier has memory for blocks at these positions, too."""
+        self._stock.allocators[tier].extend(positions)
 
     # ------------------------------------------------------------ what is going on
 

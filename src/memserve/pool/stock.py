@@ -51,6 +51,12 @@ class BlockStock:
         for tier, _ in tiers:
             self.allocators[tier].free([block for block in blocks if block_tier(block) is tier])
 
+    def retire(self, blocks: Collection[BlockId], start: BlockState) -> None:
+        """Their tier shrinks by these blocks; each must be in state `start`."""
+        self.states.move(blocks, start, BlockState.FREE)
+        for tier, _ in by_tier(blocks):
+            self.allocators[tier].retire([block for block in blocks if block_tier(block) is tier])
+
     def detach(self, blocks: Sequence[BlockId], anchor: Anchor) -> None:
         """The index lets these historical blocks go, but `anchor` covered them: keep them until it is released."""
         fresh = [block for block in blocks if block not in self.readers]

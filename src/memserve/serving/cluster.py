@@ -20,6 +20,7 @@ from memserve.core.errors import InstanceUnavailable
 from memserve.gateway.app import create_app
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.metrics import GatewayMetrics
+from memserve.gateway.pool_control import RpcPools
 from memserve.gateway.records import RequestHistory
 from memserve.gateway.release import RpcReleases
 from memserve.gateway.reports import ReportLog
@@ -31,7 +32,6 @@ from memserve.manager.manager import ClusterManager
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
 from memserve.serving.prepare import LOOPBACK, PreparedRun
-from memserve.serving.profiles import PEER_PATH, profile_for, profile_identity
 from memserve.serving.watcher import Watcher
 from memserve.wire.messages import DeadInstance
 
@@ -109,6 +109,8 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
         stack.callback(tokenizer.close)
         releases = RpcReleases()
         stack.push_async_callback(releases.close)
+        pools = RpcPools()
+        stack.push_async_callback(pools.close)
         scheduler = _scheduler(run, manager.view, clock)
         metrics.follow(scheduler)
         reports.follow(scheduler.answered)
@@ -122,6 +124,7 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
             cluster=manager,
             tokenizer=tokenizer,
             releases=releases,
+            pools=pools,
             history=history,
             metrics=metrics,
             reports=reports,
@@ -162,13 +165,5 @@ def _scheduler(run: PreparedRun, view: ClusterView, clock: Clock) -> Scheduler:
         clock=clock,
         random=Random(),  # noqa: S311 - chooses among equals, keeps no secret
         caching=run.config.cluster.caching,
-        pulls=_pulls(run, view),
+        pulls=PullPolicy(),
     )
-
-
-def _pulls(run: PreparedRun, view: ClusterView) -> PullPolicy:
-    """With what was calibrated for this engine on this machine, else with what is assumed until it is seen."""
-    instance = next(iter(view.active()))
-    identity = profile_identity(instance.peer.identity, machine=run.machine.name)
-    profile = profile_for(identity, named=run.config.cluster.profile, cache=run.cache)
-    return PullPolicy() if profile is None else PullPolicy(prefill=profile.prefill, path=profile.paths[PEER_PATH])

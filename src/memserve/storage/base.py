@@ -5,7 +5,8 @@ takes no lock. Lifecycle: made ready by its constructor, `view` until `close`, n
 outlives `close` stays readable; the memory goes when the last view goes.
 """
 
-from typing import Protocol
+from collections.abc import Collection
+from typing import Protocol, runtime_checkable
 
 from memserve.core.errors import ConfigError, InvalidBlocks
 
@@ -25,6 +26,19 @@ class Storage(Protocol):
 
     def close(self) -> None:
         """Give the memory back; idempotent."""
+        ...
+
+
+@runtime_checkable
+class ElasticStorage(Storage, Protocol):
+    """A storage whose size may change while it is in use."""
+
+    def grow(self, num_blocks: int) -> tuple[int, ...]:
+        """Memory for so many more blocks; their positions. Raises ConfigError, and then has not grown."""
+        ...
+
+    def shrink(self, positions: Collection[int]) -> None:
+        """Give the memory of these blocks, which nobody uses any more, back to the host."""
         ...
 
 

@@ -16,10 +16,11 @@ _POPULATE_WRITE = 23
 
 
 class Prefault:
-    """Of one mapping."""
+    """Of parts of one mapping, as ranges of bytes."""
 
-    def __init__(self, memory: mmap.mmap) -> None:
+    def __init__(self, memory: mmap.mmap, *parts: range) -> None:
         self._memory = memory
+        self._parts = parts
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="memserve-prefault", daemon=True)
         self._thread.start()
@@ -34,14 +35,15 @@ class Prefault:
         self._thread.join()
 
     def _run(self) -> None:
-        size = len(self._memory)
-        for start in range(0, size, _STEP_BYTES):
-            if self._stopping.is_set():
-                return
-            try:
-                self._memory.madvise(_POPULATE_WRITE, start, min(_STEP_BYTES, size - start))
-            except OSError:
-                return  # an older kernel: each page is touched at its first use
+        for part in self._parts:
+            first_page = part.start // mmap.PAGESIZE * mmap.PAGESIZE
+            for start in range(first_page, part.stop, _STEP_BYTES):
+                if self._stopping.is_set():
+                    return
+                try:
+                    self._memory.madvise(_POPULATE_WRITE, start, min(_STEP_BYTES, part.stop - start))
+                except OSError:
+                    return  # an older kernel: each page is touched at its first use
 
     def __repr__(self) -> str:
         return f"Prefault({len(self._memory)} bytes, {'running' if self._thread.is_alive() else 'ended'})"

@@ -1,5 +1,6 @@
 """Every message between processes, as tagged frozen structs; one module for each pair that talks."""
 
+from memserve.wire.messages.admin import ResizeReply, ResizeRequest
 from memserve.wire.messages.base import (
     AckReply,
     ArenaRef,
@@ -85,6 +86,8 @@ __all__ = [
     "RequestReport",
     "ReserveReply",
     "ReserveRequest",
+    "ResizeReply",
+    "ResizeRequest",
     "SnapshotReply",
     "SnapshotRequest",
     "StatsReply",

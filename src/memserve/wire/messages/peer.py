@@ -8,6 +8,7 @@ from memserve.core.enums import DataPath, Tier
 from memserve.core.ids import BlockId, Incarnation, InstanceId, RequestId, TransferId
 from memserve.wire.events import IndexEntry, IndexEvent
 from memserve.wire.identity import Namespace
+from memserve.wire.messages.admin import ResizeReply, ResizeRequest
 from memserve.wire.messages.base import AckReply, BlockList, ErrorReply, Message, PeerInfo, TierStats
 
 
@@ -200,5 +201,6 @@ PeerMessage = (
     HelloRequest | HelloReply | AllocRequest | AllocReply | FreeRequest | TransferRequest | TransferReply
     | ReserveRequest | ReserveReply | CommitRequest | AbortRequest | ReleaseRequest | StatsRequest | StatsReply
     | PullRequest | PullReply | EventsRequest | EventsReply | SnapshotRequest | SnapshotReply
+    | ResizeRequest | ResizeReply
     | AckReply | ErrorReply
 )  # fmt: skip

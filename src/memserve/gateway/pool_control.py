@@ -1,0 +1,44 @@
+"""An operator's requests to the agents of the instances' pools. Owns the connections; decides nothing.
+
+RpcPools() -> asking -> close
+"""
+
+from typing import TypeVar
+
+from memserve.core.errors import ProtocolError
+from memserve.rpc.channel import RpcClient
+from memserve.wire.messages import PeerInfo, PeerMessage, ResizeReply, ResizeRequest
+
+R = TypeVar("R")
+
+_RESIZE_DEADLINE_S = 60.0
+"""Allocating shared memory takes a second for a few gigabytes; evicting for it is quick."""
+
+
+class RpcPools:
+    """PoolControl over the instances' control channel; one connection an endpoint."""
+
+    def __init__(self) -> None:
+        self._clients: dict[str, RpcClient[PeerMessage]] = {}
+
+    async def resize(self, peer: PeerInfo, *, num_bytes: int) -> ResizeReply:
+        request = ResizeRequest(instance=peer.instance, incarnation=peer.incarnation, num_bytes=num_bytes)
+        return await self._ask(peer, request, ResizeReply, deadline_s=_RESIZE_DEADLINE_S)
+
+    async def close(self) -> None:
+        """What is under way fails. Idempotent."""
+        clients, self._clients = list(self._clients.values()), {}
+        for client in clients:
+            await client.close()
+
+    async def _ask(self, peer: PeerInfo, message: PeerMessage, reply: type[R], *, deadline_s: float) -> R:
+        client = self._clients.get(peer.endpoint)
+        if client is None:
+            client = self._clients[peer.endpoint] = RpcClient(peer.endpoint, PeerMessage)
+        answer = await client.call(message, deadline_s=deadline_s)
+        if not isinstance(answer, reply):
+            raise ProtocolError(f"{peer.instance} answered {type(answer).__name__} instead of {reply.__name__}")
+        return answer
+
+    def __repr__(self) -> str:
+        return f"RpcPools({len(self._clients)} connections)"
