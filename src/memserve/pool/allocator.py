@@ -11,6 +11,7 @@ from typing import cast
 from memserve.core.enums import Tier
 from memserve.core.errors import ConfigError, InvalidBlocks, PoolExhausted
 from memserve.core.ids import GENERATION_MASK, BlockId, block_generation, block_index, make_block_id
+from memserve.pool.batches import BlockBatches
 
 
 class BlockAllocator:
@@ -23,7 +24,7 @@ class BlockAllocator:
         self._num_blocks = num_blocks
         # Ids are made when a block becomes free, so that handing them out is one slice.
         self._free = [make_block_id(tier, 0, index) for index in reversed(range(num_blocks))]
-        self._used: set[BlockId] = set()
+        self._used = BlockBatches()
         self._retired: dict[int, BlockId] = {}  # by position, the id that comes next
         self._num_freed = 0
         self._one_generation = make_block_id(tier, 1, 0) - make_block_id(tier, 0, 0)
@@ -55,22 +56,18 @@ class BlockAllocator:
             )
         taken = tuple(free[: -num_blocks - 1 : -1])
         del free[-num_blocks:]
-        self._used.update(taken)
+        self._used.add(taken)
         return taken
 
     def free(self, blocks: Collection[BlockId]) -> None:
         """Take all back or none. Raises InvalidBlocks for any that is not out, or is named twice."""
-        used = self._used
-        if not used.issuperset(blocks):
-            raise InvalidBlocks(self._explain(blocks))
-        num_left = len(used) - len(blocks)
-        used.difference_update(blocks)
-        if len(used) != num_left:
-            used.update(blocks)
+        if not self._used.remove(blocks):
             raise InvalidBlocks(self._explain(blocks))
         self._num_freed += len(blocks)
         # The last freed go out first, in the order in which they came: neighbours stay neighbours.
-        self._free += self._successors(blocks)[::-1]
+        successors = self._successors(blocks)
+        successors.reverse()
+        self._free += successors
 
     def retire(self, blocks: Collection[BlockId]) -> None:
         """The tier has these blocks no more; all must be out."""
@@ -95,7 +92,7 @@ class BlockAllocator:
         return cast("list[BlockId]", [block + step for block in blocks])
 
     def _explain(self, blocks: Collection[BlockId]) -> str:
-        strange = [block for block in blocks if block not in self._used]
+        strange = self._used.missing(blocks)
         if not strange:
             return (
                 f"{len(blocks)} blocks of {self._tier.name} to free, {len(set(blocks))} different ones: name each once"

@@ -16,9 +16,13 @@ from itertools import groupby
 from memserve.core.enums import Tier
 from memserve.core.errors import IllegalTransition
 from memserve.core.ids import BlockId, block_tier
+from memserve.pool.batches import BlockBatches
 
 
 class BlockState(Enum):
+    # Members are singletons; Enum's own hash is a call into Python, several for each move of a block.
+    __hash__ = object.__hash__
+
     FREE = "free"
     ACTIVE = "active"
     """Belongs to a running request or a transfer of one owner; the index does not name it."""
@@ -49,10 +53,9 @@ class BlockStates:
     """State of every block that is not free, and how many there are of each by tier."""
 
     def __init__(self) -> None:
-        self._members: dict[BlockState, set[BlockId]] = {
-            state: set() for state in BlockState if state is not BlockState.FREE
-        }
-        self._counts: Counter[tuple[Tier, BlockState]] = Counter()
+        states: list[BlockState] = [state for state in BlockState if state is not BlockState.FREE]
+        self._members = {state: BlockBatches() for state in states}
+        self._counts = {state: dict.fromkeys(Tier, 0) for state in states}
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{len(blocks)} {state.value}" for state, blocks in self._members.items() if blocks)
@@ -64,36 +67,42 @@ class BlockStates:
 
     def count(self, tier: Tier, state: BlockState) -> int:
         """Number of blocks; FREE ones are not counted here."""
-        return self._counts[tier, state]
+        return self._counts[state][tier]
 
     def members(self, state: BlockState) -> frozenset[BlockId]:
         """A copy of all blocks in this state, which is not FREE."""
-        return frozenset(self._members[state])
+        return self._members[state].as_set()
 
-    def move(self, blocks: Collection[BlockId], start: BlockState, finish: BlockState) -> None:
-        """All of `blocks` or none. Raises IllegalTransition for a move that is not in the table."""
+    def move(
+        self, blocks: Collection[BlockId], start: BlockState, finish: BlockState, *, tier: Tier | None = None
+    ) -> None:
+        """All of `blocks` or none. Raises IllegalTransition for a move that is not in the table.
+
+        `tier` spares the search when the caller knows that all of them lie in one.
+        """
         if (start, finish) not in LEGAL_MOVES:
             raise IllegalTransition(f"{len(blocks)} blocks: {start.name} -> {finish.name} is not a legal move")
+        tiers = by_tier(blocks) if tier is None else ((tier, len(blocks)),)
         if start is not BlockState.FREE:
             self._leave(blocks, start, finish)
+            counts = self._counts[start]
+            for where, number in tiers:
+                counts[where] -= number
         if finish is not BlockState.FREE:
-            self._members[finish].update(blocks)
-        for tier, number in by_tier(blocks):
-            self._counts[tier, start] -= number
-            self._counts[tier, finish] += number
+            self._members[finish].add(blocks)
+            counts = self._counts[finish]
+            for where, number in tiers:
+                counts[where] += number
 
     def _leave(self, blocks: Collection[BlockId], start: BlockState, finish: BlockState) -> None:
         members = self._members[start]
-        if not members.issuperset(blocks):
-            block = next(block for block in blocks if block not in members)
+        if members.remove(blocks):
+            return
+        for block in members.missing(blocks):
             raise IllegalTransition(
                 f"block {block:#x} is {self.state(block).name}, so it cannot move {start.name} -> {finish.name}"
             )
-        num_left = len(members) - len(blocks)
-        members.difference_update(blocks)
-        if len(members) != num_left:
-            members.update(blocks)
-            raise IllegalTransition(f"a block is named twice among {len(blocks)} to move {start.name} -> {finish.name}")
+        raise IllegalTransition(f"a block is named twice among {len(blocks)} to move {start.name} -> {finish.name}")
 
 
 def by_tier(blocks: Collection[BlockId]) -> Sequence[tuple[Tier, int]]:

@@ -59,7 +59,11 @@ class HoldBook:
 
     def open(self, hold: Hold) -> None:
         self._holds[hold.id] = hold
-        self._owners.setdefault(hold.owner, {})[hold.id] = hold
+        held = self._owners.get(hold.owner)
+        if held is None:
+            self._owners[hold.owner] = {hold.id: hold}
+        else:
+            held[hold.id] = hold
         self._earliest = min(self._earliest, hold.deadline)
 
     def close(self, hold: Hold) -> None:

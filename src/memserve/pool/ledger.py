@@ -16,7 +16,7 @@ import msgspec
 from memserve.core.clock import Clock
 from memserve.core.enums import Tier
 from memserve.core.errors import InvalidBlocks
-from memserve.core.ids import BlockId, LeaseId
+from memserve.core.ids import BlockId, LeaseId, block_tier
 from memserve.pool.active import ActiveBlocks, require_distinct
 from memserve.pool.block import BlockState, by_tier, tier_runs
 from memserve.pool.events import EventLog, PoolEvent
@@ -86,13 +86,19 @@ class PoolLedger:
         below 1, InvalidLease for an impossible ttl_s; nothing has changed then.
         """
         deadline = deadline_after(self._clock.now(), ttl_s)
-        self._expire_when_short(num_blocks, tier)
-        blocks = self._room.take(num_blocks, tier, BlockState.ACTIVE)
+        if self._room.is_short(num_blocks, tier):
+            self.expire()
+            blocks = self._room.take(num_blocks, tier, BlockState.ACTIVE)
+        else:
+            blocks = self._stock.take(num_blocks, tier, BlockState.ACTIVE)
         self._active.add(blocks, owner=owner, deadline=deadline)
         return blocks
 
     def free(self, blocks: Sequence[BlockId]) -> None:
         """Give active blocks back. Raises InvalidBlocks, and frees none, if any is not active or named twice."""
+        if self._active.remove_whole(blocks):  # all of one tier, each once
+            self._stock.give_back(blocks, BlockState.ACTIVE, tier=block_tier(blocks[0]))
+            return
         require_distinct(blocks)
         self._active.require(blocks)
         self._active.remove(blocks)

@@ -26,27 +26,31 @@ class BlockStock:
         return f"BlockStock({', '.join(map(repr, self.allocators.values()))}; {self.states!r})"
 
     def num_free(self, tier: Tier) -> int:
-        return self.allocators[tier].num_free if tier in self.allocators else 0
+        allocator = self.allocators.get(tier)
+        return allocator.num_free if allocator is not None else 0
 
     def num_cached(self, tier: Tier) -> int:
         return self.states.count(tier, BlockState.HISTORICAL)
 
     def take(self, num_blocks: int, tier: Tier, state: BlockState) -> tuple[BlockId, ...]:
         """Free blocks, in `state` from now on. Raises PoolExhausted, and InvalidBlocks below 1."""
-        if tier not in self.allocators:
+        allocator = self.allocators.get(tier)
+        if allocator is None:
             raise PoolExhausted(f"{num_blocks} blocks of {tier.name} asked for; this pool has none at all")
-        blocks = self.allocators[tier].allocate(num_blocks)
-        self.states.move(blocks, BlockState.FREE, state)
+        blocks = allocator.allocate(num_blocks)
+        self.states.move(blocks, BlockState.FREE, state, tier=tier)
         return blocks
 
-    def give_back(self, blocks: Collection[BlockId], start: BlockState) -> None:
-        """Free them all; each must be in state `start`."""
+    def give_back(self, blocks: Collection[BlockId], start: BlockState, *, tier: Tier | None = None) -> None:
+        """Free them all; each must be in state `start`, and in `tier` if one is given."""
         if not blocks:
             return
-        self.states.move(blocks, start, BlockState.FREE)
-        tiers = by_tier(blocks)
-        if len(tiers) == 1:
-            self.allocators[tiers[0][0]].free(blocks)
+        if tier is None:
+            tiers = by_tier(blocks)
+            tier = tiers[0][0] if len(tiers) == 1 else None
+        self.states.move(blocks, start, BlockState.FREE, tier=tier)
+        if tier is not None:
+            self.allocators[tier].free(blocks)
             return
         for tier, _ in tiers:
             self.allocators[tier].free([block for block in blocks if block_tier(block) is tier])
