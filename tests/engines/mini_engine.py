@@ -15,14 +15,16 @@ import torch
 from memserve.config import ALL_PATHS
 from memserve.core.clock import SystemClock
 from memserve.core.enums import CachingMode, DataPath, Role, TransferMode
+from memserve.core.errors import InstanceUnavailable
 from memserve.engines.vllm.committer import Committer
 from memserve.engines.vllm.jobs import Commit, JobsDone
 from memserve.engines.vllm.scheduler_side import SchedulerSide
 from memserve.engines.vllm.worker_side import WorkerSide
 from memserve.instance.mempool import MemPool
+from memserve.storage.base import Storage
 from memserve.storage.shared_memory import attach
 from memserve.transport.tcp import TcpTransport
-from memserve.wire.messages import RequestParams, RequestReport
+from memserve.wire.messages import ArenaRef, RequestParams, RequestReport
 from tests.engines.paged import BLOCK_BYTES, BLOCK_SIZE, paged_memory
 
 NUM_ENGINE_BLOCKS = 64
@@ -69,7 +71,7 @@ class MiniEngine:
         self.workers = [
             WorkerSide(
                 memory=memory,
-                attach=attach,
+                attach=partial(self._attach, rank),
                 commit=partial(self._commit, rank),
                 network=TcpTransport(clock=SystemClock()),
                 rank=rank,
@@ -81,6 +83,8 @@ class MiniEngine:
         self.bad_blocks: set[int] = set()
         self._ends: Counter[tuple[str, str]] = Counter()
         self.commit_error: Exception | None = None
+        self.blind_ranks: set[int] = set()
+        """These cannot map any memory from now on."""
         self.blocks: dict[str, list[int]] = {}
         self.prompts: dict[str, list[int]] = {}
         self._free = list(range(1, NUM_ENGINE_BLOCKS))
@@ -91,6 +95,11 @@ class MiniEngine:
         failed: Future[None] = Future()
         failed.set_exception(self.commit_error)
         return failed
+
+    def _attach(self, rank: int, ref: ArenaRef) -> Storage:
+        if rank in self.blind_ranks:
+            raise InstanceUnavailable(f"rank {rank} cannot map {ref.path}")
+        return attach(ref)
 
     # ------------------------------------------------------------ a request's life, in vLLM's order
 

@@ -168,3 +168,43 @@ def test_kv_goes_to_an_engine_of_another_size_and_back(pair: Pair) -> None:
     again = RequestParams(request=RequestId("next"), phase=Phase.WHOLE)
     assert pair.prefill.admit("next", again, turn) == num_whole
     assert pair.prefill.kv("next", num_whole) == decoded
+
+
+# ------------------------------------------------------------ a hit is what all ranks have
+
+
+PROMPT = [Random(2).randrange(50_000) for _ in range(2 * BLOCK_SIZE)]
+
+
+@pytest.fixture
+def two_ranks() -> Iterator[Pair]:
+    made = Pair((2, 2), TransferMode.BY_REQUEST, DataPath.SHM)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_one_rank_could_not_save_is_a_hit_for_none(two_ranks: Pair, rank: int) -> None:
+    engine, alone = two_ranks.prefill, RequestParams(request=RequestId("r"), phase=Phase.WHOLE)
+    engine.blind_ranks = {rank}
+    engine.run("a", alone, PROMPT)
+    assert engine.admit("b", alone, PROMPT) == 0
+    engine.blind_ranks = set()
+    engine.run("c", alone, [*PROMPT, 1])
+    engine.pool.local.check()
+    assert engine.admit("d", alone, [*PROMPT, 1]) == len(PROMPT)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_one_rank_could_not_hand_over_is_a_hit_for_none(two_ranks: Pair, rank: int) -> None:
+    two_ranks.prefill.blind_ranks = {rank}
+    two_ranks.prefill.run("p", two_ranks.params(Phase.PREFILL), PROMPT)
+    assert two_ranks.decode.admit("d", two_ranks.params(Phase.DECODE), PROMPT) == 0
+    two_ranks.decode.step_until(lambda: two_ranks.decode.pool.stats().num_transfers_open == 0)
+
+
+def test_blocks_that_one_rank_could_not_load_are_computed_by_all(two_ranks: Pair) -> None:
+    two_ranks.prefill.run("p", two_ranks.params(Phase.PREFILL), PROMPT)
+    two_ranks.decode.blind_ranks = {1}
+    assert two_ranks.decode.admit("d", two_ranks.params(Phase.DECODE), PROMPT) == len(PROMPT)
+    assert two_ranks.decode.bad_blocks == set(two_ranks.decode.blocks["d"][:2])
