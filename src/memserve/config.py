@@ -35,6 +35,8 @@ class ClusterSettings(Settings, frozen=True):
     caching: CachingMode = CachingMode.RETURN
     transfer: TransferMode = TransferMode.BY_REQUEST
     policy: str = "prompt-tree"
+    profile: str = ""
+    """File of `memserve calibrate --output`; "" takes what was calibrated for this engine here, if anything was."""
 
     def check(self) -> None:
         """Raise ConfigError unless the numbers make a cluster."""

@@ -12,6 +12,7 @@ from pathlib import Path
 FAKE_SITE = Path(__file__).parent / "fake_site"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - POSIX shared memory lies here
 LINE_DEADLINE_S = 40.0
+_PATH = os.pathsep.join(filter(None, (str(FAKE_SITE), os.environ.get("PYTHONPATH"))))
 
 
 class Command:
@@ -73,7 +74,7 @@ async def memserve(*arguments: str, trouble: str = "") -> AsyncIterator[Command]
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": str(FAKE_SITE), "FAKE_VLLM": trouble, "COLUMNS": "200"},
+        env={**os.environ, "PYTHONPATH": _PATH, "FAKE_VLLM": trouble, "COLUMNS": "200"},
     )
     command = Command(process)
     try:

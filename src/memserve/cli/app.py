@@ -29,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(bench.app)
+_WITH_ENGINE = ("serve", "calibrate")
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -65,8 +66,8 @@ def _all(
         bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = None,
 ) -> None:
-    if context.obj and context.invoked_subcommand != "serve":
-        errors.print("memserve: only `serve` takes engine arguments after --")
+    if context.obj and context.invoked_subcommand not in _WITH_ENGINE:
+        errors.print(f"memserve: only {' and '.join(_WITH_ENGINE)} take engine arguments after --")
         raise typer.Exit(2)
 
 
@@ -83,6 +84,9 @@ def serve(
     caching: Annotated[CachingMode | None, typer.Option(help="Who keeps KV for later requests.")] = None,
     transfer: Annotated[TransferMode | None, typer.Option(help="How KV leaves the prefill instance.")] = None,
     policy: Annotated[str | None, typer.Option(help="How requests are routed.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="File of `memserve calibrate`; none: what was found here.")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to serve on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = None,
     dram: Annotated[str | None, typer.Option(help='Shared memory per instance, e.g. "2GiB".')] = None,
@@ -102,6 +106,7 @@ def serve(
         caching=caching,
         transfer=transfer,
         policy=policy,
+        profile=profile,
         host=host,
         port=port,
         dram=dram,
@@ -153,6 +158,30 @@ def resize(
         from memserve.cli.resize import run_resize  # noqa: PLC0415
 
         run_resize(instance, dram=dram, url=url)
+
+
+@app.command()
+def calibrate(
+    context: typer.Context,
+    *,
+    model: Annotated[
+        str | None, typer.Argument(help="Folder or name that vLLM takes; none: the bundled model.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings of `memserve serve` as TOML.")] = None,
+    dram: Annotated[str | None, typer.Option(help='Shared memory of the instance, e.g. "2GiB".')] = None,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Measure for about so long, once it has started.")] = 100.0,
+    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Write the profile here; none: where `serve` looks.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw fit and measurement (.png, .svg, .pdf).")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write all numbers to this file.")] = None,
+) -> None:
+    """Measure what serving costs here: memserve calibrate [MODEL] [OPTIONS] -- [ENGINE ARGUMENTS]"""
+    options = ServeOptions(model=model, colocated=1, dram=dram, port=0, config=config, engine_args=context.obj or ())
+    with _refusals():
+        from memserve.cli.calibrate import CalibrateOptions, run_calibrate  # noqa: PLC0415
+
+        wanted = CalibrateOptions(seconds=seconds, seed=seed, output=output, figure=figure, json=json)
+        raise typer.Exit(run_calibrate(serve_config(options), wanted))
 
 
 @app.command()

@@ -25,6 +25,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     caching: CachingMode | None = None
     transfer: TransferMode | None = None
     policy: str | None = None
+    profile: str | None = None
     host: str | None = None
     port: int | None = None
     dram: str | None = None
@@ -41,7 +42,7 @@ def serve_config(options: ServeOptions) -> ServeConfig:
     config = load_serve_config(options.config) if options.config is not None else ServeConfig()
     cluster = msgspec.structs.replace(
         _with_instances(config.cluster, options),
-        **_given(caching=options.caching, transfer=options.transfer, policy=options.policy),
+        **_given(caching=options.caching, transfer=options.transfer, policy=options.policy, profile=options.profile),
     )
     cluster.check()
     return msgspec.structs.replace(

@@ -29,6 +29,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes left in /dev/shm."""
     memory_available: int
     """Bytes that can be taken without swapping, a container's limit included."""
+    name: str = "unknown"
+    """What computes, for people and for cost profiles: the kind of GPU or of CPU, and how many of them."""
 
     @property
     def computes_on_cpu(self) -> bool:
@@ -39,15 +41,18 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         """This process's machine. Imports no vLLM: that takes seconds and gigabytes."""
         engine, version = _installed_engine()
         environment = dict(os.environ)
+        cores = tuple(sorted(os.sched_getaffinity(0)))
+        devices = () if engine == "vllm-cpu" else _devices(environment.get("CUDA_VISIBLE_DEVICES"))
         return cls(
             python=sys.executable,
             environment=environment,
-            cores=tuple(sorted(os.sched_getaffinity(0))),
-            devices=() if engine == "vllm-cpu" else _devices(environment.get("CUDA_VISIBLE_DEVICES")),
+            cores=cores,
+            devices=devices,
             engine=engine,
             engine_version=version,
             shared_memory_free=shutil.disk_usage("/dev/shm").free,  # noqa: S108 - a mount, not a file
             memory_available=_memory_available(),
+            name=f"{len(devices)}x {_gpu_name()}" if devices else f"{len(cores)}x {_cpu_name()}",
         )
 
 
@@ -65,6 +70,22 @@ def _devices(visible: str | None) -> tuple[str, ...]:
         return tuple(name.strip() for name in visible.split(",") if name.strip())
     numbers = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
     return tuple(sorted((n for n in numbers if n.isdecimal()), key=int))
+
+
+def _gpu_name() -> str:
+    """As the driver calls the first one."""
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in path.read_text().splitlines():
+            if line.startswith("Model:"):
+                return line.partition(":")[2].strip()
+    return "GPU"
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "CPU"
 
 
 def _memory_available() -> int:

@@ -32,6 +32,7 @@ from memserve.manager.manager import ClusterManager
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
 from memserve.serving.prepare import LOOPBACK, PreparedRun
+from memserve.serving.profiles import PEER_PATH, profile_for, profile_identity
 from memserve.serving.watcher import Watcher
 from memserve.wire.messages import DeadInstance
 
@@ -165,5 +166,13 @@ def _scheduler(run: PreparedRun, view: ClusterView, clock: Clock) -> Scheduler:
         clock=clock,
         random=Random(),  # noqa: S311 - chooses among equals, keeps no secret
         caching=run.config.cluster.caching,
-        pulls=PullPolicy(),
+        pulls=_pulls(run, view),
     )
+
+
+def _pulls(run: PreparedRun, view: ClusterView) -> PullPolicy:
+    """With what was calibrated for this engine on this machine, else with what is assumed until it is seen."""
+    instance = next(iter(view.active()))
+    identity = profile_identity(instance.peer.identity, machine=run.machine.name)
+    profile = profile_for(identity, named=run.config.cluster.profile, cache=run.cache)
+    return PullPolicy() if profile is None else PullPolicy(prefill=profile.prefill, path=profile.paths[PEER_PATH])

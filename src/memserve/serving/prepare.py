@@ -20,6 +20,7 @@ from memserve.manager.launch_plan import LaunchPlan, num_instances, plan, served
 from memserve.manager.machine import Machine
 from memserve.manager.preflight import preflight
 from memserve.scheduler.policies import find_policy
+from memserve.serving.profiles import read_profile
 
 LOOPBACK = "127.0.0.1"
 
@@ -35,6 +36,8 @@ class PreparedRun(msgspec.Struct, frozen=True, kw_only=True):
     cluster: str
     """Name of this run's cluster; part of the names of its shared memory."""
     log_folder: Path
+    cache: Path
+    """Folder for what is kept between runs: the bundled model, logs, cost profiles."""
     warnings: tuple[str, ...]
     """What is risky but may work; for the operator to see."""
 
@@ -62,6 +65,8 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
     """
     config.cluster.check()
     find_policy(config.cluster.policy)
+    if config.cluster.profile:
+        read_profile(Path(config.cluster.profile))
     _check_port(config.gateway.host, config.gateway.port)
     machine = Machine.here()
     found = msgspec.structs.replace(config, model=_find_model(config.model, cache))
@@ -73,6 +78,7 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
         machine=machine,
         cluster=cluster,
         log_folder=_log_folder(cache, cluster),
+        cache=cache,
         warnings=warnings,
     )
 
