@@ -27,6 +27,7 @@ from memserve.instance.core import PoolCore
 from memserve.instance.data_paths import DataPaths
 from memserve.instance.engine_path import EnginePath
 from memserve.instance.event_publisher import COLLECT_S
+from memserve.instance.hand_on import HandOn
 from memserve.instance.inbox import Inbox
 from memserve.instance.locked_ledger import LockedLedger
 from memserve.instance.membership_client import MembershipClient
@@ -103,6 +104,7 @@ class MemPool:
             paths=self._paths,
             inbox=self._inbox,
             puller=lambda: self._puller,
+            hand_on=HandOn(core=self._core, links=self._links, puller=lambda: self._puller, local=lambda: self.info),
         )
         self._agent = self._new_agent(bind)
         self._sender = TransferSender(

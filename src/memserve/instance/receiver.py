@@ -21,6 +21,7 @@ from memserve.instance.admin_desk import AdminDesk
 from memserve.instance.core import PoolCore
 from memserve.instance.data_paths import DataPaths
 from memserve.instance.event_publisher import EventPublisher
+from memserve.instance.hand_on import HandOn
 from memserve.instance.inbox import Inbox
 from memserve.instance.puller import Puller
 from memserve.instance.records import Received
@@ -37,8 +38,10 @@ from memserve.wire.messages import (
     CommitRequest,
     EventsRequest,
     FreeRequest,
+    HandOnRequest,
     HelloReply,
     HelloRequest,
+    OfferRequest,
     PeerInfo,
     PullReply,
     PullRequest,
@@ -71,6 +74,7 @@ class Receiver:
         paths: DataPaths,
         inbox: Inbox,
         puller: Callable[[], Puller],
+        hand_on: HandOn,
     ) -> None:
         self.publisher = EventPublisher(core=core, local=local)
         self.admin = AdminDesk(core=core, local=local)
@@ -94,10 +98,12 @@ class Receiver:
         self._slow_answers: dict[type, Callable[[Any, PeerInfo], Awaitable[Any]]] = {
             TransferRequest: self._transfer,
             PullRequest: self._pull,
+            OfferRequest: hand_on.take,
         }
         self._waited_for: dict[type, Callable[[Any], Awaitable[Any]]] = {
             EventsRequest: self.publisher.events,
             ResizeRequest: self.admin.resize,
+            HandOnRequest: hand_on.hand_on,
         }
         self._open_answers: dict[type, Callable[[Any, str | None], AckReply]] = {
             CommitRequest: self._commit,

@@ -24,6 +24,7 @@ class _Run(NamedTuple):
     """Bytes of its prompt before it."""
     tokens: bytes
     tiers: tuple[TierRun, ...]
+    used_at: int
 
 
 class IndexSnapshot:
@@ -42,6 +43,13 @@ class IndexSnapshot:
 
     def __repr__(self) -> str:
         return f"IndexSnapshot({len(self._runs)} runs of blocks, after event {self.seq})"
+
+    def prompts_by_use(self) -> Iterator[tuple[Namespace, bytes]]:
+        """Namespace and tokens of every prompt that none continues, the latest used first."""
+        parents = {run.parent for run in self._runs}
+        ends = [place for place in range(len(self._runs)) if place not in parents]
+        for place in sorted(ends, key=lambda place: self._runs[place].used_at, reverse=True):
+            yield self._runs[place].namespace, self._prompt(place)
 
     def entries(self, position: int, *, max_bytes: int) -> tuple[IndexEntry, ...]:
         """Entries from `position` on, at least one if there is any, with little more than `max_bytes` of tokens.
@@ -64,10 +72,10 @@ class IndexSnapshot:
         tiers = tuple(TierRun(tier=tier, num_blocks=number) for tier, number in tier_runs(node.blocks))
         if node.parent is None or isinstance(node.parent, Root):
             namespace = node.parent.namespace if node.parent else b""
-            return _Run(namespace, -1, 0, node.run, tiers)
+            return _Run(namespace, -1, 0, node.run, tiers, node.used_at)
         parent = places[node.parent]
         above = self._runs[parent]
-        return _Run(above.namespace, parent, above.at + len(above.tokens), node.run, tiers)
+        return _Run(above.namespace, parent, above.at + len(above.tokens), node.run, tiers, node.used_at)
 
     def _prompt(self, place: int) -> bytes:
         runs = []

@@ -1,6 +1,6 @@
 """Every message between processes, as tagged frozen structs; one module for each pair that talks."""
 
-from memserve.wire.messages.admin import ResizeReply, ResizeRequest
+from memserve.wire.messages.admin import HandOnReply, HandOnRequest, Heir, ResizeReply, ResizeRequest
 from memserve.wire.messages.base import (
     AckReply,
     ArenaRef,
@@ -34,6 +34,8 @@ from memserve.wire.messages.peer import (
     FreeRequest,
     HelloReply,
     HelloRequest,
+    OfferReply,
+    OfferRequest,
     PeerMessage,
     PullReply,
     PullRequest,
@@ -65,8 +67,11 @@ __all__ = [
     "EventsReply",
     "EventsRequest",
     "FreeRequest",
+    "HandOnReply",
+    "HandOnRequest",
     "HeartbeatReply",
     "HeartbeatRequest",
+    "Heir",
     "HelloReply",
     "HelloRequest",
     "JoinReply",
@@ -75,6 +80,8 @@ __all__ = [
     "Load",
     "Message",
     "MovedBlocks",
+    "OfferReply",
+    "OfferRequest",
     "PeerInfo",
     "PeerMessage",
     "PullReply",

@@ -8,7 +8,7 @@ from memserve.core.enums import DataPath, Tier
 from memserve.core.ids import BlockId, Incarnation, InstanceId, RequestId, TransferId
 from memserve.wire.events import IndexEntry, IndexEvent
 from memserve.wire.identity import Namespace
-from memserve.wire.messages.admin import ResizeReply, ResizeRequest
+from memserve.wire.messages.admin import HandOnReply, HandOnRequest, ResizeReply, ResizeRequest
 from memserve.wire.messages.base import AckReply, BlockList, ErrorReply, Message, PeerInfo, TierStats
 
 
@@ -88,6 +88,18 @@ class PullRequest(Message, frozen=True):
 class PullReply(Message, frozen=True):
     num_tokens: int
     """How many tokens were sent, from the first one lacking on; 0 when no more than that is held."""
+
+
+class OfferRequest(Message, frozen=True):
+    """I hold these tokens and shall go: pull what you lack of them. Answered when that is done or has failed."""
+
+    tokens: bytes
+    namespace: Namespace
+
+
+class OfferReply(Message, frozen=True):
+    num_tokens: int
+    """How many came over."""
 
 
 class ReserveRequest(Message, frozen=True):
@@ -201,6 +213,6 @@ PeerMessage = (
     HelloRequest | HelloReply | AllocRequest | AllocReply | FreeRequest | TransferRequest | TransferReply
     | ReserveRequest | ReserveReply | CommitRequest | AbortRequest | ReleaseRequest | StatsRequest | StatsReply
     | PullRequest | PullReply | EventsRequest | EventsReply | SnapshotRequest | SnapshotReply
-    | ResizeRequest | ResizeReply
+    | ResizeRequest | ResizeReply | HandOnRequest | HandOnReply | OfferRequest | OfferReply
     | AckReply | ErrorReply
 )  # fmt: skip
