@@ -161,6 +161,19 @@ def resize(
 
 
 @app.command()
+def explain(
+    request: Annotated[str, typer.Argument(help="Its id: the x-request-id of the answer.")],
+    *,
+    url: Annotated[str, typer.Option(help="Where the gateway serves.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Say why a request went where it went, and what was predicted beside what came of it."""
+    with _refusals():
+        from memserve.cli.explain import show_explanation  # noqa: PLC0415
+
+        show_explanation(request, url)
+
+
+@app.command()
 def calibrate(
     context: typer.Context,
     *,

@@ -16,6 +16,8 @@ from memserve.core.errors import ConfigError
 from memserve.core.ids import RequestId
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.errors import ApiError, bad_request, unavailable
+from memserve.gateway.explanation import explain
+from memserve.gateway.records import RequestRecord
 from memserve.scheduler.policies import find_policy
 
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,6 +46,7 @@ class AdminRoutes:
             Route("/admin/policy", self.set_policy, methods=["PUT"]),
             Route("/admin/requests", self.requests),
             Route("/admin/requests/{request:path}", self.request),
+            Route("/admin/explain/{request:path}", self.explain),
         ]
 
     async def health(self, _: Request) -> Response:
@@ -88,13 +91,20 @@ class AdminRoutes:
 
     async def request(self, request: Request) -> Response:
         """One request: its decisions and what every instance reported."""
+        return _json(self._record(request))
+
+    async def explain(self, request: Request) -> Response:
+        """The same in words, what was predicted beside what became of it."""
+        return _json(explain(self._record(request)))
+
+    def _record(self, request: Request) -> RequestRecord:
         record = self._context.history.find(RequestId(request.path_params["request"]))
         if record is None:
             raise ApiError(
                 f"request {request.path_params['request']} is not among the latest {_MAX_LIMIT}",
                 status=HTTPStatus.NOT_FOUND,
             )
-        return _json(record)
+        return record
 
 
 def _json(content: object) -> Response:

@@ -5,7 +5,7 @@ read from the view at each scrape, so they cannot go stale.
 """
 
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -13,12 +13,14 @@ from prometheus_client.registry import Collector
 
 from memserve.cluster.view import ClusterView
 from memserve.core.enums import Tier
+from memserve.gateway.explanation import Step
 from memserve.gateway.scheduler_metrics import SchedulerCollector
 from memserve.scheduler.scheduler import Scheduler
 from memserve.wire.messages import MovedBlocks, RequestReport
 
 _LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _TRANSFER_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+_RATIOS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
 _HOP = ("source", "target", "path")
 
 
@@ -47,6 +49,10 @@ class GatewayMetrics:
         self.request_s = Histogram(
             "memserve_gateway_request_seconds", "Whole requests", ("route",), buckets=_LATENCY_S, registry=self.registry
         )
+        self._predictions = Histogram(
+            "memserve_scheduler_actual_over_predicted", "What a step took over what was predicted", ("step",),
+            buckets=_RATIOS, registry=self.registry,
+        )  # fmt: skip
         self.registry.register(_ViewCollector(view))
 
     def follow(self, scheduler: Scheduler) -> None:
@@ -56,6 +62,12 @@ class GatewayMetrics:
     def exposition(self) -> bytes:
         """The text that a scrape gets."""
         return generate_latest(self.registry)
+
+    def judge(self, steps: Iterable[Step]) -> None:
+        """Hold what was predicted for a request against what it took, where both are known."""
+        for step in steps:
+            if step.predicted_s and step.actual_s:
+                self._predictions.labels(step.what).observe(step.actual_s / step.predicted_s)
 
     def count_report(self, report: RequestReport) -> None:
         sources = {

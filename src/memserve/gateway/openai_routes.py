@@ -18,6 +18,7 @@ from memserve.gateway import request_body
 from memserve.gateway.client_connection import ClientConnection
 from memserve.gateway.ending import scope
 from memserve.gateway.errors import ApiError, ClientGone
+from memserve.gateway.explanation import steps_of
 from memserve.gateway.records import RequestState
 from memserve.gateway.request_flow import Job, RequestFlow
 from memserve.gateway.runtime import GatewayRuntime
@@ -107,3 +108,6 @@ class CompletionRoute:
         self._context.metrics.request_s.labels(self._path).observe(seconds)
         if error:
             _log.info("request %s %s: %s", request_id, state, error)
+        record = self._context.history.find(request_id)
+        if record is not None:
+            self._context.metrics.judge(steps_of(record))

@@ -37,6 +37,10 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""
     prompt_tokens: int | None = None
     """As tokenised for routing; None when it was not."""
+    decided_s: float | None = None
+    """When it was decided, the last time; in seconds since `started`, as the next ones."""
+    prefilled_s: float | None = None
+    """When the prefill instance had answered; None when one instance did all."""
     ttft_s: float | None = None
     seconds: float | None = None
     error: str = ""
@@ -72,7 +76,14 @@ class RequestHistory:
     def decided(self, decision: Decision) -> None:
         record = self._records.get(decision.request)
         if record is not None:
-            self._change(decision.request, decisions=(*record.decisions, decision))
+            at = self._clock.now() - record.started
+            self._change(decision.request, decisions=(*record.decisions, decision), decided_s=at)
+
+    def prefilled(self, request: RequestId) -> None:
+        """Note that the prefill instance has answered."""
+        record = self._records.get(request)
+        if record is not None:
+            self._change(request, prefilled_s=self._clock.now() - record.started)
 
     def first_bytes(self, request: RequestId) -> float:
         """Note the first bytes to the client; seconds since the request came."""

@@ -169,6 +169,7 @@ class RequestFlow:
                 await self._client.send_whole(status=answer.status, body=content, headers=answer.headers())
                 return None
         self._context.scheduler.prefilled(self._job.id)
+        self._context.history.prefilled(self._job.id)
         report = response_body.report_of(content)
         if report is None:
             return 0

@@ -40,6 +40,22 @@ class PullWeighing(msgspec.Struct, frozen=True, kw_only=True):
         return self.transfer_s < self.recompute_s
 
 
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """What the chosen way is expected to take until the first token, in seconds, step after step."""
+
+    queue_s: float
+    """Until those before it are computed."""
+    pull_s: float
+    """Until what another instance holds has come."""
+    prefill_s: float
+    handover_s: float
+    """Until the decode instance has what it lacks; sent layer by layer, most of it is hidden behind the prefill."""
+
+    @property
+    def first_token_s(self) -> float:
+        return self.queue_s + self.pull_s + self.prefill_s + self.handover_s
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """Serve on `decode` alone when `prefill` is None, else prefill there and hand the KV over."""
 
@@ -54,6 +70,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """Where the instance that computes the prompt pulls a longer prefix from before it computes."""
     pull: PullWeighing | None = None
     """The numbers behind `source`, also when it is None; None when nobody else holds more."""
+    forecast: Forecast | None = None
+    """None when the scheduler was given nothing to predict with."""
 
 
 class Placement(StrEnum):

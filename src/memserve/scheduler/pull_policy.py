@@ -89,6 +89,14 @@ class PullPolicy:
             recompute_s=recompute_s * self._computing.of(target),
         )
 
+    def compute_s(self, target: InstanceId, *, prompt_tokens: int, held_tokens: int) -> float:
+        """What `target` takes to compute what it does not hold of a prompt, with nothing else to do."""
+        return self._prefill.seconds(prompt_tokens, held_tokens / prompt_tokens) * self._computing.of(target)
+
+    def move_s(self, source: InstanceId, target: InstanceId, num_bytes: int) -> float:
+        """What it takes to have so many bytes of blocks sent in one piece."""
+        return self._path.seconds(num_bytes) * self._transferring.of((source, target))
+
     def declined(self, weighing: PullWeighing, target: InstanceId) -> None:
         """It was not worth it: what made transfers look slow fades, as nothing new is learnt of them."""
         self._transferring.fade((weighing.source, target))

@@ -24,9 +24,10 @@ from memserve.core.enums import CachingMode, Phase, Role
 from memserve.core.errors import InstanceUnavailable
 from memserve.core.ids import Incarnation, InstanceId, RequestId
 from memserve.scheduler.candidates import Candidates, Group, candidates, nobody
-from memserve.scheduler.decision import Candidate, Decision, Outcome, Placement, PullWeighing
+from memserve.scheduler.decision import Candidate, Decision, Forecast, Outcome, Placement, PullWeighing
 from memserve.scheduler.event_feeds import EventStats
 from memserve.scheduler.flight import Asked, Flight, Place
+from memserve.scheduler.forecast import forecast
 from memserve.scheduler.holdings import Holdings
 from memserve.scheduler.load import LoadLedger
 from memserve.scheduler.policies import Policy, PolicyKind, find_policy
@@ -132,6 +133,7 @@ class Scheduler:
             candidates=tuple(candidate for group in weighed for candidate in group.candidates),
             source=source,
             pull=pull,
+            forecast=self._forecast(asked, first, decode, pull, view),
         )
 
     def sent(self, request: RequestId) -> None:
@@ -257,6 +259,22 @@ class Scheduler:
         if not pull.is_worth_it:
             self._pulls.declined(pull, first.instance)
         return pull
+
+    def _forecast(
+        self, asked: Asked, first: Candidate, decode: Candidate | None, pull: PullWeighing | None, view: ClusterView
+    ) -> Forecast | None:
+        taker = view.find(decode.instance if decode is not None else first.instance)
+        if self._pulls is None or taker is None:
+            return None
+        identity = taker.peer.identity
+        return forecast(
+            first=first,
+            decode=decode,
+            pull=pull,
+            prompt_tokens=asked.num_tokens,
+            bytes_per_token=identity.block_bytes / identity.block_size,
+            costs=self._pulls,
+        )
 
     def _enter(
         self, request: RequestId, asked: Asked, first: Candidate, decode: Candidate | None, *, held_tokens: int

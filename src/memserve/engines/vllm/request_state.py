@@ -44,6 +44,7 @@ class RequestState:
         tokens: bytes,
         namespace: Namespace,
         transfer: TransferMode,
+        arrived_at: float,
     ) -> None:
         self.key = key
         """vLLM's id, unique per engine request."""
@@ -55,6 +56,11 @@ class RequestState:
         """Little-endian int32."""
         self.namespace = namespace
         self.transfer = transfer
+        self.arrived_at = arrived_at
+        """Clock time, as the next two."""
+        self.started_at: float | None = None
+        """First given room; None until then."""
+        self.ended_at: float | None = None
         self.wait_until = 0.0
         """Clock time until which the request may wait for another instance before it computes instead."""
         self.num_hbm_tokens = 0
@@ -81,6 +87,21 @@ class RequestState:
         self.is_kept_by_us = False
         """vLLM was told to keep the engine blocks until a StepPlan releases them."""
         self.is_aborted = False
+
+    def note_start(self, now: float) -> None:
+        """vLLM has given it room; only the first time counts."""
+        if self.started_at is None:
+            self.started_at = now
+
+    @property
+    def queue_s(self) -> float:
+        """0 when it never started."""
+        return 0.0 if self.started_at is None else self.started_at - self.arrived_at
+
+    @property
+    def run_s(self) -> float:
+        """0 when it never started or has not ended."""
+        return 0.0 if self.started_at is None or self.ended_at is None else self.ended_at - self.started_at
 
     @property
     def num_prompt_tokens(self) -> int:

@@ -104,6 +104,7 @@ class SchedulerSide:
             tokens=_as_bytes(tokens),
             namespace=namespace,
             transfer=params.transfer or self._transfer,
+            arrived_at=self._clock.now(),
         )
         self._states[key] = state
         if state.phase is Phase.PREFILL and state.peer is not None:
@@ -148,6 +149,7 @@ class SchedulerSide:
         if state is None:
             return
         state.is_running = True
+        state.note_start(self._clock.now())
         loading = state.loading
         if loading is None or loading.has_started:
             return
@@ -217,6 +219,7 @@ class SchedulerSide:
         if state is None:
             return False, None
         state.is_finished = True
+        state.ended_at = self._clock.now()
         state.engine_blocks = tuple(engine_blocks)
         state.num_output_tokens = num_output_tokens
         whole = _as_bytes(tokens)[: len(tokens) // self._block_size * self._block_size * 4]
@@ -342,6 +345,8 @@ class SchedulerSide:
             output_tokens=state.num_output_tokens,
             moved=moved,
             pulled_tokens=min(state.num_pulled_tokens, state.num_dram_tokens),
+            queue_s=state.queue_s,
+            run_s=state.run_s,
         )
 
 

@@ -93,6 +93,10 @@ class RequestReport(Record, frozen=True):
     """Tells engine requests of one client request apart: n > 1, several prompts."""
     pulled_tokens: int = 0
     """Of `dram_tokens`, those that came from another instance's pool for this request: see RequestParams.source."""
+    queue_s: float = 0.0
+    """From its arrival in the engine until it had room there and nothing to wait for, a pull included."""
+    run_s: float = 0.0
+    """From then until its last token."""
 
 
 class ReportRequest(Message, frozen=True):
