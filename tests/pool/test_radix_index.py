@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from memserve.core.enums import Tier
 from memserve.core.errors import ConfigError, InvalidBlocks, InvalidTokens
 from memserve.core.ids import BlockId, make_block_id
+from memserve.pool import radix_index, radix_node
 from memserve.pool.invariants import check_index
 from memserve.pool.radix_index import Insertion, RadixIndex
 from memserve.pool.tokens import Tokens
@@ -102,6 +103,30 @@ class IndexAgainstADict(RuleBasedStateMachine):
 
 TestIndexAgainstADict = IndexAgainstADict.TestCase
 TestIndexAgainstADict.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_blocks_that_share_a_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's own hash cannot be made to collide, so both modules get one that tells nothing apart."""
+    for module in (radix_index, radix_node):
+        monkeypatch.setattr(module, "hash", lambda _: 7, raising=False)
+    run_state_machine_as_test(
+        IndexAgainstADict, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+    )
+
+
+@pytest.mark.parametrize("call", ["match", "insert", "delete"])
+@pytest.mark.parametrize(
+    "tokens", [[1, 2, 3, -4], np.array([1, 2, 3, -4], dtype=np.int32), [-1, 2], [1, 2] * 2000 + [-7, 7]]
+)
+def test_a_negative_token_is_refused_wherever_it_comes(call: str, tokens: Any) -> None:
+    index = RadixIndex(block_size=BLOCK)
+    index.insert([1, 2] * 2000, some_blocks(2000))
+    blocks = [some_blocks(len(tokens) // BLOCK)] if call == "insert" else []
+    with pytest.raises(InvalidTokens, match="is negative"):
+        getattr(index, call)(tokens, *blocks)
+    with pytest.raises(InvalidTokens, match="is negative"):
+        getattr(index, call)(tokens, *blocks, namespace=b"another")
+    assert index.num_blocks == 2000
 
 
 def prefixes(prompt: Prompt) -> list[Prompt]:

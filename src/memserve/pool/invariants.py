@@ -43,8 +43,9 @@ def check_index(index: RadixIndex, anchors: Iterable[Anchor]) -> None:
         _require(len(node.blocks) > 0, f"{node!r} is empty")
         _require(len(node.run) == len(node.blocks) * width, f"{node!r} has {len(node.run)} bytes of tokens")
         _require(node.parent is not None, f"{node!r} is in the tree without a parent")
-        for key, child in node.children.items():
-            _require(child.parent is node and child.run.startswith(key), f"{child!r} is under the wrong key")
+        for child in node.children.values():
+            found = node.child_at(child.run, 0, width)
+            _require(child.parent is node and found is child, f"{child!r} is under the wrong key")
             _require(child.used_at <= node.used_at, f"{child!r} is used after its parent")
     num_blocks = sum(len(node.blocks) for node in nodes)
     _require(num_blocks == index.num_blocks, f"{num_blocks} blocks in the tree, {index.num_blocks} counted")

@@ -15,8 +15,8 @@ import msgspec
 from memserve.core.errors import ConfigError, InvalidBlocks, InvalidTokens, InvariantError
 from memserve.core.ids import BlockId
 from memserve.pool.block_homes import BlockHomes
-from memserve.pool.radix_node import Anchor, Node, Root, subtree
-from memserve.pool.tokens import TOKEN_BYTES, Tokens, as_token_bytes
+from memserve.pool.radix_node import NO_CHILDREN, Anchor, Node, Root, subtree
+from memserve.pool.tokens import TOKEN_BYTES, Tokens, copy_token_bytes, require_token_ids
 from memserve.wire.identity import Namespace
 
 GROW_LEAF_BLOCKS = 8
@@ -103,7 +103,7 @@ class RadixIndex:
     def replace(self, old: BlockId, new: BlockId) -> None:
         """Name `new` where `old` was named: the bytes moved. Raises InvalidBlocks when `old` is not indexed."""
         node, position = self.locate(old)
-        node.blocks[position] = new
+        node.blocks = (*node.blocks[:position], new, *node.blocks[position + 1 :])
         self._homes.add(new, node)
 
     def tokens_to(self, block: BlockId) -> bytes:
@@ -114,8 +114,11 @@ class RadixIndex:
     # ------------------------------------------------------------ by place, for the ledger
 
     def whole_blocks(self, tokens: Tokens, *, num_blocks: int | None = None) -> bytes:
-        """The whole blocks of `tokens` as bytes, or exactly the first `num_blocks` (InvalidTokens if fewer)."""
-        data = as_token_bytes(tokens)
+        """The whole blocks of `tokens` as bytes, or exactly the first `num_blocks` (InvalidTokens if fewer).
+
+        Negative tokens come through: `find` refuses them.
+        """
+        data = copy_token_bytes(tokens)
         end = (
             len(data) - len(data) % self.block_token_bytes
             if num_blocks is None
@@ -126,28 +129,34 @@ class RadixIndex:
                 f"{num_blocks} blocks of {self.block_size} tokens need {end // TOKEN_BYTES} tokens, "
                 f"{len(data) // TOKEN_BYTES} are given"
             )
-        return bytes(data[:end])
+        return data[:end]
 
     def find(self, data: bytes, *, namespace: Namespace) -> Place | None:
-        """Where the longest indexed prefix of `data` ends; None when it has no block at all."""
+        """Where the longest indexed prefix of `data` ends; None when it has no block at all.
+
+        Raises InvalidTokens for negative tokens, of which none is ever indexed: what matches holds none.
+        """
+        width, end, position = self.block_token_bytes, len(data), 0
         node: Node | None = self._roots.get(namespace)
         if node is None:
+            require_token_ids(data)
             return None
-        width, end, position, offset = self.block_token_bytes, len(data), 0, 0
         blocks: list[BlockId] = []
+        offset, starts = 0, data.startswith
         while position < end:
-            child = node.children.get(data[position : position + width])
+            child = node.children.get(hash(data[position : position + width]))
             if child is None:
                 break
-            node = child
-            if not data.startswith(node.run, position):
-                offset = _num_common(node.run, data, position, width)
-                blocks += node.blocks[:offset]
+            run = child.run
+            if not starts(run, position):
+                node, offset = _descend(node, data, position, blocks, width)
                 break
-            blocks += node.blocks
-            offset = len(node.blocks)
-            position += offset * width
-        return Place(node, offset, blocks) if blocks else None
+            node, offset = child, -1
+            blocks += child.blocks
+            position += len(run)
+        if len(blocks) * width < end:
+            require_token_ids(data[len(blocks) * width :])
+        return Place(node, len(node.blocks) if offset < 0 else offset, blocks) if blocks else None
 
     def graft(
         self, place: Place | None, data: bytes, blocks: Sequence[BlockId], *, namespace: Namespace
@@ -159,10 +168,10 @@ class RadixIndex:
         self._num_blocks += len(blocks)
         if upper.parent is not None and not upper.children and len(blocks) <= GROW_LEAF_BLOCKS:
             upper.run += run
-            upper.blocks += blocks
+            upper.blocks += tuple(blocks)
             self._homes.changed(upper)
             return (upper, *made)
-        child = Node(parent=upper, run=run, blocks=list(blocks))
+        child = Node(parent=upper, run=run, blocks=tuple(blocks))
         upper.add_child(run[: self.block_token_bytes], child)
         self._homes.changed(child)
         return (child, *made)
@@ -183,17 +192,16 @@ class RadixIndex:
         Anchors that covered a removed block cover what is left of their prefix from now on.
         """
         displaced = [(anchor, _lost_by(anchor, node, keep)) for anchor in _anchors_past(node, keep)]
-        removed = node.blocks[keep:]
+        removed = list(node.blocks[keep:])
         for below in subtree(node):
             if below is not node:
                 removed += below.blocks
-                below.parent, below.blocks, below.run, below.anchors = None, [], b"", None
-        node.children = {}
-        first = node.run[: self.block_token_bytes]
-        del node.blocks[keep:]
+                below.parent, below.blocks, below.run, below.anchors = None, (), b"", None
+        node.children = NO_CHILDREN
+        rest = node if keep else self._unlink(node)
+        node.blocks = node.blocks[:keep]
         node.run = node.run[: keep * self.block_token_bytes]
         self._num_blocks -= len(removed)
-        rest = node if keep else self._unlink(node, first)
         for anchor, _ in displaced:
             _put(anchor, rest, len(rest.blocks))
         return Pruned(removed, displaced)
@@ -248,9 +256,9 @@ class RadixIndex:
         cut = offset * self.block_token_bytes
         upper = Node(parent=parent, run=node.run[:cut], blocks=node.blocks[:offset])
         upper.used_at, upper.inserted_at, upper.hits = node.used_at, node.inserted_at, node.hits
-        parent.children[upper.run[: self.block_token_bytes]] = upper
+        parent.replace_child(node.run[: self.block_token_bytes], upper)
         node.run = node.run[cut:]
-        del node.blocks[:offset]
+        node.blocks = node.blocks[offset:]
         node.parent = upper
         upper.add_child(node.run[: self.block_token_bytes], node)
         for anchor in tuple(node.anchors or ()):
@@ -261,9 +269,9 @@ class RadixIndex:
         self._homes.changed(upper)
         return upper
 
-    def _unlink(self, node: Node, key: bytes) -> Node:
+    def _unlink(self, node: Node) -> Node:
         parent = _parent_of(node)
-        del parent.children[key]
+        parent.remove_child(node.run[: self.block_token_bytes])
         node.parent = None
         if isinstance(parent, Root) and not parent.children:
             del self._roots[parent.namespace]
@@ -283,17 +291,31 @@ def _parent_of(node: Node) -> Node:
     return node.parent
 
 
+def _descend(node: Node, data: bytes, position: int, blocks: list[BlockId], width: int) -> tuple[Node, int]:
+    """From the end of `node` on, where the prefix ends that `data` has at `position`; adds its blocks.
+
+    Comes to the same as the loop of `find`, also where a run ends half-way or blocks share a hash.
+    """
+    offset = len(node.blocks)
+    while (child := node.child_at(data, position, width)) is not None:
+        node, offset = child, _num_common(child.run, data, position, width)
+        blocks += node.blocks[:offset]
+        position += offset * width
+        if offset < len(node.blocks):
+            break
+    return node, offset
+
+
 def _num_common(run: bytes, data: bytes, position: int, width: int) -> int:
-    """Leading blocks of `run` that `data` has at `position`, at least the first, by halving."""
-    low, high = 1, min(len(run), len(data) - position) // width
-    middle = high
+    """Leading blocks of `run` that `data` has at `position`, by halving."""
+    low, high = 0, min(len(run), len(data) - position) // width
     view = memoryview(run)
     while low < high:
+        middle = (low + high + 1) // 2
         if data.startswith(view[low * width : middle * width], position + low * width):
             low = middle
         else:
             high = middle - 1
-        middle = (low + high + 1) // 2
     return low
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from memserve.core.ids import BlockId
 from memserve.wire.identity import Namespace
 
-NO_CHILDREN: Final[dict[bytes, "Node"]] = {}
+NO_CHILDREN: Final[dict[int, "Node"]] = {}
 """Shared by all leaves, never written to: a leaf without a dict of its own is 64 bytes smaller."""
 
 
@@ -23,14 +23,14 @@ class Node:
 
     __slots__ = ("anchors", "blocks", "children", "hits", "inserted_at", "parent", "parked", "queued", "run", "used_at")
 
-    def __init__(self, *, parent: "Node | None", run: bytes, blocks: list[BlockId]) -> None:
+    def __init__(self, *, parent: "Node | None", run: bytes, blocks: tuple[BlockId, ...]) -> None:
         self.parent = parent
         """None for a root and for a node that was removed."""
         self.run = run
         """Token bytes of all blocks."""
         self.blocks = blocks
         self.children = NO_CHILDREN
-        """By the token bytes of the child's first block."""
+        """By the hash of the first block's token bytes, or the next free number: see `child_at`."""
         self.anchors: set[Anchor] | None = None
         self.used_at = 0
         """Ticks of the eviction queue, not seconds; a parent's is above its children's."""
@@ -44,11 +44,45 @@ class Node:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.blocks)} blocks, {len(self.children)} children)"
 
-    def add_child(self, key: bytes, child: "Node") -> None:
+    def child_at(self, data: bytes, position: int, width: int) -> "Node | None":
+        """The child whose first block, of `width` bytes, is what `data` has at `position`.
+
+        Keys are hashes, a quarter of the size of the tokens that they stand for; as blocks are compared, two
+        that share one cost a look at the next number and nothing else.
+        """
+        key = hash(data[position : position + width])
+        while (child := self.children.get(key)) is not None:
+            if data.startswith(child.run[:width], position):
+                return child
+            key += 1
+        return None
+
+    def add_child(self, first: bytes, child: "Node") -> None:
+        """`first`: token bytes of its first block, with which no other child begins."""
+        key = hash(first)
+        while key in self.children:
+            key += 1
         if self.children is NO_CHILDREN:
             self.children = {key: child}
         else:
             self.children[key] = child
+
+    def replace_child(self, first: bytes, child: "Node") -> None:
+        """`child` takes the place of the one whose first block is `first`."""
+        self.children[self._key_of(first)] = child
+
+    def remove_child(self, first: bytes) -> None:
+        """Those that a shared hash had put after it move up."""
+        key = self._key_of(first)
+        del self.children[key]
+        while (moved := self.children.pop(key := key + 1, None)) is not None:
+            self.add_child(moved.run[: len(first)], moved)
+
+    def _key_of(self, first: bytes) -> int:
+        key = hash(first)
+        while not self.children[key].run.startswith(first):
+            key += 1
+        return key
 
     def num_anchored(self) -> int:
         """Leading blocks that anchors at this very node protect."""
@@ -61,7 +95,7 @@ class Root(Node):
     __slots__ = ("namespace",)
 
     def __init__(self, namespace: Namespace) -> None:
-        super().__init__(parent=None, run=b"", blocks=[])
+        super().__init__(parent=None, run=b"", blocks=())
         self.namespace = namespace
 
 

@@ -4,7 +4,7 @@ Reads the tree and the eviction queue, and puts back what it takes from the queu
 it. Removes nothing itself: the ledger prunes what `next_cut` names.
 """
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from typing import NamedTuple
 
 from memserve.core.enums import Tier
@@ -114,7 +114,7 @@ def num_protected(anchors: Iterable[Anchor], tier: Tier) -> int:
     return sum(num_in_tier(node.blocks[:offset], tier) for node, offset in covered(anchors).items())
 
 
-def num_in_tier(blocks: list[BlockId], tier: Tier) -> int:
+def num_in_tier(blocks: Sequence[BlockId], tier: Tier) -> int:
     if not blocks:
         return 0
     # The tier is in the highest bits: what lies between the tier's smallest and largest id is of the tier.

@@ -52,6 +52,7 @@ class IndexChild:
         self._shape = Shape(**request)
         self._turns = turns(self._shape)
         self._index.open(self._shape.num_blocks)
+        tokens_of(self._shape, 0, self._shape.blocks)  # what makes tokens is loaded before memory is looked at
         gc.collect()
         self._rss = rss_bytes()
         return list(self._index.forms)
