@@ -35,6 +35,7 @@ def paged_memory(
     head_size: int = HEAD_SIZE,
     dtype: torch.dtype = torch.float32,
     run_size: int | None = None,
+    device: str = "cpu",
 ) -> EngineMemory:
     """`layout` is the order in memory of layers, blocks, heads, tokens and content; on CPU vLLM's is LBHNC."""
     each = max(1, num_kv_heads // num_ranks)
@@ -43,7 +44,7 @@ def paged_memory(
     names = [f"model.layers.{i}.self_attn.attn" for i in range(num_layers)]
     size = spec.page_size_bytes * num_blocks * num_layers
     placed = KVCacheTensor(size=size, layers=names, layer_stride=strides[0], block_stride=strides[1])
-    raw = torch.randint(-128, 128, (size,), dtype=torch.int8)
+    raw = torch.randint(-128, 128, (size,), dtype=torch.int8).to(device)
     caches = dict(zip(names, create_kv_cache_views(raw, spec, num_blocks, layout, placed, run_size), strict=True))
     group = KVCacheGroupSpec(layer_names=names, kv_cache_spec=spec)
     config = KVCacheConfig(num_blocks=num_blocks, kv_cache_tensors=[placed], kv_cache_groups=[group])

@@ -79,34 +79,50 @@ class EngineMemory:
     def write_out(self, block: int, target: torch.Tensor) -> None:
         """Copy this rank's heads of all layers of `block` into `target`, uint8 of shape [layout.block_bytes]."""
         for tensor, pages in enumerate(self.pages):
-            self._part(target, tensor).copy_(pages[:, block])
+            self.part(target, self.layers_of(tensor)).copy_(pages[:, block])
 
     def write_out_layer(self, layer: str, block: int, target: torch.Tensor) -> None:
         """Copy this rank's heads of one layer of `block` into their place in `target`, as in `write_out`."""
-        tensor, index = self._place[layer]
-        self._part(target, tensor)[index].copy_(self.pages[tensor][index, block])
+        number = self.layer_number(layer)
+        self.part(target, range(number, number + 1)).copy_(self.pages_of(layer)[:, block])
 
     def write_out_page(self, layer: str, block: int, target: torch.Tensor) -> None:
         """Copy this rank's heads of one layer of `block` into `target`, uint8 of shape [page_bytes]."""
-        tensor, index = self._place[layer]
-        page = self.pages[tensor][index, block]
+        page = self.pages_of(layer)[0, block]
         target.view(page.shape).copy_(page)
 
     def page_offset(self, layer: str) -> int:
         """Where this rank's heads of the layer begin in a pool block, in bytes."""
-        tensor, index = self._place[layer]
-        return self.layout.offset(self._first_layer[tensor] + index, self.share)
+        return self.layout.offset(self.layer_number(layer), self.share)
 
     def read_in(self, block: int, source: torch.Tensor) -> None:
         """Copy this rank's heads out of `source`, uint8 of shape [layout.block_bytes], into all layers of `block`."""
         for tensor, pages in enumerate(self.pages):
-            pages[:, block].copy_(self._part(source, tensor))
+            pages[:, block].copy_(self.part(source, self.layers_of(tensor)))
 
-    def _part(self, block: torch.Tensor, tensor: int) -> torch.Tensor:
-        """This rank's heads of the layers of one tensor in a pool block, of the shape of pages[tensor][:, 0]."""
-        pages, first = self.pages[tensor], self._first_layer[tensor]
-        heads = block.view(self.layout.num_layers, self.layout.num_heads, *pages.shape[3:])
-        return heads[first : first + pages.shape[0], self.share.first_head : self.share.end_head]
+    @property
+    def device(self) -> torch.device:
+        return self.pages[0].device
+
+    def layer_number(self, layer: str) -> int:
+        """Its place among the layers of a block."""
+        tensor, index = self._place[layer]
+        return self._first_layer[tensor] + index
+
+    def layers_of(self, tensor: int) -> range:
+        """The layers of pages[tensor] by number."""
+        first = self._first_layer[tensor]
+        return range(first, first + self.pages[tensor].shape[0])
+
+    def pages_of(self, layer: str) -> torch.Tensor:
+        """Of one layer: as pages[t], with one layer."""
+        tensor, index = self._place[layer]
+        return self.pages[tensor][index : index + 1]
+
+    def part(self, block: torch.Tensor, layers: range) -> torch.Tensor:
+        """This rank's heads of some layers in a pool block, [layers, heads, runs, tokens of a run, bytes]."""
+        heads = block.view(self.layout.num_layers, self.layout.num_heads, *self.pages[0].shape[3:])
+        return heads[layers.start : layers.stop, self.share.first_head : self.share.end_head]
 
 
 def _pages(cache: torch.Tensor, placed: KVCacheTensor, num_blocks: int) -> torch.Tensor:

@@ -13,6 +13,7 @@ import torch
 
 from memserve.core.clock import Clock
 from memserve.core.errors import InstanceUnavailable
+from memserve.engines.vllm.block_copies import Mark, block_copies
 from memserve.engines.vllm.layout import EngineMemory
 from memserve.transport.tcp import Part, RemoteRoom, TcpTransport
 
@@ -26,35 +27,44 @@ class NetworkSender:
 
     def __init__(self, *, memory: EngineMemory, transport: TcpTransport, clock: Clock) -> None:
         self._memory = memory
+        self._copies = block_copies(memory)
         self._transport = transport
         self._clock = clock
         self._staging = torch.empty(0, dtype=torch.uint8)
         self._lost: dict[str, float] = {}
 
-    def send_whole(self, room: RemoteRoom, engine_blocks: Sequence[int], arena_blocks: Sequence[int]) -> None:
+    def send_whole(
+        self, room: RemoteRoom, mark: Mark, engine_blocks: Sequence[int], arena_blocks: Sequence[int]
+    ) -> None:
         """All layers of each block: in one piece, or layer after layer where other ranks' heads lie in between."""
         memory = self._memory
         if memory.holds_all_heads:
             whole = self._parts(
-                engine_blocks, arena_blocks, copy=memory.write_out, offset=0, length=memory.layout.block_bytes
+                engine_blocks,
+                arena_blocks,
+                copy=partial(self._copies.write_out, mark),
+                offset=0,
+                length=memory.layout.block_bytes,
             )
             self._send(room, whole)
         else:
-            pages = (self._pages(layer, engine_blocks, arena_blocks) for layer in memory.layers)
+            pages = (self._pages(layer, mark, engine_blocks, arena_blocks) for layer in memory.layers)
             self._send(room, chain.from_iterable(pages))
 
     def send_layer(
-        self, room: RemoteRoom, layer: str, engine_blocks: Sequence[int], arena_blocks: Sequence[int]
+        self, room: RemoteRoom, layer: str, mark: Mark, engine_blocks: Sequence[int], arena_blocks: Sequence[int]
     ) -> None:
         """One layer's page of each block."""
-        self._send(room, self._pages(layer, engine_blocks, arena_blocks))
+        self._send(room, self._pages(layer, mark, engine_blocks, arena_blocks))
 
-    def _pages(self, layer: str, engine_blocks: Sequence[int], arena_blocks: Sequence[int]) -> Iterator[Part]:
+    def _pages(
+        self, layer: str, mark: Mark, engine_blocks: Sequence[int], arena_blocks: Sequence[int]
+    ) -> Iterator[Part]:
         memory = self._memory
         return self._parts(
             engine_blocks,
             arena_blocks,
-            copy=partial(memory.write_out_page, layer),
+            copy=partial(self._copies.write_out_page, mark, layer),
             offset=memory.page_offset(layer),
             length=memory.page_bytes,
         )
@@ -74,7 +84,7 @@ class NetworkSender:
         engine_blocks: Sequence[int],
         arena_blocks: Sequence[int],
         *,
-        copy: Callable[[int, torch.Tensor], None],
+        copy: Callable[[Sequence[int], Sequence[torch.Tensor]], None],
         offset: int,
         length: int,
     ) -> Iterator[Part]:
@@ -82,8 +92,7 @@ class NetworkSender:
         for first in range(0, len(engine_blocks), at_once):
             blocks = engine_blocks[first : first + at_once]
             staged = self._room_for(len(blocks) * length).view(len(blocks), length)
-            for block, target in zip(blocks, staged, strict=True):
-                copy(block, target)
+            copy(blocks, tuple(staged))
             yield Part(
                 blocks=tuple(arena_blocks[first : first + at_once]),
                 offset=offset,

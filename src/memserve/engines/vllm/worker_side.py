@@ -7,7 +7,7 @@ A copy that fails is reported, never raised into the engine: the request recompu
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
@@ -15,6 +15,7 @@ import torch
 
 from memserve.core.clock import Clock
 from memserve.core.errors import InvariantError
+from memserve.engines.vllm.block_copies import Mark, block_copies
 from memserve.engines.vllm.copier import BlockCopier
 from memserve.engines.vllm.jobs import Commit, CopyJob, JobKind, JobResult, Pace, StepPlan
 from memserve.engines.vllm.layout import EngineMemory
@@ -56,6 +57,7 @@ class WorkerSide:
         clock: Clock,
     ) -> None:
         self._memory = memory
+        self._copies = block_copies(memory)
         self._attach = attach
         self._arenas: dict[str, Storage] = {}
         self._commit = commit
@@ -79,19 +81,21 @@ class WorkerSide:
             self._network_copier.settle()
         self._released.update(plan.released)
         self._by_layer = []
+        mark = self._copies.mark() if plan.jobs else None
         for job in plan.jobs:
             if job.pace is Pace.BY_LAYER:
                 self._by_layer.append(_OpenJob(job, len(self._memory.layers), self._clock.now()))
             else:
-                self._submit(_OpenJob(job, 1, self._clock.now()), partial(self._copy_whole, job))
+                self._submit(_OpenJob(job, 1, self._clock.now()), partial(self._copy_whole, job, mark))
         self._layers_left = set(self._memory.layers) if self._by_layer else set()
 
     def layer_computed(self, layer: str) -> None:
         """The attention of `layer` has written this step's KV."""
         if layer in self._layers_left:
             self._layers_left.discard(layer)
+            mark = self._copies.mark()
             for opened in self._by_layer:
-                self._submit(opened, partial(self._copy_layer, opened, layer))
+                self._submit(opened, partial(self._copy_layer, opened, layer, mark))
 
     def end_step(self) -> None:
         """After the forward: layers that no hook announced are complete too."""
@@ -126,36 +130,33 @@ class WorkerSide:
         copier = self._copier if opened.job.room is None else self._network_copier
         copier.submit(task, priority=_PRIORITY[opened.job.kind], on_end=lambda error: self._piece_ended(opened, error))
 
-    def _copy_whole(self, job: CopyJob) -> None:
+    def _copy_whole(self, job: CopyJob, mark: Mark) -> None:
         if job.kind is not JobKind.LOAD and not self._memory.share.is_writer:
             return
         if job.room is not None:
-            self._sender.send_whole(job.room, job.engine_blocks, job.arena_blocks)
+            self._sender.send_whole(job.room, mark, job.engine_blocks, job.arena_blocks)
             return
-        copy = self._memory.read_in if job.kind is JobKind.LOAD else self._memory.write_out
-        for engine_block, arena_block in self._pairs(job):
-            copy(engine_block, arena_block)
+        copy = self._copies.read_in if job.kind is JobKind.LOAD else self._copies.write_out
+        copy(mark, job.engine_blocks, self._arena_blocks(job))
 
-    def _copy_layer(self, opened: _OpenJob, layer: str) -> None:
+    def _copy_layer(self, opened: _OpenJob, layer: str, mark: Mark) -> None:
         job = opened.job
         if not self._memory.share.is_writer:
             return
         if job.room is not None:
             if not opened.failed:
-                self._sender.send_layer(job.room, layer, job.engine_blocks, job.arena_blocks)
+                self._sender.send_layer(job.room, layer, mark, job.engine_blocks, job.arena_blocks)
             return
-        for engine_block, arena_block in self._pairs(job):
-            self._memory.write_out_layer(layer, engine_block, arena_block)
+        self._copies.write_out_layer(mark, layer, job.engine_blocks, self._arena_blocks(job))
 
-    def _pairs(self, job: CopyJob) -> Iterator[tuple[int, torch.Tensor]]:
-        """Each engine block with its arena block, uint8 of shape [bytes of a whole block, all ranks]."""
+    def _arena_blocks(self, job: CopyJob) -> list[torch.Tensor]:
+        """Each one whole, all ranks: uint8 of shape [layout.block_bytes]."""
         if job.arena is None:
             raise InvariantError(f"copy job {job.job} names neither memory to map nor a room over the network")
         if job.arena.path not in self._arenas:
             self._arenas[job.arena.path] = self._attach(job.arena)
         arena = self._arenas[job.arena.path]
-        for engine_block, arena_block in zip(job.engine_blocks, job.arena_blocks, strict=True):
-            yield engine_block, torch.frombuffer(arena.view(arena_block), dtype=torch.uint8)
+        return [torch.frombuffer(arena.view(block), dtype=torch.uint8) for block in job.arena_blocks]
 
     def _piece_ended(self, opened: _OpenJob, error: BaseException | None) -> None:
         opened.pieces_left -= 1
