@@ -8,6 +8,7 @@ import pytest
 from memserve.bench.child import SystemChild, SystemSpec, start_all
 from memserve.bench.index import IndexPlan, measure_shape
 from memserve.bench.prompts import Shape
+from memserve.bench.scheduler import PLACES, SchedulerPlan, measure_place
 from memserve.core.errors import ConfigError, InstanceUnavailable
 
 INDEX = SystemSpec(name="memserve", module="memserve_index")
@@ -47,3 +48,18 @@ def test_our_index_is_measured_in_both_forms_and_finds_every_prompt(child: Syste
         ("memory", ""),
     }
     assert all(row.p50_us > 0 for row in rows if row.operation != "memory")
+
+
+def test_our_scheduler_is_measured_on_both_kinds_of_cluster_and_knows_every_prompt(tmp_path: Path) -> None:
+    with SystemChild(SystemSpec(name="memserve", module="memserve_scheduler"), peers=tmp_path) as scheduler:
+        for place in PLACES:
+            rows = measure_place([scheduler], place, plan=SchedulerPlan(scale=256, num_rounds=1))
+            assert [(row.operation, row.input) for row in rows] == [
+                ("decide", "int32"),
+                ("decide", "list"),
+                ("stored", ""),
+                ("evicted", ""),
+                ("memory", ""),
+            ]
+            assert all(row.p50_us > 0 for row in rows if row.operation != "memory")
+            assert all(row.blocks_per_s > 0 for row in rows if row.operation in {"stored", "evicted"})

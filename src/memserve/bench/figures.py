@@ -12,7 +12,7 @@ from memserve.core.errors import ConfigError
 
 _INK = "#808890"
 _OURS, _PEER, _LIMIT = "#2f8f5b", "#6f8fc9", "#b08a3e"
-_SHOWN = frozenset({"match", "insert", "alloc_free", "put", "get", "transfer", "copy"})
+_SHOWN = frozenset({"match", "insert", "decide", "stored", "evicted", "alloc_free", "put", "get", "transfer", "copy"})
 
 
 def draw(report: Report, path: Path) -> None:

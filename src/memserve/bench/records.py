@@ -34,6 +34,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     p99_us: float = 0.0
     gb_per_s: float = 0.0
     """At the median."""
+    blocks_per_s: int = 0
+    """At the median, of events."""
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 from memserve.bench.records import Report, Row
 
-_HEADER = ("system", "operation", "where", "input", "blocks", "p50 us", "p25-p75", "p99", "GB/s", "bytes/block", "n")
+_HEADER = (
+    *("system", "operation", "where", "input", "blocks"),
+    *("p50 us", "p25-p75", "p99", "GB/s", "blocks/s", "bytes/block", "n"),
+)
 
 
 def as_lines(report: Report) -> Iterator[str]:
@@ -28,6 +31,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{_number(row.p25_us)}-{_number(row.p75_us)}" if row.p50_us else "",
         _number(row.p99_us),
         f"{row.gb_per_s:.2f}" if row.gb_per_s else "",
+        str(row.blocks_per_s or ""),
         str(row.size_bytes or ""),
         str(row.count or ""),
     )

@@ -41,6 +41,21 @@ def index(
 
 
 @app.command()
+def scheduler(
+    *,
+    json: Json,
+    figure: Figure = None,
+    peers: Peers = PEERS,
+    scale: Annotated[int, typer.Option(min=1, max=64, help="Know of a fraction 1/N of the million blocks.")] = 1,
+) -> None:
+    """Global scheduler: decisions and events over 64 instances, beside Dynamo's prompt tree."""
+    from memserve.bench.scheduler import SchedulerPlan, run_scheduler  # noqa: PLC0415
+
+    plan = SchedulerPlan(scale=scale)
+    _run(lambda: run_scheduler(peers=peers, plan=plan, say=_say), json=json, figure=figure)
+
+
+@app.command()
 def pool(*, json: Json, figure: Figure = None, peers: Peers = PEERS) -> None:
     """Memory pool: allocation, and 64 MiB put and got back, beside LMCache and a plain copy."""
     from memserve.bench.pool import PoolPlan, run_pool  # noqa: PLC0415

@@ -4,6 +4,7 @@ Owned by membership; readers keep a reference and never change it.
 """
 
 from enum import StrEnum
+from functools import cached_property
 
 import msgspec
 
@@ -41,7 +42,7 @@ class InstanceView(msgspec.Struct, frozen=True, kw_only=True):
         return self.peer.incarnation
 
 
-class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
+class ClusterView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """All instances that are not LEFT."""
 
     epoch: Epoch = Epoch(0)
@@ -52,4 +53,9 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(i for i in self.instances if i.state is InstanceState.ACTIVE and (not roles or i.role in roles))
 
     def find(self, instance: InstanceId) -> InstanceView | None:
-        return next((i for i in self.instances if i.instance == instance), None)
+        return self._by_name.get(instance)
+
+    @cached_property
+    def _by_name(self) -> dict[InstanceId, InstanceView]:
+        """Every routing decision looks instances up."""
+        return {i.instance: i for i in self.instances}
