@@ -62,11 +62,40 @@ class GatewaySettings(Settings, frozen=True):
     """Longest life of one request, streaming included."""
 
 
+class Watermarks(Settings, frozen=True):
+    """When a pool moves the blocks it wants least from DRAM to disk: shares of its DRAM that are in use."""
+
+    high: float = 0.8
+    """Above it, blocks move in the background ..."""
+    low: float = 0.7
+    """... until this is left."""
+
+    def check(self, what: str) -> None:
+        """Raise ConfigError that names `what` unless the marks are in order."""
+        if not 0 < self.low <= self.high < 1:
+            raise ConfigError(
+                f"{what} = {{ low = {self.low:g}, high = {self.high:g} }}: give two shares between 0 and 1, low first"
+            )
+
+
+DEFAULT_MARKS = Watermarks()
+
+
+class DiskPlace(Settings, frozen=True):
+    """Where a pool's disk tier lies, and how large it may be."""
+
+    folder: str
+    size_bytes: int
+
+
 class PoolSettings(Settings, frozen=True):
     """The MemPool of each instance."""
 
     dram: str = "1GiB"
     """Shared memory for KV on the DRAM tier, e.g. "512MiB", "4GiB"."""
+    disk: str = ""
+    """Folder and size of the disk tier of each instance, "DIR:SIZE"; "" for none."""
+    marks: Watermarks = Watermarks()
     paths: tuple[DataPath, ...] = ALL_PATHS
     """Ways for KV between instances, best first; each pair takes the first that works between them."""
 
@@ -99,11 +128,14 @@ class ConnectorConfig(Settings, frozen=True):
     """kv_connector_extra_config of MemServeConnector. Every field has a default that works alone."""
 
     instance: str = ""
-    """Unique in the cluster; "" makes one from the process id."""
+    """Unique in the cluster, and the name of its file on the disk tier; "" makes one, from the process id if it can."""
     role: Role = Role.COLOCATED
     caching: CachingMode = CachingMode.RETURN
     transfer: TransferMode = TransferMode.BY_REQUEST
     dram: str = "1GiB"
+    disk: str = ""
+    """As PoolSettings.disk."""
+    marks: Watermarks = Watermarks()
     bind: str = "127.0.0.1"
     """Address on which the pool's agent listens."""
     paths: tuple[DataPath, ...] = ALL_PATHS
@@ -130,6 +162,16 @@ def parse_size(text: str, what: str) -> int:
     if found is None or unit is None:
         raise ConfigError(f'{what} = "{text}" is not a size: write for example "512MiB" or "4GiB"')
     return int(float(found[1]) * unit)
+
+
+def parse_disk(text: str, what: str) -> DiskPlace | None:
+    """Place of "DIR:SIZE", None for "". Raises ConfigError that names `what`."""
+    if not text:
+        return None
+    folder, _, size = text.rpartition(":")
+    if not folder:
+        raise ConfigError(f'{what} = "{text}" names no folder and size: write for example "/var/cache/kv:200GiB"')
+    return DiskPlace(folder=folder, size_bytes=parse_size(size, what))
 
 
 def load_serve_config(path: Path) -> ServeConfig:

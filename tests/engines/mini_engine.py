@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from memserve.config import ALL_PATHS
+from memserve.config import ALL_PATHS, DiskPlace
 from memserve.core.clock import SystemClock
 from memserve.core.enums import CachingMode, DataPath, Role, TransferMode
 from memserve.core.errors import InstanceUnavailable
@@ -42,6 +42,7 @@ class MiniEngine:
         num_pool_blocks: int = 32,
         paths: tuple[DataPath, ...] = ALL_PATHS,
         num_ranks: int = 1,
+        disk: DiskPlace | None = None,
     ) -> None:
         self.pool = MemPool(
             instance=name,
@@ -50,6 +51,7 @@ class MiniEngine:
             dram_bytes=num_pool_blocks * BLOCK_BYTES,
             cluster="mini",
             paths=paths,
+            disk=disk,
         )
         self.reported: list[RequestReport] = []
         self.pool.report = self.reported.append  # type: ignore[method-assign]

@@ -1,6 +1,7 @@
 """Two pools that can share, and a check that nothing of them stays in shared memory."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,16 @@ BLOCK_SIZE = 4
 BLOCK_BYTES = 4096
 
 MakePool = Callable[..., MemPool]
+
+
+def eventually(condition: Callable[[], bool], *, deadline_s: float = 10.0) -> None:
+    """The agent's own clockwork makes it true; looks again 50 times a second."""
+    pause = threading.Event()
+    for _ in range(int(deadline_s * 50)):
+        if condition():
+            return
+        pause.wait(0.02)
+    pytest.fail("the condition did not come true in time")
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """What a peer holds lives as long as it says hello, and no longer; many threads share one pool."""
 
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,17 +11,7 @@ from memserve.core.ids import Incarnation, InstanceId
 from memserve.instance.mempool import MemPool
 from memserve.instance.peer_links import PeerLinks
 from memserve.wire.messages import AllocReply, AllocRequest, PeerInfo, StatsReply, StatsRequest
-from tests.instance.conftest import BLOCK_BYTES, MakePool
-
-
-def eventually(condition: Callable[[], bool], *, deadline_s: float = 10.0) -> None:
-    """The agent's own clockwork makes it true; looks again 50 times a second."""
-    pause = threading.Event()
-    for _ in range(int(deadline_s * 50)):
-        if condition():
-            return
-        pause.wait(0.02)
-    pytest.fail("the condition did not come true in time")
+from tests.instance.conftest import BLOCK_BYTES, MakePool, eventually
 
 
 def stranger(pool: MemPool) -> PeerInfo:

@@ -23,7 +23,7 @@ from memserve.pool.ledger import PoolLedger
 from memserve.pool.swap import Swap
 
 BLOCK = 2
-CAPACITY = {Tier.HBM: 6, Tier.DRAM: 10}
+CAPACITY = {Tier.HBM: 6, Tier.DRAM: 10, Tier.DISK: 7}
 Prompt = tuple[int, ...]
 Key = tuple[bytes, bytes]
 
@@ -35,7 +35,8 @@ prompts = st.builds(
 )
 namespaces = st.sampled_from([b"", b"", b"", b"tenant"])
 owners = st.sampled_from(["a", "b"])
-tiers = st.sampled_from([Tier.HBM, Tier.DRAM])
+tiers = st.sampled_from(list(Tier))
+moves = st.permutations(list(Tier))
 ttls = st.sampled_from([None, 1.0, 5.0])
 
 
@@ -98,7 +99,9 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
             self.write(block, key)
         insertion = self.ledger.insert(tokens(prompt), blocks, namespace=namespace)
         assert insertion.num_new == max(0, number - len(match.blocks))
-        assert insertion.duplicates == (() if reuse else mine[: len(match.blocks)])
+        held = zip(match.blocks, mine, strict=False)
+        slower = {new for old, new in held if block_tier(old) is Tier.DISK and block_tier(new) is not Tier.DISK}
+        assert insertion.duplicates == (() if reuse else tuple(b for b in mine[: len(match.blocks)] if b not in slower))
         if again:
             assert self.ledger.insert(prompt, blocks, namespace=namespace).num_new == 0
         for block in mine:
@@ -167,9 +170,9 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
         now = self.clock.now()
         self.forget(lambda _, deadline: deadline <= now)
 
-    @rule(number=st.integers(1, 4), up=st.booleans())
-    def begin_swap(self, number: int, up: bool) -> None:
-        source, target = (Tier.DRAM, Tier.HBM) if up else (Tier.HBM, Tier.DRAM)
+    @rule(number=st.integers(1, 4), move=moves)
+    def begin_swap(self, number: int, move: list[Tier]) -> None:
+        source, target, _ = move
         try:
             swap = self.ledger.begin_swap(number, source=source, target=target)
         except PoolExhausted:
@@ -194,9 +197,11 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
     def end_swap(self, data: st.DataObject, finish: bool) -> None:
         swap = self.swaps.pop(data.draw(st.integers(0, len(self.swaps) - 1)))
         if finish:
+            failed = data.draw(st.sets(st.sampled_from([source for source, _ in swap.pairs])))
             for source, target in swap.pairs:
-                self.write(target, self.memory[slot(source)])
-            self.ledger.finish_swap(swap)
+                if source not in failed:
+                    self.write(target, self.memory[slot(source)])
+            assert self.ledger.finish_swap(swap, failed=failed) <= len(swap.pairs) - len(failed)
             with pytest.raises(InvalidBlocks, match="not open"):
                 self.ledger.finish_swap(swap)
         else:
@@ -222,6 +227,17 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
         self.ledger.grow(positions, tier=tier)
         self.gone -= {(tier, index) for index in positions}
         self.capacity[tier] += len(positions)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def discard(self, data: st.DataObject) -> None:
+        _, _, read = self.leases[data.draw(st.sampled_from(sorted(self.leases)))]
+        lost = data.draw(st.lists(st.sampled_from([block for block, _ in read])))
+        num_indexed = len(self.indexed)
+        num_dropped = self.ledger.discard(lost)
+        self.follow_events()
+        assert len(self.indexed) == num_indexed - num_dropped
+        assert self.ledger.discard(lost) == 0
 
     # ------------------------------------------------------------ what must hold
 

@@ -1,21 +1,26 @@
-"""What every Storage keeps, the shared one as its owner and as a peer sees it."""
+"""What every Storage keeps, the shared one as its owner and as a peer sees it, and the one on disk."""
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from memserve.core.errors import ConfigError, InvalidBlocks
 from memserve.core.ids import Incarnation, InstanceId
-from memserve.storage.base import Storage
+from memserve.storage.base import MappedStorage, Storage
 from memserve.storage.private_memory import PrivateMemory
 from memserve.storage.shared_memory import SharedMemory, attach
+from tests.storage.disks import disk
+
+MAPPED = ("private", "shared", "attached")
 
 
-@pytest.fixture(params=["private", "shared", "attached"])
-def storage(request: pytest.FixtureRequest) -> Iterator[Storage]:
-    if request.param == "private":
-        made: Storage = PrivateMemory(num_blocks=4, block_bytes=100)
+@contextmanager
+def mapped_storage(kind: str) -> Iterator[MappedStorage]:
+    if kind == "private":
+        made: MappedStorage = PrivateMemory(num_blocks=4, block_bytes=100)
         yield made
         made.close()
         return
@@ -26,37 +31,75 @@ def storage(request: pytest.FixtureRequest) -> Iterator[Storage]:
         num_blocks=4,
         block_bytes=100,
     )
-    made = owner if request.param == "shared" else attach(owner.ref)
+    made = owner if kind == "shared" else attach(owner.ref)
     yield made
     made.close()
     owner.close()
 
 
-def test_a_fresh_block_is_zero_and_keeps_what_is_written(storage: Storage) -> None:
-    assert bytes(storage.view(3)) == bytes(100)
-    storage.view(3)[:] = b"x" * 100
-    assert bytes(storage.view(3)) == b"x" * 100
-    assert bytes(storage.view(2)) == bytes(100)
+@pytest.fixture(params=MAPPED)
+def mapped(request: pytest.FixtureRequest) -> Iterator[MappedStorage]:
+    with mapped_storage(request.param) as made:
+        yield made
+
+
+@pytest.fixture(params=[*MAPPED, "disk"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    if request.param == "disk":
+        file = disk(tmp_path / "a.kv", num_blocks=4, block_bytes=100)
+        yield file
+        file.close()
+        return
+    with mapped_storage(request.param) as made:
+        yield made
+
+
+def read(storage: Storage, index: int) -> bytes:
+    target = bytearray(storage.block_bytes)
+    storage.read(index, memoryview(target))
+    return bytes(target)
+
+
+def test_it_has_the_blocks_that_were_asked_for(storage: Storage) -> None:
+    assert (storage.num_blocks, storage.block_bytes) == (4, 100)
+
+
+def test_a_block_keeps_what_is_written_and_so_do_its_neighbours(storage: Storage) -> None:
+    for index in range(4):
+        storage.write(index, memoryview(bytes([index]) * 100))
+    storage.write(1, memoryview(b"x" * 100))
+    assert [read(storage, index) for index in range(4)] == [bytes(100), b"x" * 100, b"\2" * 100, b"\3" * 100]
 
 
 @pytest.mark.parametrize("index", [-1, 4, 2**40])
-def test_a_block_that_does_not_exist_has_no_view(storage: Storage, index: int) -> None:
+def test_a_block_that_does_not_exist_is_neither_read_nor_written(storage: Storage, index: int) -> None:
     with pytest.raises(InvalidBlocks, match="0 to 3"):
-        storage.view(index)
+        read(storage, index)
+    with pytest.raises(InvalidBlocks, match="0 to 3"):
+        storage.write(index, memoryview(bytes(100)))
 
 
-def test_close_is_idempotent_and_ends_views(storage: Storage) -> None:
+def test_close_is_idempotent_and_ends_reads_and_writes(storage: Storage) -> None:
     storage.close()
     storage.close()
     with pytest.raises(InvalidBlocks, match="closed"):
-        storage.view(0)
+        read(storage, 0)
+    with pytest.raises(InvalidBlocks, match="closed"):
+        storage.write(0, memoryview(bytes(100)))
 
 
-def test_a_view_outlives_its_storage(storage: Storage) -> None:
-    view = storage.view(1)
+def test_a_fresh_block_of_memory_is_zero(mapped: MappedStorage) -> None:
+    assert bytes(mapped.view(3)) == bytes(100)
+
+
+def test_a_view_is_what_is_read_and_outlives_its_storage(mapped: MappedStorage) -> None:
+    view = mapped.view(1)
     view[:] = b"y" * 100
-    storage.close()
+    assert read(mapped, 1) == b"y" * 100
+    mapped.close()
     assert bytes(view) == b"y" * 100
+    with pytest.raises(InvalidBlocks, match="closed"):
+        mapped.view(1)
 
 
 @pytest.mark.parametrize(("num_blocks", "block_bytes"), [(0, 1), (1, 0), (-1, 8)])

@@ -94,6 +94,7 @@ def serve(
         str | None, typer.Option(help='Engine arguments of prefill instances only, e.g. "-tp 2".')
     ] = None,
     decode_args: Annotated[str | None, typer.Option(help="Engine arguments of decode instances only.")] = None,
+    disk: Annotated[str | None, typer.Option(help='Folder and size per instance, e.g. "/var/cache/kv:200GiB".')] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; options typed here win.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and start nothing.")] = False,
 ) -> None:
@@ -110,6 +111,7 @@ def serve(
         host=host,
         port=port,
         dram=dram,
+        disk=disk,
         config=config,
         engine_args=context.obj or (),
         prefill_args=prefill_args,

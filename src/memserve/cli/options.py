@@ -29,6 +29,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     host: str | None = None
     port: int | None = None
     dram: str | None = None
+    disk: str | None = None
     config: Path | None = None
     engine_args: tuple[str, ...] = ()
     """What stood after `--`."""
@@ -49,7 +50,7 @@ def serve_config(options: ServeOptions) -> ServeConfig:
         config,
         cluster=cluster,
         gateway=msgspec.structs.replace(config.gateway, **_given(host=options.host, port=options.port)),
-        pool=msgspec.structs.replace(config.pool, **_given(dram=options.dram)),
+        pool=msgspec.structs.replace(config.pool, **_given(dram=options.dram, disk=options.disk)),
         engine=EngineSettings(
             args=(*config.engine.args, *options.engine_args),
             prefill=_with_args(config.engine.prefill, options.prefill_args, "--prefill-args"),

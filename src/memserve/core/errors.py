@@ -48,6 +48,13 @@ class TransferFailed(MemserveError):
     """Blocks did not arrive whole. Nothing became visible; the caller recomputes or tries again."""
 
 
+class StorageFailed(MemserveError):
+    """A block on disk could not be read as it was written, or not be written. Its entry goes, or it stays where it was.
+
+    Not the same as a block that is not there: operators see these counted, and look at the disk.
+    """
+
+
 class IllegalTransition(MemserveError):
     """A bug in memserve: a state machine was asked for a move that its table lacks."""
 

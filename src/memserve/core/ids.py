@@ -1,5 +1,6 @@
 """Identifiers. Each is its own type, so that a call with the wrong one does not type-check."""
 
+from collections.abc import Sequence
 from typing import NewType
 
 from memserve.core.enums import Tier
@@ -52,3 +53,8 @@ def block_tier(block: BlockId) -> Tier:
     """Raises ValueError when the bits name no tier: the id did not come from a pool."""
     tier = _TIERS.get(block >> (_INDEX_BITS + _GENERATION_BITS))
     return Tier(block >> (_INDEX_BITS + _GENERATION_BITS)) if tier is None else tier
+
+
+def num_mappable(blocks: Sequence[BlockId]) -> int:
+    """How many leading blocks lie where they can be read in place: not on disk."""
+    return next((i for i, block in enumerate(blocks) if block_tier(block) is Tier.DISK), len(blocks))

@@ -87,7 +87,7 @@ def facts_of(reports: tuple[RequestReport, ...]) -> Facts | None:
     moved = (*prefill.moved, *decode.moved)
     return Facts(
         hbm_tokens=prefill.hbm_tokens,
-        dram_tokens=prefill.dram_tokens + prefill.received_tokens,
+        dram_tokens=prefill.dram_tokens + prefill.disk_tokens + prefill.received_tokens,
         computed_tokens=prefill.computed_tokens,
         decode_computed_tokens=decode.computed_tokens,
         sent=_sum(tuple(part for part in moved if part.source == prefill.instance)),

@@ -8,7 +8,8 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from memserve.cluster.view import ClusterView
@@ -73,6 +74,7 @@ class GatewayMetrics:
         sources = {
             "hbm": report.hbm_tokens,
             "dram": report.dram_tokens,
+            "disk": report.disk_tokens,
             "received": report.received_tokens,
             "computed": report.computed_tokens,
         }
@@ -101,7 +103,7 @@ class _ViewCollector(Collector):
     def __init__(self, view: Callable[[], ClusterView]) -> None:
         self._view = view
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         view = self._view()
         instances = GaugeMetricFamily(
             "memserve_cluster_instances", "Instances by role and state", labels=("role", "state")
@@ -112,7 +114,7 @@ class _ViewCollector(Collector):
         yield GaugeMetricFamily("memserve_cluster_epoch", "Number of the cluster view", value=view.epoch)
         yield from self._loads(view)
 
-    def _loads(self, view: ClusterView) -> Iterator[GaugeMetricFamily]:
+    def _loads(self, view: ClusterView) -> Iterator[Metric]:
         requests = GaugeMetricFamily(
             "memserve_instance_requests", "Requests inside an engine", labels=("instance", "state")
         )
@@ -133,3 +135,14 @@ class _ViewCollector(Collector):
                     blocks.add_metric((instance.instance, name, state), number)
         yield requests
         yield blocks
+        yield from self._disks(view)
+
+    def _disks(self, view: ClusterView) -> Iterator[CounterMetricFamily]:
+        counts = CounterMetricFamily(
+            "memserve_pool_disk_blocks", "What a pool's disk tier has done", labels=("instance", "what")
+        )
+        for instance in view.instances:
+            disk = instance.load.disk
+            for name in disk.__struct_fields__ if disk is not None else ():
+                counts.add_metric((instance.instance, name.removeprefix("num_")), getattr(disk, name))
+        yield counts

@@ -173,7 +173,7 @@ class RequestFlow:
         report = response_body.report_of(content)
         if report is None:
             return 0
-        return report.hbm_tokens + report.dram_tokens
+        return report.hbm_tokens + report.dram_tokens + report.disk_tokens
 
     async def _decode(self, route: _Route, cached_tokens: int | None) -> Outcome:
         decode = route.decode

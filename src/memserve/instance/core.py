@@ -8,7 +8,6 @@ import threading
 from memserve.core.clock import Clock
 from memserve.instance.tiers import TierMemory
 from memserve.pool.ledger import PoolLedger
-from memserve.pool.swap import Swap
 from memserve.transfer.session import TransferSessions
 
 
@@ -26,18 +25,6 @@ class PoolCore:
         """End transfers, allocations and leases that have outlived their time; returns how many."""
         with self.lock:
             return self.sessions.expire() + self.ledger.expire()
-
-    def carry_out(self, swap: Swap) -> None:
-        """Copy what a swap has chosen, outside the lock; all of it or, on an error, nothing is moved."""
-        try:
-            for source, target in swap.pairs:
-                self.memory.copy(source, target)
-        except BaseException:
-            with self.lock:
-                self.ledger.cancel_swap(swap)
-            raise
-        with self.lock:
-            self.ledger.finish_swap(swap)
 
     def __repr__(self) -> str:
         return f"PoolCore({self.ledger}, {self.sessions})"

@@ -16,10 +16,10 @@ from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
 
-from memserve.config import ALL_PATHS
+from memserve.config import ALL_PATHS, DEFAULT_MARKS, DiskPlace, Watermarks
 from memserve.core.clock import Clock, SystemClock
 from memserve.core.enums import DataPath, Role, Tier
-from memserve.core.errors import ConfigError
+from memserve.core.errors import ConfigError, StorageFailed
 from memserve.core.ids import BlockId, Incarnation, InstanceId
 from memserve.instance.addresses import Addresses
 from memserve.instance.agent import Agent, Ticker
@@ -38,6 +38,7 @@ from memserve.instance.records import PoolMatch, PoolStats, Received
 from memserve.instance.remote_blocks import REMOTE_TTL_S, RemoteBlocks
 from memserve.instance.sender import TransferSender
 from memserve.instance.setup import checked_identity, open_tiers
+from memserve.instance.tier_mover import TICK_S, TierMover
 from memserve.pool.tokens import Tokens
 from memserve.transfer.handoff import Handoff, HandoffState
 from memserve.wire.identity import KvIdentity, Namespace
@@ -73,10 +74,13 @@ class MemPool:
         bind: str = "127.0.0.1",
         clock: Clock | None = None,
         paths: tuple[DataPath, ...] = ALL_PATHS,
+        disk: DiskPlace | None = None,
+        marks: Watermarks = DEFAULT_MARKS,
     ) -> None:
         """`block_size` in tokens; sizes in bytes are rounded down to whole blocks. Raises ConfigError.
 
-        `paths` says how bytes may go between this pool and its peers, best first.
+        `paths` says how bytes may go between this pool and its peers, best first. What `disk` holds is found
+        again by the next pool of this name and identity.
         """
         identity = checked_identity(identity, block_size=block_size, block_bytes=block_bytes)
         self._incarnation = Incarnation(time.time_ns())
@@ -88,9 +92,12 @@ class MemPool:
             block_bytes=block_bytes,
             dram_bytes=dram_bytes,
             hbm_bytes=hbm_bytes,
+            disk=disk,
+            identity=identity,
         )
         self._arena, self._memory = tiers.arena, tiers.memory
         self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock or SystemClock())
+        self.tiers = TierMover(core=self._core, disk=tiers.disk, marks=marks, clock=SystemClock())
         self._paths = DataPaths(paths, core=self._core, block_bytes=block_bytes, bind=bind, clock=SystemClock())
         self.local = LockedLedger(self._core.ledger, self._core.lock)
         self._addresses = Addresses(
@@ -98,23 +105,14 @@ class MemPool:
         )
         self._inbox = Inbox()
         self._links = PeerLinks(lambda: self.info)
-        self._receiver = Receiver(
-            core=self._core,
-            local=lambda: self.info,
-            paths=self._paths,
-            inbox=self._inbox,
-            puller=lambda: self._puller,
-            hand_on=HandOn(core=self._core, links=self._links, puller=lambda: self._puller, local=lambda: self.info),
-        )
+        self._receiver = self._new_receiver()
         self._agent = self._new_agent(bind)
         self._sender = TransferSender(
             agent=self._agent, links=self._links, core=self._core, addresses=self._addresses, paths=self._paths
         )
         self._remote = RemoteBlocks(agent=self._agent, links=self._links)
         self.engine_path = EnginePath(core=self._core, agent=self._agent, links=self._links)
-        self._puller = Puller(
-            agent=self._agent, links=self._links, core=self._core, sender=self._sender, addresses=self._addresses
-        )
+        self._puller = self._new_puller()
         self._membership: MembershipClient | None = None
         self.info = self._start(identity)
 
@@ -161,19 +159,22 @@ class MemPool:
         """Drop the entry of the last whole block and all that continues it; returns how many entries."""
         return self.local.delete(tokens, namespace=namespace)
 
-    def swap_out(self, num_blocks: int) -> int:
-        """Move historical blocks from HBM to DRAM, the pool picks which; returns how many. Raises PoolExhausted."""
+    def swap_out(self, num_blocks: int, *, source: Tier = Tier.HBM, target: Tier = Tier.DRAM) -> int:
+        """Move historical blocks to a slower tier, the pool picks which; returns how many. Raises PoolExhausted."""
         with self._core.lock:
-            swap = self._core.ledger.begin_swap(num_blocks, source=Tier.HBM, target=Tier.DRAM)
-        self._core.carry_out(swap)
-        return len(swap.pairs)
+            swap = self._core.ledger.begin_swap(num_blocks, source=source, target=target)
+        return self.tiers.carry_out(swap)
 
-    def swap_in(self, addresses: BlockList) -> BlockList:
-        """Move historical blocks from DRAM to HBM; returns where they are now, in the same order."""
+    def swap_in(self, addresses: BlockList, *, target: Tier = Tier.HBM) -> BlockList:
+        """Move historical blocks to a faster tier; returns where they are now, in the same order.
+
+        Raises PoolExhausted, and StorageFailed when some could not be read: those are no longer indexed.
+        """
         blocks = self._addresses.own(addresses)
         with self._core.lock:
-            swap = self._core.ledger.begin_swap_in(blocks, target=Tier.HBM)
-        self._core.carry_out(swap)
+            swap = self._core.ledger.begin_swap_in(blocks, target=target)
+        if self.tiers.carry_out(swap) < len(blocks):
+            raise StorageFailed(f"not all of {len(blocks)} blocks could be moved to {target.name}: match again")
         moved = dict(swap.pairs)
         return self._addresses.name(tuple(moved[block] for block in blocks))
 
@@ -255,6 +256,7 @@ class MemPool:
                 num_handoffs=sessions.num_handoffs,
                 num_notices_dropped=self._inbox.num_dropped,
                 num_reports_dropped=self._membership.num_dropped if self._membership else 0,
+                disk=self.tiers.stats(),
             )
 
     def resize(self, dram_bytes: int) -> None:
@@ -302,10 +304,11 @@ class MemPool:
     # ------------------------------------------------------------ lifecycle
 
     def close(self) -> None:
-        """Leave the cluster, stop serving, unlink the shared memory; idempotent."""
+        """Leave the cluster, stop serving, save DRAM to disk, unlink the shared memory; idempotent."""
         self._agent.close()
         self._puller.close()
         self._receiver.close()
+        self.tiers.close()
         self._memory.close()
 
     def __enter__(self) -> "MemPool":
@@ -323,10 +326,12 @@ class MemPool:
 
     def _start(self, identity: KvIdentity) -> PeerInfo:
         try:
+            self.tiers.restore()
             data = self._paths.start()
             endpoint = self._agent.start()
         except BaseException:
             self._receiver.close()
+            self.tiers.close()
             self._memory.close()
             raise
         return PeerInfo(
@@ -338,6 +343,26 @@ class MemPool:
             data=data,
         )
 
+    def _new_receiver(self) -> Receiver:
+        return Receiver(
+            core=self._core,
+            local=lambda: self.info,
+            paths=self._paths,
+            inbox=self._inbox,
+            puller=lambda: self._puller,
+            hand_on=HandOn(core=self._core, links=self._links, puller=lambda: self._puller, local=lambda: self.info),
+        )
+
+    def _new_puller(self) -> Puller:
+        return Puller(
+            agent=self._agent,
+            links=self._links,
+            core=self._core,
+            sender=self._sender,
+            addresses=self._addresses,
+            tiers=self.tiers,
+        )
+
     def _new_agent(self, bind: str) -> Agent:
         return Agent(
             name=f"memserve-{self._instance}",
@@ -345,6 +370,7 @@ class MemPool:
             handler=self._receiver.handle,
             tickers=(
                 Ticker(_EXPIRY_S, self._expire),
+                Ticker(TICK_S, self.tiers.tick),
                 Ticker(_REFRESH_S, self._links.refresh),
                 Ticker(COLLECT_S, self._receiver.publisher.tick),
             ),

@@ -24,6 +24,7 @@ from memserve.instance.core import PoolCore
 from memserve.instance.locked_ledger import LockedLedger
 from memserve.instance.peer_links import PeerLinks
 from memserve.instance.sender import Pulled, TransferSender
+from memserve.instance.tier_mover import TierMover
 from memserve.transfer.limits import check_names, num_tokens
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import PeerInfo, PullReply, PullRequest
@@ -47,12 +48,14 @@ class Puller:
         core: PoolCore,
         sender: TransferSender,
         addresses: Addresses,
+        tiers: TierMover,
     ) -> None:
         self._agent = agent
         self._addresses = addresses
         self._links = links
         self._ledger = LockedLedger(core.ledger, core.lock)
         self._sender = sender
+        self._tiers = tiers
         self._block_size = core.ledger.block_size
         self._clock = core.clock
         self._numbers = itertools.count(1)
@@ -111,6 +114,7 @@ class Puller:
         left_s = until - self._clock.now()
         if left_s <= 0:
             raise DeadlineExceeded(f"pull {request.transfer} waited {request.deadline_s:g} s for its turn: not begun")
+        self._tiers.promote(request.tokens, namespace=request.namespace, deadline_s=left_s).result()
         match = self._ledger.match(request.tokens, owner=_OWNER, namespace=request.namespace)
         if match.lease is None:
             return PullReply(num_tokens=0)

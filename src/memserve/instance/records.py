@@ -5,7 +5,7 @@ from types import TracebackType
 
 import msgspec
 
-from memserve.wire.messages import BlockList, PeerInfo, TierStats
+from memserve.wire.messages import BlockList, DiskStats, PeerInfo, TierStats
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +25,8 @@ class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
     """Received notices that nobody took in time."""
     num_reports_dropped: int
     """RequestReports that did not reach the cluster manager."""
+    disk: DiskStats | None = None
+    """What the disk tier has done; None where there is none."""
 
 
 class PoolMatch(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,12 +1,17 @@
 """What a MemPool starts from: the storages of its tiers and, for library use, an identity."""
 
+from pathlib import Path
+
 import msgspec
 
+from memserve.config import DiskPlace
 from memserve.core.enums import Tier
 from memserve.core.errors import ConfigError
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.instance.tiers import TierMemory
+from memserve.pool.labels import max_label_bytes
 from memserve.storage.base import Storage
+from memserve.storage.disk import DiskStorage
 from memserve.storage.private_memory import PrivateMemory
 from memserve.storage.shared_memory import SharedMemory, sweep
 from memserve.wire.identity import KvIdentity
@@ -19,6 +24,7 @@ class OpenTiers(msgspec.Struct, frozen=True, kw_only=True):
     memory: TierMemory
     arena: ArenaRef | None
     """Of the DRAM tier."""
+    disk: DiskStorage | None
 
 
 def default_identity(*, block_size: int, block_bytes: int) -> KvIdentity:
@@ -55,8 +61,12 @@ def open_tiers(
     block_bytes: int,
     dram_bytes: int,
     hbm_bytes: int,
+    disk: DiskPlace | None,
+    identity: KvIdentity,
 ) -> OpenTiers:
     """Memory for whole blocks; a tier of 0 bytes is left out. Raises ConfigError for sizes that hold no block.
+
+    The disk tier is the file <instance>.kv of its folder.
 
     Removes what instances of this cluster that were killed have left in shared memory.
     """
@@ -80,4 +90,21 @@ def open_tiers(
         )
         storages[Tier.DRAM] = shared
         arena = shared.ref
-    return OpenTiers(memory=TierMemory(storages, block_bytes=block_bytes), arena=arena)
+    memory = TierMemory(storages, block_bytes=block_bytes)
+    if disk is None:
+        return OpenTiers(memory=memory, arena=arena, disk=None)
+    try:
+        file = _open_disk(disk, instance, identity)
+    except BaseException:
+        memory.close()
+        raise
+    return OpenTiers(memory=TierMemory({**storages, Tier.DISK: file}, block_bytes=block_bytes), arena=arena, disk=file)
+
+
+def _open_disk(place: DiskPlace, instance: InstanceId, identity: KvIdentity) -> DiskStorage:
+    return DiskStorage(
+        Path(place.folder) / f"{instance}.kv",
+        identity=identity,
+        size_bytes=place.size_bytes,
+        label_bytes=max_label_bytes(identity.block_size),
+    )

@@ -1,16 +1,15 @@
 """The bytes of one pool: a Storage per tier, reached by BlockId.
 
-Owns the storages and closes them. Knows nothing of who uses a block; callers have checked that.
+Owns the storages and closes them. Knows nothing of who uses a block; callers have checked that. Tiers that
+cannot be mapped are read and written as whole blocks only.
 """
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from memserve.core.enums import Tier
 from memserve.core.errors import ConfigError, InvalidBlocks
 from memserve.core.ids import BlockId, block_index, block_tier
-from memserve.storage.base import ElasticStorage, Storage
+from memserve.storage.base import ElasticStorage, MappedStorage, Storage
 
 
 class TierMemory:
@@ -37,31 +36,56 @@ class TierMemory:
         return storage
 
     def view(self, block: BlockId) -> memoryview:
-        """Writable bytes of a block. Raises InvalidBlocks for a tier or an index that is not here."""
-        try:
-            storage = self._storages[block_tier(block)]
-        except (KeyError, ValueError) as error:
-            raise InvalidBlocks(f"block {block:#x} is of no tier of this pool") from error
+        """Writable bytes of a block. Raises InvalidBlocks for a tier or an index that is not here, or not mapped."""
+        storage = self._storage(block)
+        if not isinstance(storage, MappedStorage):
+            raise InvalidBlocks(
+                f"block {block:#x} lies on {block_tier(block).name}, which cannot be mapped: swap it in first"
+            )
         return storage.view(block_index(block))
 
     def write(self, blocks: Sequence[BlockId], data: memoryview) -> None:
-        """`data` is as long as all blocks together. Raises InvalidBlocks otherwise, before anything is written."""
+        """`data` is as long as all blocks together. Raises InvalidBlocks otherwise, before anything is written.
+
+        Raises StorageFailed; the blocks after the one that failed are not written then.
+        """
         size = self._block_bytes
         if data.nbytes != len(blocks) * size:
             raise InvalidBlocks(f"{data.nbytes} bytes for {len(blocks)} blocks of {size} bytes: give all their bytes")
-        source = np.frombuffer(data, np.uint8)
+        source = data.cast("B")
         for position, block in enumerate(blocks):
-            np.copyto(np.frombuffer(self.view(block), np.uint8), source[position * size : (position + 1) * size])
+            self._storage(block).write(block_index(block), source[position * size : (position + 1) * size])
 
     def read(self, blocks: Sequence[BlockId]) -> bytes:
-        return b"".join(self.view(block) for block in blocks)
+        """Raises StorageFailed when one of them cannot be read as it was written."""
+        return b"".join(self._bytes_of(block) for block in blocks)
 
     def copy(self, source: BlockId, target: BlockId) -> None:
-        np.copyto(np.frombuffer(self.view(target), np.uint8), np.frombuffer(self.view(source), np.uint8))
+        """Raises StorageFailed; the target holds anything then."""
+        storage = self._storage(target)
+        if isinstance(storage, MappedStorage):
+            self._storage(source).read(block_index(source), storage.view(block_index(target)))
+        else:
+            storage.write(block_index(target), self._bytes_of(source))
 
     def close(self) -> None:
         for storage in self._storages.values():
             storage.close()
+
+    def _storage(self, block: BlockId) -> Storage:
+        try:
+            return self._storages[block_tier(block)]
+        except (KeyError, ValueError) as error:
+            raise InvalidBlocks(f"block {block:#x} is of no tier of this pool") from error
+
+    def _bytes_of(self, block: BlockId) -> memoryview:
+        """A view where there is one, else a copy."""
+        storage = self._storage(block)
+        if isinstance(storage, MappedStorage):
+            return storage.view(block_index(block))
+        copied = memoryview(bytearray(self._block_bytes))
+        storage.read(block_index(block), copied)
+        return copied
 
     def __repr__(self) -> str:
         return f"TierMemory({', '.join(f'{tier.name}: {storage}' for tier, storage in self._storages.items())})"

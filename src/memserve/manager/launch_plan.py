@@ -103,6 +103,8 @@ def plan(
             caching=config.cluster.caching,
             transfer=config.cluster.transfer,
             dram=config.pool.dram,
+            disk=config.pool.disk,
+            marks=config.pool.marks,
             paths=config.pool.paths,
             bind=HOST,
             cluster=cluster,

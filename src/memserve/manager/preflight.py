@@ -4,9 +4,11 @@ Owns the rules; changes nothing. What is only risky comes back as a line to show
 here (a model on a hub, another kind of attention) is left to the engine, whose reason is shown instead.
 """
 
+import os
+import shutil
 from pathlib import Path
 
-from memserve.config import ServeConfig, check_paths, parse_size
+from memserve.config import ServeConfig, check_paths, parse_disk, parse_size
 from memserve.core.enums import Role
 from memserve.core.errors import ConfigError
 from memserve.manager.engine_args import number_of, value_of
@@ -28,6 +30,7 @@ def preflight(config: ServeConfig, *, machine: Machine) -> tuple[str, ...]:
     check_role_args(config)
     check_shared_memory(config, machine)
     check_paths(config.pool.paths, "pool.paths")
+    check_disk(config)
     if not Path(config.model).is_dir():
         check_hub_model(config.model, machine.environment)
         return warnings
@@ -46,6 +49,26 @@ def check_shared_memory(config: ServeConfig, machine: Machine) -> None:
             f"{count} instances with a pool of {_mib(dram)} each need {_mib(count * dram)} in /dev/shm, which has "
             f"{_mib(machine.shared_memory_free)} free: set pool.dram to at most {_mib(most)}, or enlarge /dev/shm "
             "(mount -o remount,size=..., or --shm-size for a container)"
+        )
+
+
+def check_disk(config: ServeConfig) -> None:
+    """The disk tiers of all instances lie in one folder, in files that are as large as they will ever be."""
+    config.pool.marks.check("pool.marks")
+    place = parse_disk(config.pool.disk, "pool.disk")
+    if place is None:
+        return
+    folder = Path(place.folder)
+    there = next((parent for parent in (folder, *folder.parents) if parent.exists()), Path("/"))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"pool.disk names {folder}, but {there} is no folder that may be written: name another one")
+    own = sum(file.stat().st_size for file in folder.glob("*.kv"))
+    wanted, free = num_instances(config) * place.size_bytes, shutil.disk_usage(there).free
+    if wanted > own + free:
+        raise ConfigError(
+            f"{num_instances(config)} instances with {_mib(place.size_bytes)} of disk each need {_mib(wanted)} in "
+            f"{folder}, whose disk has {_mib(own + free)} for them: set pool.disk to at most "
+            f"{_mib((own + free) // num_instances(config))} each"
         )
 
 

@@ -9,7 +9,7 @@ evicted or deleted. Whatever a lease reads keeps its bytes until the lease ends.
 always removed before its block can be handed out again.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 
 import msgspec
 
@@ -19,10 +19,12 @@ from memserve.core.errors import InvalidBlocks
 from memserve.core.ids import BlockId, LeaseId, block_tier
 from memserve.pool.active import ActiveBlocks, require_distinct
 from memserve.pool.block import BlockState, by_tier, tier_runs
+from memserve.pool.disk_index import DiskIndex
 from memserve.pool.events import EventLog, PoolEvent
 from memserve.pool.eviction import EvictionPolicy, LeastRecentlyUsed
 from memserve.pool.eviction_queue import EvictionQueue
 from memserve.pool.invariants import check_index, check_queued, check_stock
+from memserve.pool.labels import StoredRun
 from memserve.pool.lease import Allocation, Hold, HoldBook, Lease, deadline_after
 from memserve.pool.radix_index import Insertion, RadixIndex, differing
 from memserve.pool.radix_node import Node
@@ -69,6 +71,7 @@ class PoolLedger:
             holds=self._holds,
             events=self._events,
         )
+        self.disk = DiskIndex(stock=self._stock, index=self._index, adopt=self._adopt_stored)
 
     def __repr__(self) -> str:
         tiers = "; ".join(
@@ -111,8 +114,9 @@ class PoolLedger:
 
         Where the prefix is indexed already, `blocks` may name the very same blocks, or active copies,
         which are freed at once and come back as duplicates, or ids that are no longer in use, which are
-        passed over: repeating an insert changes nothing. Raises InvalidTokens when tokens are too few,
-        InvalidBlocks when a block is neither active nor in its place.
+        passed over: repeating an insert changes nothing. Only a copy on disk gives way to one that is not.
+        Raises InvalidTokens when tokens are too few, InvalidBlocks when a block is neither active nor in
+        its place.
         """
         data = self._index.whole_blocks(tokens, num_blocks=len(blocks))
         place = self._index.find(data, namespace=namespace)
@@ -127,7 +131,10 @@ class PoolLedger:
             self._announce_stored(data, new, namespace)
         elif place:
             self._queue.used(place.node)
-        self._active.remove(duplicates)
+        faster = self._faster_copies(blocks, held) if duplicates else {}
+        duplicates = tuple(block for block in duplicates if block not in faster)
+        self._active.remove((*duplicates, *faster))
+        self._moves.replace([(old, new) for new, old in faster.items()])
         self._stock.give_back(duplicates, BlockState.ACTIVE)
         return Insertion(num_new=len(new), duplicates=duplicates)
 
@@ -160,6 +167,17 @@ class PoolLedger:
             self._room.unindexed(pruned)
             self._events.evicted(namespace=namespace, tokens=data, num_blocks=len(pruned.blocks))
         return len(pruned.blocks)
+
+    def discard(self, blocks: Iterable[BlockId]) -> int:
+        """Drop the entries of blocks whose bytes are lost, and all below them; the number of entries dropped.
+
+        Blocks that are not indexed are passed over.
+        """
+        num_dropped = 0
+        for block in blocks:
+            if self.state(block) is BlockState.HISTORICAL:
+                num_dropped += self._room.prune(*self._index.locate(block))
+        return num_dropped
 
     # ------------------------------------------------------------ leases and owners
 
@@ -203,12 +221,14 @@ class PoolLedger:
         self._expire_when_short(len(blocks), target)
         return self._moves.begin_with(blocks, target=target)
 
-    def finish_swap(self, swap: Swap) -> None:
-        """The bytes are copied: the index names the targets, the sources go as soon as no lease reads them.
+    def finish_swap(self, swap: Swap, *, failed: Set[BlockId] = frozenset()) -> int:
+        """The bytes are copied, those of `failed` sources excepted; returns how many blocks have moved.
 
-        A block that was deleted meanwhile stays deleted. Raises InvalidBlocks when the swap is not open.
+        The index names the targets, the sources go as soon as no lease reads them. A block that was deleted
+        meanwhile stays deleted, one on its way to disk that is leased by now stays where it is. Raises
+        InvalidBlocks when the swap is not open.
         """
-        self._moves.finish(swap)
+        return self._moves.finish(swap, failed=failed)
 
     def cancel_swap(self, swap: Swap) -> None:
         """Nothing was copied: the targets are free again. Nothing happens when the swap is not open."""
@@ -239,6 +259,11 @@ class PoolLedger:
     def stats(self) -> tuple[TierStats, ...]:
         """One record a tier; free, reserved and cached blocks add up to all."""
         return tuple(self._tier_stats(tier) for tier in self._stock.allocators)
+
+    def num_over(self, tier: Tier, share: float) -> int:
+        """How many more blocks of a tier are in use than this share of it; 0 or less when there are none."""
+        num_blocks = self._stock.allocators[tier].num_blocks if tier in self._stock.allocators else 0
+        return num_blocks - self._stock.num_free(tier) - int(share * num_blocks)
 
     def state(self, block: BlockId) -> BlockState:
         """FREE for an id that no longer names a block of this pool, or never did."""
@@ -297,6 +322,19 @@ class PoolLedger:
                 f"the first is {misplaced[0]:#x}"
             )
         return tuple(block for block in others if block in self._active)
+
+    def _faster_copies(self, blocks: Sequence[BlockId], held: Sequence[BlockId]) -> dict[BlockId, BlockId]:
+        """Active copies that are not on disk, and the indexed blocks on disk that they replace."""
+        return {
+            mine: there
+            for mine, there in zip(blocks, held, strict=False)
+            if block_tier(there) is Tier.DISK and block_tier(mine) is not Tier.DISK and mine in self._active
+        }
+
+    def _adopt_stored(self, run: StoredRun, blocks: list[BlockId]) -> None:
+        place = self._index.find(run.tokens, namespace=run.namespace)
+        self._adopt(self._index.graft(place, run.tokens, blocks, namespace=run.namespace))
+        self._announce_stored(run.tokens, blocks, run.namespace)
 
     def _adopt(self, nodes: Iterable[Node]) -> None:
         """Queue new nodes, and count the insert as a use of the path to the first."""

@@ -52,6 +52,14 @@ class RoomMaker:
             self._stock.detach(lost, anchor)
         self._stock.unindex(pruned.blocks)
 
+    def prune(self, node: Node, keep: int) -> int:
+        """The index gives up all but the first `keep` blocks of `node`, and all below; returns how many blocks."""
+        namespace, tokens = self._index.path(node, keep + 1)
+        pruned = self._index.prune(node, keep)
+        self.unindexed(pruned)
+        self._events.evicted(namespace=namespace, tokens=tokens, num_blocks=len(pruned.blocks))
+        return len(pruned.blocks)
+
     def drop_anchor(self, anchor: Anchor) -> None:
         """It protects nothing any more; what only it still read is free."""
         nodes = [node for node, _ in anchor.path()]
@@ -83,8 +91,6 @@ class RoomMaker:
             )
 
     def _cut(self, node: Node, keep: int) -> None:
-        namespace, tokens = self._index.path(node, keep + 1)
-        pruned = self._index.prune(node, keep)
-        self._queue.evicted(tokens, num_blocks=len(pruned.blocks), num_left=self._index.num_blocks)
-        self.unindexed(pruned)
-        self._events.evicted(namespace=namespace, tokens=tokens, num_blocks=len(pruned.blocks))
+        _, tokens = self._index.path(node, keep + 1)
+        num_blocks = self.prune(node, keep)
+        self._queue.evicted(tokens, num_blocks=num_blocks, num_left=self._index.num_blocks)

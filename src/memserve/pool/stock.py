@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from memserve.core.enums import Tier
 from memserve.core.errors import PoolExhausted
-from memserve.core.ids import BlockId, block_tier
+from memserve.core.ids import BlockId, block_index, block_tier
 from memserve.pool.allocator import BlockAllocator
 from memserve.pool.block import BlockState, BlockStates, by_tier
 from memserve.pool.radix_node import Anchor
@@ -21,6 +21,8 @@ class BlockStock:
         self.states = BlockStates()
         self.readers: dict[BlockId, int] = {}
         """Of detached blocks: how many anchors wait to be released."""
+        self.left_on_disk: set[int] = set()
+        """Positions of blocks that were freed on disk and not taken since: their bytes are still there."""
 
     def __repr__(self) -> str:
         return f"BlockStock({', '.join(map(repr, self.allocators.values()))}; {self.states!r})"
@@ -38,6 +40,8 @@ class BlockStock:
         if allocator is None:
             raise PoolExhausted(f"{num_blocks} blocks of {tier.name} asked for; this pool has none at all")
         blocks = allocator.allocate(num_blocks)
+        if tier is Tier.DISK:
+            self.left_on_disk.difference_update(map(block_index, blocks))
         self.states.move(blocks, BlockState.FREE, state, tier=tier)
         return blocks
 
@@ -50,10 +54,10 @@ class BlockStock:
             tier = tiers[0][0] if len(tiers) == 1 else None
         self.states.move(blocks, start, BlockState.FREE, tier=tier)
         if tier is not None:
-            self.allocators[tier].free(blocks)
+            self._free(blocks, tier)
             return
         for tier, _ in tiers:
-            self.allocators[tier].free([block for block in blocks if block_tier(block) is tier])
+            self._free([block for block in blocks if block_tier(block) is tier], tier)
 
     def retire(self, blocks: Collection[BlockId], start: BlockState) -> None:
         """Their tier shrinks by these blocks; each must be in state `start`."""
@@ -85,3 +89,8 @@ class BlockStock:
                 last.append(block)
         anchor.detached.clear()
         self.give_back(last, BlockState.DETACHED)
+
+    def _free(self, blocks: Collection[BlockId], tier: Tier) -> None:
+        self.allocators[tier].free(blocks)
+        if tier is Tier.DISK:
+            self.left_on_disk.update(map(block_index, blocks))

@@ -22,6 +22,9 @@ from memserve.pool.room import RoomMaker
 from memserve.pool.stock import BlockStock
 from memserve.pool.swap import OpenSwaps, Swap, half_open_runs
 
+_Readers = Mapping[Node, list[tuple[Anchor, int]]]
+"""By node, the anchors that cover its blocks, and how many leading ones."""
+
 
 class TierMoves:
     """Of one pool; shares its index, its stock and its leases."""
@@ -91,23 +94,38 @@ class TierMoves:
             )
         return self._begin([Spot(*self._index.locate(block)) for block in blocks], target)
 
-    def finish(self, swap: Swap) -> None:
+    def finish(self, swap: Swap, *, failed: Set[BlockId] = frozenset()) -> int:
         """The bytes are copied: the index names the targets, the sources go as soon as no lease reads them.
 
-        A block that was deleted meanwhile stays deleted. Raises InvalidBlocks when the swap is not open.
+        Returns how many blocks lie in their target now. Sources in `failed` were not copied and stay; so does
+        a block on its way to disk that a lease has begun to read, as no reader can map it there. A block that
+        was deleted meanwhile stays deleted. Raises InvalidBlocks when the swap is not open.
         """
         if swap not in self._open:
             raise InvalidBlocks(f"swap {swap.id} of {len(swap.pairs)} blocks is not open: finished or cancelled before")
         self._room.protected.add(len(swap.pairs))
         covering = readers(self._holds.anchors())
         moved: dict[tuple[Node, Tier, Tier], list[int]] = {}
+        num_moved = 0
         for source, target in swap.pairs:
-            if self._stock.states.state(source) is BlockState.HISTORICAL:
-                node, position = self._rename(source, target, covering)
-                moved.setdefault((node, block_tier(source), block_tier(target)), []).append(position)
-            else:
+            if source in failed or not self._may_move(source, target, covering):
                 self._stock.give_back((target,), BlockState.RECEIVING)
+                continue
+            node, position = self._rename(source, target, BlockState.RECEIVING, covering)
+            moved.setdefault((node, block_tier(source), block_tier(target)), []).append(position)
+            num_moved += 1
         self._close(swap)
+        self._announce(moved)
+        return num_moved
+
+    def replace(self, pairs: Sequence[tuple[BlockId, BlockId]]) -> None:
+        """Name active blocks (second) where indexed ones of another tier with the same contents were (first)."""
+        self._room.protected.add(len(pairs))
+        covering = readers(self._index.anchors)
+        moved: dict[tuple[Node, Tier, Tier], list[int]] = {}
+        for old, new in pairs:
+            node, position = self._rename(old, new, BlockState.ACTIVE, covering)
+            moved.setdefault((node, block_tier(old), block_tier(new)), []).append(position)
         self._announce(moved)
 
     def cancel(self, swap: Swap) -> None:
@@ -135,10 +153,19 @@ class TierMoves:
         for anchor in self._open.close(swap):
             self._room.drop_anchor(anchor)
 
-    def _rename(self, source: BlockId, target: BlockId, covering: Mapping[Node, list[tuple[Anchor, int]]]) -> Spot:
+    def _may_move(self, source: BlockId, target: BlockId, covering: _Readers) -> bool:
+        if self._stock.states.state(source) is not BlockState.HISTORICAL:
+            return False
+        if block_tier(target) is not Tier.DISK:
+            return True
+        node, position = self._index.locate(source)
+        return not any(offset > position for _, offset in covering.get(node, ()))
+
+    def _rename(self, source: BlockId, target: BlockId, start: BlockState, covering: _Readers) -> Spot:
+        """`target`, which is in state `start`, is historical from now on, and `source` is not."""
         spot = Spot(*self._index.locate(source))
         self._index.replace(source, target)
-        self._stock.states.move((target,), BlockState.RECEIVING, BlockState.HISTORICAL)
+        self._stock.states.move((target,), start, BlockState.HISTORICAL)
         self._queue.add(spot.node, block_tier(target))
         for anchor, offset in covering.get(spot.node, ()):
             if offset > spot.position:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from memserve.bundled.model import bundled_model
-from memserve.config import ServeConfig
+from memserve.config import ServeConfig, parse_disk
 from memserve.core.errors import ConfigError
 from memserve.manager.hub import ask_hub
 from memserve.manager.launch_plan import LaunchPlan, num_instances, plan, served_model_name
@@ -69,7 +69,8 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
         read_profile(Path(config.cluster.profile))
     _check_port(config.gateway.host, config.gateway.port)
     machine = Machine.here()
-    found = msgspec.structs.replace(config, model=_find_model(config.model, cache))
+    pool = msgspec.structs.replace(config.pool, disk=_absolute(config.pool.disk))
+    found = msgspec.structs.replace(config, model=_find_model(config.model, cache), pool=pool)
     warnings = preflight(found, machine=machine)
     ask_hub(found.model, machine.environment)
     cluster = secrets.token_hex(4)
@@ -98,6 +99,12 @@ def _find_model(model: str, cache: Path) -> str:
         return str(bundled_model(cache))
     folder = Path(model).expanduser()
     return str(folder.resolve()) if folder.is_dir() else model
+
+
+def _absolute(disk: str) -> str:
+    """The same disk tier, wherever the instances run."""
+    place = parse_disk(disk, "pool.disk")
+    return "" if place is None else f"{Path(place.folder).expanduser().resolve()}:{place.size_bytes}"
 
 
 def _check_port(host: str, port: int) -> None:

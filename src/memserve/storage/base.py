@@ -1,18 +1,22 @@
 """What a tier's bytes look like from above: equally sized blocks, addressed by index.
 
-A Storage owns memory and nothing else: it does not know which blocks are in use, checks no lease and
-takes no lock. Lifecycle: made ready by its constructor, `view` until `close`, never reopened. A view that
-outlives `close` stays readable; the memory goes when the last view goes.
+A Storage owns memory or a file and nothing else: it does not know which blocks are in use, checks no lease and
+keeps no two callers of one block apart. Lifecycle: made ready by its constructor, in use until `close`, never
+reopened. What can be mapped also gives views; one that outlives `close` stays readable, and the memory goes
+when the last view goes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from memserve.core.errors import ConfigError, InvalidBlocks
 
 
 class Storage(Protocol):
-    """Bytes of one tier of one pool."""
+    """Bytes of one tier of one pool. Every call raises InvalidBlocks beyond the last block, and after `close`."""
 
     @property
     def num_blocks(self) -> int: ...
@@ -20,12 +24,16 @@ class Storage(Protocol):
     @property
     def block_bytes(self) -> int: ...
 
-    def view(self, block_index: int) -> memoryview:
-        """Writable bytes of one block, `block_bytes` long. Raises InvalidBlocks beyond the last block."""
+    def read(self, block_index: int, target: memoryview) -> None:
+        """Fill `target`, `block_bytes` long. Raises StorageFailed when the bytes cannot be had as they were written."""
+        ...
+
+    def write(self, block_index: int, source: memoryview) -> None:
+        """Replace all bytes of the block. Raises StorageFailed."""
         ...
 
     def close(self) -> None:
-        """Give the memory back; idempotent."""
+        """Give the memory or the file back; idempotent."""
         ...
 
 
@@ -42,10 +50,29 @@ class ElasticStorage(Storage, Protocol):
         ...
 
 
+class MappedStorage(ABC):
+    """A Storage in memory of this process, or mapped into it."""
+
+    block_bytes: int
+
+    @abstractmethod
+    def view(self, block_index: int) -> memoryview:
+        """Writable bytes of one block, `block_bytes` long."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the memory back; idempotent."""
+
+    def read(self, block_index: int, target: memoryview) -> None:
+        np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(self.view(block_index), np.uint8))
+
+    def write(self, block_index: int, source: memoryview) -> None:
+        np.copyto(np.frombuffer(self.view(block_index), np.uint8), np.frombuffer(source, np.uint8))
+
+
 def block_view(memory: memoryview, block_index: int, *, num_blocks: int, block_bytes: int) -> memoryview:
     """Slice of one block out of a tier's memory. Raises InvalidBlocks when the index is not a block's."""
-    if not 0 <= block_index < num_blocks:
-        raise InvalidBlocks(f"block {block_index} does not exist: this tier has blocks 0 to {num_blocks - 1}")
+    check_index(block_index, num_blocks=num_blocks)
     if len(memory) != num_blocks * block_bytes:
         raise InvalidBlocks(f"block {block_index} cannot be reached: the pool is closed")
     return memory[block_index * block_bytes : (block_index + 1) * block_bytes]
@@ -58,3 +85,9 @@ def check_shape(num_blocks: int, block_bytes: int) -> None:
             f"a tier of {num_blocks} blocks of {block_bytes} bytes holds nothing: "
             "give the pool room for at least one block"
         )
+
+
+def check_index(block_index: int, *, num_blocks: int) -> None:
+    """Raise InvalidBlocks unless the index is a block's."""
+    if not 0 <= block_index < num_blocks:
+        raise InvalidBlocks(f"block {block_index} does not exist: this tier has blocks 0 to {num_blocks - 1}")

@@ -6,10 +6,10 @@ Owns one mapping; no other process can reach it. Lifecycle as in storage/base.py
 import mmap
 
 from memserve.core.errors import ConfigError
-from memserve.storage.base import block_view, check_shape
+from memserve.storage.base import MappedStorage, block_view, check_shape
 
 
-class PrivateMemory:
+class PrivateMemory(MappedStorage):
     """A Storage in pages of this process, zero until written, committed when first touched."""
 
     def __init__(self, *, num_blocks: int, block_bytes: int) -> None:

@@ -28,7 +28,7 @@ from typing import cast
 
 from memserve.core.errors import ConfigError, InstanceUnavailable, InvalidBlocks
 from memserve.core.ids import Incarnation, InstanceId
-from memserve.storage.base import block_view, check_shape
+from memserve.storage.base import MappedStorage, block_view, check_shape
 from memserve.storage.prefault import Prefault
 from memserve.storage.segments import Segments
 from memserve.wire.messages import ArenaRef
@@ -43,7 +43,7 @@ def host_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-class SharedMemory:
+class SharedMemory(MappedStorage):
     """The owner's side: creates the file, removes it on close."""
 
     def __init__(
@@ -143,7 +143,7 @@ class SharedMemory:
         return f"SharedMemory({self._path.name}, {self.num_blocks} x {self.block_bytes} bytes, {state})"
 
 
-class AttachedMemory:
+class AttachedMemory(MappedStorage):
     """A peer's side: maps somebody else's file, leaves it alone otherwise."""
 
     def __init__(self, ref: ArenaRef, *, writable: bool) -> None:

@@ -3,13 +3,14 @@
 Decides on ReserveRequest, CommitRequest, AbortRequest and ReleaseRequest, and answers what has been
 handed over for a request. The sender writes straight into reserved blocks, so nothing but its own word
 (commit, abort), its death or the end of its time frees them: it must stop writing `ttl_s` after it SENT
-the request, and this side waits that long again before it reuses the blocks.
+the request, and this side waits that long again before it reuses the blocks. What this side holds on disk
+only is sent anew: an engine reads what is handed over in place.
 """
 
 from memserve.core.clock import Clock
 from memserve.core.enums import Tier
 from memserve.core.errors import InvariantError, TransferFailed
-from memserve.core.ids import BlockId, RequestId, TransferId
+from memserve.core.ids import BlockId, RequestId, TransferId, block_tier, num_mappable
 from memserve.transfer.arrivals import check_whole, is_busy
 from memserve.transfer.books import Ending, TransferBooks
 from memserve.transfer.handoff import ABSENT, Handoff, HandoffState
@@ -132,7 +133,8 @@ class Reservations:
         )
         try:
             if request.reuse and whole:
-                record.held = self._lease(record)
+                leased = self._lease(record)
+                record.held = leased[: num_mappable(leased)]
             if whole + tail > len(record.held):
                 record.blocks = self._ledger.allocate(
                     whole + tail - len(record.held), tier=Tier.DRAM, owner=record.owner
@@ -162,7 +164,11 @@ class Reservations:
         indexed = self._lease(record)
         if len(indexed) != num_whole:
             raise InvariantError(f"{num_whole} blocks were indexed and {len(indexed)} are found: {record}")
-        return indexed + blocks[num_whole:]
+        # What was leased in DRAM stays readable there, even if somebody deleted it and stored it anew on disk.
+        readable = (
+            own if block_tier(there) is Tier.DISK else there for own, there in zip(blocks, indexed, strict=False)
+        )
+        return (*readable, *blocks[num_whole:])
 
     def _keep(self, record: TransferRecord, blocks: tuple[BlockId, ...]) -> None:
         if record.request is None:

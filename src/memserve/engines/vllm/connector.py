@@ -23,7 +23,7 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.request import Request, RequestStatus
 
-from memserve.config import ConnectorConfig, convert, parse_size
+from memserve.config import ConnectorConfig, convert, parse_disk, parse_size
 from memserve.core.clock import SystemClock
 from memserve.core.enums import Phase
 from memserve.core.errors import ConfigError
@@ -76,9 +76,10 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
     def _start_pool(self, config: ConnectorConfig) -> None:
         if warning := untested_version_warning(vllm_version()):
             logger.warning(warning)
+        config.marks.check("marks")
         identity = kv_identity(self._vllm_config, self._kv_cache_config)
         self._pool = MemPool(
-            instance=config.instance or f"vllm-{os.getpid()}",
+            instance=config.instance or ("vllm" if config.disk else f"vllm-{os.getpid()}"),
             block_size=identity.block_size,
             block_bytes=identity.block_bytes,
             dram_bytes=parse_size(config.dram, "dram"),
@@ -86,6 +87,8 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
             cluster=config.cluster,
             bind=config.bind,
             paths=config.paths,
+            disk=parse_disk(config.disk, "disk"),
+            marks=config.marks,
         )
         arena = self._pool.arena
         if arena is None:

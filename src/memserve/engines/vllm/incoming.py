@@ -1,7 +1,6 @@
 """KV of one request on its way from another instance's pool into the own one, before it is computed.
 
-Lifecycle: pulling -> settled (arrived | failed | given up after `wait_s`). Owns nothing but what is known of it;
-what arrives late is cached all the same. Never copies and never blocks.
+Owns nothing but what is known of it; what arrives late is cached all the same. Never copies and never blocks.
 """
 
 from concurrent.futures import Future
@@ -9,33 +8,22 @@ from concurrent.futures import Future
 from memserve.core.clock import Clock
 from memserve.core.enums import DataPath
 from memserve.core.ids import InstanceId
+from memserve.engines.vllm.awaited import Awaited
 from memserve.wire.messages import MovedBlocks, PeerInfo
 
 
-class Incoming:
+class Incoming(Awaited):
     """One pull and what became of it."""
 
     def __init__(
         self, *, source: PeerInfo, path: DataPath | None, arrived: "Future[int]", clock: Clock, wait_s: float
     ) -> None:
+        super().__init__(arrived, clock=clock, wait_s=wait_s)
         self._source = source
         self._path = path
-        self._arrived = arrived
         self._clock = clock
-        self._started = clock.now()
-        self._deadline = self._started + wait_s
         self._ended: float | None = None
         arrived.add_done_callback(self._note_end)
-
-    def is_settled(self, now: float) -> bool:
-        """It is here or will not come, or waiting longer is not worth it."""
-        return self._arrived.done() or now >= self._deadline
-
-    @property
-    def num_tokens(self) -> int:
-        """What has come so far; 0 when it failed."""
-        done = self._arrived.done() and not self._arrived.cancelled() and self._arrived.exception() is None
-        return self._arrived.result() if done else 0
 
     def moved(self, *, target: InstanceId, block_size: int) -> MovedBlocks | None:
         """What arrived, or None when nothing did. `seconds` is from asking until all was indexed."""

@@ -13,8 +13,9 @@ import numpy as np
 
 from memserve.core.clock import Clock
 from memserve.core.enums import Tier
-from memserve.core.errors import InvalidBlocks, PoolExhausted, TransferFailed
-from memserve.core.ids import BlockId, InstanceId, RequestId, block_index
+from memserve.core.errors import InstanceUnavailable, InvalidBlocks, PoolExhausted, TransferFailed
+from memserve.core.ids import BlockId, InstanceId, RequestId, block_index, num_mappable
+from memserve.engines.vllm.awaited import Awaited
 from memserve.engines.vllm.incoming import Incoming
 from memserve.engines.vllm.job_book import JobBook
 from memserve.engines.vllm.jobs import JobKind, JobResult
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 PULL_WAIT_S = 2.0
 """A request waits this long for KV that another instance holds; then it is computed."""
+PROMOTE_WAIT_S = 2.0
+"""A request waits this long for KV on the own disk; then what is not there is computed."""
 
 
 class OwnCache:
@@ -39,11 +42,27 @@ class OwnCache:
         self._clock = clock
 
     def look_up(self, state: RequestState, tokens: Sequence[int]) -> Loading | None:
-        """The longest cached prefix, held until `drop`."""
+        """The longest cached prefix, held until `drop`; only what is in DRAM can be loaded."""
         match = self._pool.local.match(np.asarray(tokens, dtype="<i4"), owner=state.key, namespace=state.namespace)
         if match.lease is None:
             return None
-        return Loading(blocks=match.blocks, num_tokens=match.num_tokens, lease=match.lease)
+        num_ready = num_mappable(match.blocks)
+        return Loading(
+            blocks=match.blocks[:num_ready],
+            num_tokens=num_ready * self._block_size,
+            lease=match.lease,
+            num_on_disk=len(match.blocks) - num_ready,
+        )
+
+    def promote(self, state: RequestState, tokens: Sequence[int]) -> Awaited | None:
+        """Have what continues the loadable prefix on disk moved to DRAM; None when that cannot be asked for."""
+        data = np.asarray(tokens, dtype="<i4").tobytes()
+        try:
+            moved = self._pool.tiers.promote(data, namespace=state.namespace, deadline_s=PROMOTE_WAIT_S)
+        except (PoolExhausted, InstanceUnavailable) as error:
+            logger.info("request %s is computed: %s", state.request, error)
+            return None
+        return Awaited(moved, clock=self._clock, wait_s=PROMOTE_WAIT_S)
 
     def drop(self, state: RequestState) -> None:
         """Give up what the request held for a load that is not, or no longer, wanted."""

@@ -2,6 +2,7 @@
 
 from memserve.core.enums import Phase, TransferMode
 from memserve.core.ids import BlockId, LeaseId, RequestId
+from memserve.engines.vllm.awaited import Awaited
 from memserve.engines.vllm.incoming import Incoming
 from memserve.engines.vllm.outgoing import Outgoing
 from memserve.wire.identity import Namespace
@@ -11,12 +12,16 @@ from memserve.wire.messages import PeerInfo
 class Loading:
     """Blocks of the own pool that the request is about to load or is loading."""
 
-    def __init__(self, *, blocks: tuple[BlockId, ...], num_tokens: int, lease: LeaseId | None) -> None:
+    def __init__(
+        self, *, blocks: tuple[BlockId, ...], num_tokens: int, lease: LeaseId | None, num_on_disk: int = 0
+    ) -> None:
         self.blocks = blocks
         self.num_tokens = num_tokens
         """Leading prompt tokens that `blocks` cover."""
         self.lease = lease
         """None: the blocks are a handoff, held for this request by name."""
+        self.num_on_disk = num_on_disk
+        """Blocks that continue `blocks`, but on disk, from where nothing is loaded."""
         self.has_started = False
 
 
@@ -65,6 +70,7 @@ class RequestState:
         """Clock time until which the request may wait for another instance before it computes instead."""
         self.num_hbm_tokens = 0
         self.num_dram_tokens = 0
+        self.num_disk_tokens = 0
         self.num_pulled_tokens = 0
         """Came from another instance's pool before the load."""
         self.num_received_tokens = 0
@@ -73,6 +79,8 @@ class RequestState:
         self.saving: Saving | None = None
         self.pulling: Incoming | None = None
         """Another instance -> own pool."""
+        self.promoting: Awaited | None = None
+        """Own disk -> own DRAM."""
         self.handing_over: Outgoing | None = None
         """Prefill -> decode."""
         self.returning: Outgoing | None = None

@@ -87,7 +87,8 @@ class SchedulerSide:
         states = list(self._states.values())
         num_open = sum(not s.is_finished for s in states)
         num_running = sum(not s.is_finished and s.is_running for s in states)
-        return Load(num_running=num_running, num_waiting=num_open - num_running, pool=self._pool.stats().tiers)
+        stats = self._pool.stats()
+        return Load(num_running=num_running, num_waiting=num_open - num_running, pool=stats.tiers, disk=stats.disk)
 
     # ------------------------------------------------------------ arrival and matching
 
@@ -123,9 +124,9 @@ class SchedulerSide:
         if state is None:
             return 0
         now = self._clock.now()
-        if state.handing_over is not None and not state.handing_over.is_settled(now):
-            return None  # the decode instance must know of the handoff before it gets the request
-        if state.pulling is not None and not state.pulling.is_settled(now):
+        # The decode instance must know of the handoff before it gets the request.
+        waits_for = (state.handing_over, state.pulling, state.promoting)
+        if any(part is not None and not part.is_settled(now) for part in waits_for):
             return None
         state.num_pulled_tokens = state.pulling.num_tokens if state.pulling is not None else 0
         self._cache.drop(state)
@@ -138,10 +139,22 @@ class SchedulerSide:
         state.num_hbm_tokens = num_local_tokens
         if state.loading is None and self._caches_here:
             state.loading = self._cache.look_up(state, tokens())
+            if self._waits_for_disk(state, tokens):
+                return None
         if state.loading is None or state.loading.num_tokens <= num_local_tokens:
             self._cache.drop(state)
             return 0
         return state.loading.num_tokens - num_local_tokens
+
+    def _waits_for_disk(self, state: RequestState, tokens: Callable[[], Sequence[int]]) -> bool:
+        """More of the prompt is on disk than the engine has: once a request, wait for it. The lease stays meanwhile."""
+        loading = state.loading
+        if loading is None or not loading.num_on_disk or state.promoting is not None:
+            return False
+        if loading.num_tokens + loading.num_on_disk * self._block_size <= state.num_hbm_tokens:
+            return False
+        state.promoting = self._cache.promote(state, tokens())
+        return state.promoting is not None
 
     def allocated(self, *, key: str, engine_blocks: Sequence[int], num_external_tokens: int) -> None:
         """vLLM has made room to load `num_external_tokens`, or has decided against it (0)."""
@@ -193,7 +206,7 @@ class SchedulerSide:
             self._cache.saved(state, part, result)
         else:
             if result.failed:
-                state.num_dram_tokens = state.num_received_tokens = 0
+                state.num_dram_tokens = state.num_disk_tokens = state.num_received_tokens = 0
             elif part.lease is None:
                 self._pool.engine_path.finish_handoff(state.request, state.prompt)
             self._cache.drop(state)
@@ -331,7 +344,7 @@ class SchedulerSide:
             )
 
     def _report(self, state: RequestState, *, moved: tuple[MovedBlocks, ...]) -> RequestReport:
-        num_found = state.num_hbm_tokens + state.num_dram_tokens + state.num_received_tokens
+        num_found = state.num_hbm_tokens + state.num_dram_tokens + state.num_disk_tokens + state.num_received_tokens
         return RequestReport(
             request=state.request,
             part=state.key,
@@ -340,6 +353,7 @@ class SchedulerSide:
             prompt_tokens=state.num_prompt_tokens,
             hbm_tokens=state.num_hbm_tokens,
             dram_tokens=state.num_dram_tokens,
+            disk_tokens=state.num_disk_tokens,
             received_tokens=state.num_received_tokens,
             computed_tokens=state.num_prompt_tokens - num_found,
             output_tokens=state.num_output_tokens,
@@ -371,4 +385,6 @@ def _count_loaded(state: RequestState, loading: Loading, num_external_tokens: in
     num_loaded = max(0, num_cached - state.num_hbm_tokens)
     is_handoff = loading.lease is None
     state.num_received_tokens = num_loaded if is_handoff else 0
-    state.num_dram_tokens = 0 if is_handoff else num_loaded
+    num_promoted = state.promoting.num_tokens if state.promoting is not None else 0
+    state.num_disk_tokens = 0 if is_handoff else min(num_promoted, num_loaded)
+    state.num_dram_tokens = 0 if is_handoff else num_loaded - state.num_disk_tokens

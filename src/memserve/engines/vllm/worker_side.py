@@ -20,7 +20,7 @@ from memserve.engines.vllm.copier import BlockCopier
 from memserve.engines.vllm.jobs import Commit, CopyJob, JobKind, JobResult, Pace, StepPlan
 from memserve.engines.vllm.layout import EngineMemory
 from memserve.engines.vllm.network_sender import NetworkSender
-from memserve.storage.base import Storage
+from memserve.storage.base import MappedStorage
 from memserve.transport.tcp import TcpTransport
 from memserve.wire.messages import ArenaRef
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _PRIORITY = {JobKind.LOAD: 0, JobKind.SEND: 1, JobKind.SAVE: 2}
 
-Attach = Callable[[ArenaRef], Storage]
+Attach = Callable[[ArenaRef], MappedStorage]
 """Maps an arena; raises InstanceUnavailable when it is gone."""
 
 
@@ -59,7 +59,7 @@ class WorkerSide:
         self._memory = memory
         self._copies = block_copies(memory)
         self._attach = attach
-        self._arenas: dict[str, Storage] = {}
+        self._arenas: dict[str, MappedStorage] = {}
         self._commit = commit
         self._clock = clock
         self._copier = BlockCopier(f"memserve-copier-{rank}")

@@ -58,6 +58,21 @@ class TierStats(Record, frozen=True):
     """Cached blocks that at least one lease protects."""
 
 
+class DiskStats(Record, frozen=True):
+    """What a pool's disk tier has done since its process started, in blocks."""
+
+    num_restored: int = 0
+    """Found at the start, left there by an earlier process."""
+    num_demoted: int = 0
+    """Moved from another tier to disk."""
+    num_promoted: int = 0
+    """Moved from disk to another tier."""
+    num_read_errors: int = 0
+    """Were on disk and could not be read as they were written: their entries were dropped."""
+    num_write_errors: int = 0
+    """Could not be written: they stayed in their tier, or were dropped there when its room was needed."""
+
+
 class AckReply(Message, frozen=True):
     pass
 

@@ -2,7 +2,7 @@
 
 from memserve.core.enums import Phase, Role
 from memserve.core.ids import Epoch, Incarnation, InstanceId, RequestId
-from memserve.wire.messages.base import AckReply, ErrorReply, Message, PeerInfo, Record, TierStats
+from memserve.wire.messages.base import AckReply, DiskStats, ErrorReply, Message, PeerInfo, Record, TierStats
 
 
 class Load(Record, frozen=True):
@@ -11,6 +11,8 @@ class Load(Record, frozen=True):
     num_running: int = 0
     num_waiting: int = 0
     pool: tuple[TierStats, ...] = ()
+    disk: DiskStats | None = None
+    """None: it has no disk tier."""
 
 
 class JoinRequest(Message, frozen=True):
@@ -74,7 +76,7 @@ class MovedBlocks(Record, frozen=True):
 
 
 class RequestReport(Record, frozen=True):
-    """What one instance did for one request. Tokens add up: hbm + dram + received + computed = prompt."""
+    """What one instance did for one request. Tokens add up: hbm + dram + disk + received + computed = prompt."""
 
     request: RequestId
     instance: InstanceId
@@ -97,6 +99,8 @@ class RequestReport(Record, frozen=True):
     """From its arrival in the engine until it had room there and nothing to wait for, a pull included."""
     run_s: float = 0.0
     """From then until its last token."""
+    disk_tokens: int = 0
+    """Prompt tokens loaded from the pool that were on its disk tier when the request came."""
 
 
 class ReportRequest(Message, frozen=True):
