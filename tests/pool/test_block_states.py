@@ -54,3 +54,10 @@ def test_a_block_named_twice_moves_not_at_all() -> None:
     with pytest.raises(IllegalTransition, match="named twice"):
         states.move((BLOCK, BLOCK), BlockState.ACTIVE, BlockState.FREE)
     assert states.state(BLOCK) is BlockState.ACTIVE
+
+
+def test_those_in_none_of_some_states_are_told_apart() -> None:
+    states, other = BlockStates(), make_block_id(Tier.DRAM, 0, 1)
+    states.move([BLOCK], BlockState.FREE, BlockState.ACTIVE)
+    assert set(states.in_none_of([BLOCK, other], {BlockState.ACTIVE, BlockState.HISTORICAL})) == {other}
+    assert set(states.in_none_of([BLOCK, other], {BlockState.HISTORICAL})) == {BLOCK, other}

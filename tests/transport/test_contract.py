@@ -15,30 +15,32 @@ from memserve.transport.tcp import TcpTransport
 from memserve.transport.verified_copy import CopyThreads
 from memserve.wire.messages import PeerInfo
 from tests.transport.conftest import MakeProxy
-from tests.transport.parts import LIMITS, NUM_BLOCKS, TRANSFER, Side
+from tests.transport.parts import BLOCK_BYTES, LIMITS, NUM_BLOCKS, TRANSFER, Side
 from tests.transport.proxy import Direction, Fault, Kind
 
 N = 5
+PARTED = msgspec.structs.replace(LIMITS, range_bytes=2 * BLOCK_BYTES)
 
 
-@pytest.fixture(params=["shm", "tcp", "tcp in crumbs"])
+@pytest.fixture(params=["shm", "tcp", "tcp in crumbs", "tcp in ranges"])
 def peer(request: pytest.FixtureRequest, sender: Side, make_proxy: MakeProxy) -> PeerInfo:
     """The sender as the receiver sees it."""
     if request.param == "shm":
         return msgspec.structs.replace(sender.info, data="")
-    if request.param == "tcp":
+    if request.param in {"tcp", "tcp in ranges"}:
         return msgspec.structs.replace(sender.info, arena=None)
     proxy = make_proxy(sender.info.data, Fault(Kind.CRUMBS, Direction.TO_CLIENT))
     return msgspec.structs.replace(sender.info, arena=None, data=proxy.endpoint)
 
 
 @pytest.fixture
-def transport(peer: PeerInfo) -> Iterator[Transport]:
-    threads = CopyThreads()
+def transport(request: pytest.FixtureRequest, peer: PeerInfo) -> Iterator[Transport]:
+    is_parted = "tcp in ranges" in request.node.name
+    threads = CopyThreads(3, shared_bytes=1)
     made: Transport = (
         SharedMemoryTransport(partial(attach, writable=False), threads=threads)
         if peer.arena is not None
-        else TcpTransport(clock=SystemClock(), limits=LIMITS)
+        else TcpTransport(clock=SystemClock(), threads=threads, limits=PARTED if is_parted else LIMITS)
     )
     yield made
     made.close()
@@ -66,7 +68,7 @@ def test_fetching_again_and_again_gives_the_same(
                 Offer(peer=peer, transfer=TRANSFER, ticket=ticket), receiver.copies_of(sender, blocks, targets)
             )
     assert receiver.read(targets) == sender.read(blocks)
-    assert sender.server.stats().num_connections <= 1
+    assert sender.server.stats().num_connections <= LIMITS.max_connections
 
 
 @pytest.mark.parametrize("position", [0, N - 1])

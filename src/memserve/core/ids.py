@@ -49,6 +49,11 @@ def block_generation(block: BlockId) -> int:
     return (block >> _INDEX_BITS) & GENERATION_MASK
 
 
+def block_tier_bits(block: BlockId) -> int:
+    """The number of its tier, whether there is such a tier or not."""
+    return block >> (_INDEX_BITS + _GENERATION_BITS)
+
+
 def block_tier(block: BlockId) -> Tier:
     """Raises ValueError when the bits name no tier: the id did not come from a pool."""
     tier = _TIERS.get(block >> (_INDEX_BITS + _GENERATION_BITS))

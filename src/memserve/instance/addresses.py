@@ -56,11 +56,11 @@ class Addresses:
 
     def _in_state(self, addresses: BlockList, allowed: frozenset[BlockState], what: str) -> tuple[BlockId, ...]:
         blocks = self.own(addresses)
-        states = zip(blocks, self._ledger.states(blocks), strict=True)
-        unfit = [(block, state) for block, state in states if state not in allowed]
+        unfit = self._ledger.in_none_of(blocks, allowed)
         if unfit:
-            block, state = unfit[0]
+            first = next(block for block in blocks if block in unfit)
             raise InvalidBlocks(
-                f"{len(unfit)} of {len(blocks)} blocks cannot be {what}, the first is {block:#x}: {state.value}"
+                f"{len(unfit)} of {len(blocks)} blocks cannot be {what}, the first is {first:#x}: "
+                f"{self._ledger.state(first).value}"
             )
         return blocks

@@ -34,7 +34,7 @@ class BlockChecksums:
         missing = [position for position, known in enumerate(found) if known is None]
         if not missing:
             return tuple(known for known in found if known is not None)
-        states = self._ledger.states([blocks[position] for position in missing])
+        changeable = self._ledger.in_none_of([blocks[position] for position in missing], _FIXED)
         views = {position: self._memory.view(copies[position]) for position in missing}
 
         def take(position: int) -> None:
@@ -42,9 +42,9 @@ class BlockChecksums:
 
         self._threads.run(take, missing, num_bytes=sum(view.nbytes for view in views.values()))
         taken = tuple(known for known in found if known is not None)
-        for position, state in zip(missing, states, strict=True):
-            if state in _FIXED:
-                block = blocks[position]
+        for position in missing:
+            block = blocks[position]
+            if block not in changeable:
                 self._kept[block_place(block)] = block, taken[position]
         return taken
 

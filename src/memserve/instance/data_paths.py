@@ -37,7 +37,7 @@ class DataPaths:
         """Shared by all who copy or hash blocks of this pool."""
         makers: dict[DataPath, Callable[[], Transport]] = {
             DataPath.SHM: lambda: SharedMemoryTransport(partial(attach, writable=False), threads=self.threads),
-            DataPath.TCP: lambda: TcpTransport(clock=clock),
+            DataPath.TCP: lambda: TcpTransport(clock=clock, threads=self.threads),
         }
         self._transports = tuple(makers[path]() for path in paths)
         self.door = DataDoor(core, block_bytes=block_bytes)

@@ -5,7 +5,7 @@ a few milliseconds and never wait for the network or for bytes.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from memserve.core.enums import Tier
 from memserve.core.ids import BlockId, LeaseId
@@ -63,10 +63,9 @@ class LockedLedger:
         with self._lock:
             return self._ledger.state(block)
 
-    def states(self, blocks: Sequence[BlockId]) -> list[BlockState]:
-        """Of each one, at one moment."""
+    def in_none_of(self, blocks: Sequence[BlockId], allowed: Collection[BlockState]) -> Collection[BlockId]:
         with self._lock:
-            return [self._ledger.state(block) for block in blocks]
+            return self._ledger.in_none_of(blocks, allowed)
 
     def take_events(self) -> tuple[PoolEvent, ...]:
         with self._lock:

@@ -257,12 +257,13 @@ class Receiver:
     def _copy(
         self, transport: Transport, message: TransferRequest, peer: PeerInfo, blocks: tuple[BlockId, ...]
     ) -> None:
-        pairs = zip(message.source.blocks, blocks, message.checksums, strict=True)
+        targets = self._core.memory.views(blocks)
+        copies = zip(message.source.blocks, targets, message.checksums, strict=True)
         transport.fetch(
             Offer(peer=peer, transfer=message.transfer, ticket=message.ticket),
             [
-                BlockCopy(source_index=block_index(source), target=self._core.memory.view(target), checksum=checksum)
-                for source, target, checksum in pairs
+                BlockCopy(source_index=block_index(source), target=target, checksum=checksum)
+                for source, target, checksum in copies
             ],
         )
 

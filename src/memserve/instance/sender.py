@@ -20,6 +20,7 @@ from memserve.instance.core import PoolCore
 from memserve.instance.data_paths import DataPaths
 from memserve.instance.locked_ledger import LockedLedger
 from memserve.instance.peer_links import PeerLinks
+from memserve.pool.block import by_tier
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import BlockList, PeerInfo, TransferReply, TransferRequest
 
@@ -100,10 +101,10 @@ class TransferSender:
 
     @contextmanager
     def _mappable(self, source: BlockList) -> Iterator[BlockList]:
-        private = [block for block in source.blocks if block_tier(block) is not Tier.DRAM]
-        if not private:
+        if all(tier is Tier.DRAM for tier, _ in by_tier(source.blocks)):
             yield source
             return
+        private = [block for block in source.blocks if block_tier(block) is not Tier.DRAM]
         staged = self._ledger.allocate(len(private), tier=Tier.DRAM, owner="staging")
         try:
             for block, copy in zip(private, staged, strict=True):

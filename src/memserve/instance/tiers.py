@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from memserve.core.enums import Tier
 from memserve.core.errors import ConfigError, InvalidBlocks
-from memserve.core.ids import BlockId, block_index, block_tier
+from memserve.core.ids import BlockId, block_index, block_tier, block_tier_bits
 from memserve.storage.base import ElasticStorage, MappedStorage, Storage
 
 
@@ -43,6 +43,14 @@ class TierMemory:
                 f"block {block:#x} lies on {block_tier(block).name}, which cannot be mapped: swap it in first"
             )
         return storage.view(block_index(block))
+
+    def views(self, blocks: Sequence[BlockId]) -> list[memoryview]:
+        """As `view`, of each one."""
+        storages = {int(t): storage for t, storage in self._storages.items() if isinstance(storage, MappedStorage)}
+        try:
+            return [storages[block_tier_bits(block)].view(block_index(block)) for block in blocks]
+        except KeyError as error:
+            raise InvalidBlocks(f"one of {len(blocks)} blocks is of no tier of this pool that can be mapped") from error
 
     def write(self, blocks: Sequence[BlockId], data: memoryview) -> None:
         """`data` is as long as all blocks together. Raises InvalidBlocks otherwise, before anything is written.

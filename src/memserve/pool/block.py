@@ -65,6 +65,12 @@ class BlockStates:
         """FREE for an id that names no block of the pool, too."""
         return next((state for state, blocks in self._members.items() if block in blocks), BlockState.FREE)
 
+    def in_none_of(self, blocks: Collection[BlockId], allowed: Collection[BlockState]) -> Collection[BlockId]:
+        """Those of `blocks` that are in none of these states, FREE not being one."""
+        for state in allowed:
+            blocks = self._members[state].missing(blocks)
+        return blocks
+
     def count(self, tier: Tier, state: BlockState) -> int:
         """Number of blocks; FREE ones are not counted here."""
         return self._counts[state][tier]

@@ -269,6 +269,10 @@ class PoolLedger:
         """FREE for an id that no longer names a block of this pool, or never did."""
         return self._stock.states.state(block)
 
+    def in_none_of(self, blocks: Collection[BlockId], allowed: Collection[BlockState]) -> Collection[BlockId]:
+        """Those of `blocks` that are in none of these states, FREE not being one."""
+        return self._stock.states.in_none_of(blocks, allowed)
+
     def take_events(self) -> tuple[PoolEvent, ...]:
         """What happened to the index since the last call, oldest first."""
         return self._events.take()

@@ -42,6 +42,8 @@ class TcpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Who is slower than this is cut off, after `stall_s`."""
     idle_s: float = 60.0
     """A server closes connections that say nothing for so long; clients close theirs after half of it."""
+    range_bytes: int = 16 << 20
+    """A client that fetches more than this asks for it in parts, over several connections at once."""
     max_connections: int = 256
     """That a server serves at once; more are closed as they come."""
 

@@ -51,7 +51,9 @@ class SharedMemoryTransport:
         source = self._attached(offer.peer)
 
         def fill(copy: BlockCopy) -> None:
-            check_arrived(copy, copy_hashed(copy.target, source.view(copy.source_index)))
+            found = copy_hashed(copy.target, source.view(copy.source_index))
+            if found != copy.checksum:
+                check_arrived(copy, found)
 
         self._threads.run(fill, copies, num_bytes=sum(copy.target.nbytes for copy in copies))
 

@@ -6,6 +6,7 @@ Owns its connections. Thread-safe.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -16,7 +17,7 @@ from memserve.core.ids import TransferId
 from memserve.transport.base import BlockCopy, Offer, check_arrived
 from memserve.transport.connections import Connections
 from memserve.transport.framed_socket import FramedSocket, TcpLimits
-from memserve.transport.verified_copy import checksum
+from memserve.transport.verified_copy import CopyThreads, checksum
 from memserve.wire.data_messages import ReadReply, ReadRequest, WriteRequest
 from memserve.wire.messages import AckReply, PeerInfo
 
@@ -47,14 +48,24 @@ class TcpTransport:
 
     name = DataPath.TCP
 
-    def __init__(self, *, clock: Clock, limits: TcpLimits | None = None) -> None:
-        self._connections = Connections(limits=limits or TcpLimits(), clock=clock)
+    def __init__(self, *, clock: Clock, threads: CopyThreads | None = None, limits: TcpLimits | None = None) -> None:
+        """`threads`, closed by their owner, share long fetches; None leaves them to the caller's."""
+        self._threads = threads or CopyThreads(1)
+        self._limits = limits or TcpLimits()
+        self._connections = Connections(limits=self._limits, clock=clock)
 
     def reaches(self, peer: PeerInfo) -> bool:
         """Whether it has a data server; nobody asks it."""
         return bool(peer.data)
 
     def fetch(self, offer: Offer, copies: Sequence[BlockCopy]) -> None:
+        """Long ones in ranges of blocks over several connections at once."""
+        num_bytes = sum(copy.target.nbytes for copy in copies)
+        at_once = max(1, self._limits.range_bytes * len(copies) // max(num_bytes, 1))
+        ranges = [copies[first : first + at_once] for first in range(0, len(copies), at_once)]
+        self._threads.run(partial(self._fetch, offer), ranges, num_bytes=num_bytes if len(ranges) > 1 else 0)
+
+    def _fetch(self, offer: Offer, copies: Sequence[BlockCopy]) -> None:
         request = ReadRequest(
             transfer=offer.transfer, ticket=offer.ticket, blocks=tuple(copy.source_index for copy in copies)
         )

@@ -20,8 +20,8 @@ PIECE_BYTES = 256 << 10
 """Copied, then hashed: small enough for the second-level cache."""
 _SHORT_BYTES = 32 << 10
 """Copied without giving up Python's lock: a few microseconds, less than taking it again costs."""
-_SHARED_BYTES = 8 << 20
-"""A job of at least so many bytes is shared between threads."""
+SHARED_BYTES = 8 << 20
+"""A shorter job is done before a second thread has begun."""
 MAX_THREADS = 4
 
 
@@ -48,7 +48,9 @@ def copy_hashed(target: memoryview, source: memoryview) -> int:
 class CopyThreads:
     """As many threads as this process may use processors, up to MAX_THREADS; the caller's own is one of them."""
 
-    def __init__(self, num_threads: int | None = None) -> None:
+    def __init__(self, num_threads: int | None = None, *, shared_bytes: int = SHARED_BYTES) -> None:
+        """Jobs of at least `shared_bytes` are shared."""
+        self._shared_bytes = shared_bytes
         self._num_threads = num_threads or min(MAX_THREADS, len(os.sched_getaffinity(0)))
         self._helpers = ThreadPoolExecutor(max(1, self._num_threads - 1), thread_name_prefix="memserve-copy")
 
@@ -59,7 +61,7 @@ class CopyThreads:
         Raises what `work` raises, when no thread is at work any more.
         """
         left = iter(tuple(items))
-        if self._num_threads < 2 or num_bytes < _SHARED_BYTES:
+        if self._num_threads < 2 or num_bytes < self._shared_bytes:
             _work_off(work, left)
             return
         helped = [self._helpers.submit(_work_off, work, left) for _ in range(self._num_threads - 1)]
