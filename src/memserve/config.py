@@ -60,6 +60,10 @@ class GatewaySettings(Settings, frozen=True):
     port: int = 8000
     request_deadline_s: float = 600.0
     """Longest life of one request, streaming included."""
+    retry_ratio: float = 0.2
+    """Retries after faults that each request pays in, on top of the reserve."""
+    retry_reserve: int = 1000
+    """Retries that can be saved up: as many as may go elsewhere at once when an instance dies."""
 
 
 class Watermarks(Settings, frozen=True):

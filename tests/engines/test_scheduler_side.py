@@ -87,6 +87,30 @@ def test_the_decode_engine_loads_exactly_the_bytes_that_the_prefill_engine_compu
     assert pair.decode.kv("d", length) == computed
 
 
+@pytest.mark.parametrize("length", [1, BLOCK_SIZE - 1, BLOCK_SIZE, 3 * BLOCK_SIZE + 7])
+@pytest.mark.parametrize("num_given", [1, 3])
+def test_a_decode_that_continues_after_given_tokens_loads_what_was_computed_before_them(
+    pair: Pair, length: int, num_given: int
+) -> None:
+    prompt, given = tokens(1, length), tokens(4, num_given)
+    pair.prefill.admit("p", pair.prefill_params("r"), prompt)
+    pair.prefill.compute("p", [0])
+    computed = pair.prefill.kv("p", length)
+    pair.prefill.finish("p", [0])
+    pair.prefill.step_until(lambda: "p" not in pair.prefill.blocks)
+    params = msgspec.structs.replace(pair.decode_params("r"), num_given=num_given)
+    assert pair.decode.admit("d", params, [*prompt, *given]) == length
+    assert pair.decode.kv("d", length) == computed
+    pair.decode.compute("d", [0, 1])
+    pair.decode.finish("d", [0, 1])
+    pair.decode.step_until(lambda: "d" not in pair.decode.blocks)
+    pair.settle()
+    [report] = pair.decode.reported
+    assert (report.prompt_tokens, report.received_tokens, report.computed_tokens) == (
+        length + num_given, length, num_given
+    )  # fmt: skip
+
+
 def test_after_a_whole_request_nothing_is_held_and_the_counts_add_up(pair: Pair, path: DataPath) -> None:
     prompt = tokens(2, 3 * BLOCK_SIZE + 5)
     pair.turn("r", prompt, tokens(3, 40))

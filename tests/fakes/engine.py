@@ -5,7 +5,7 @@ shapes are those of vLLM 0.32.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from enum import Enum, auto
 from typing import Any
 
@@ -17,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 from memserve.core.enums import Phase
 from memserve.core.ids import InstanceId, RequestId
 from memserve.wire.messages import MovedBlocks, RequestReport
+from tests.fakes.generation import Generation
+from tests.fakes.model import CONTEXT_LENGTH, PIECES
 from tests.fakes.waiting import Changes
-
-WORDS = ("Paged", " memory", " moves", ' "usage":', " \u00e9\U0001f600", " done")
 
 
 class Fault(Enum):
@@ -28,11 +28,13 @@ class Fault(Enum):
     ANSWER_501 = auto()
     """What vLLM says when the model cannot do what is asked."""
     CUT = auto()
-    """The connection breaks after two events, or inside a whole answer."""
+    """The connection breaks after `break_after` events, or inside a whole answer."""
     STALL = auto()
     """Nothing comes, not even headers."""
     STALL_MIDWAY = auto()
-    """Two events come, then nothing."""
+    """So many events come, then nothing."""
+    DIE_INSIDE = auto()
+    """So many events come, then vLLM's error event: its engine process is gone, its server is not."""
     EMPTY_STREAM = auto()
     ERROR_EVENT = auto()
     """A stream that begins with vLLM's error event, code 500."""
@@ -59,12 +61,17 @@ class FakeEngine:
         self.faults_to_come: list[Fault] = []
         """Each completion request takes one; the list may be shared, so that whoever is asked first fails."""
         self.hold: asyncio.Event | None = None
-        """When set, whole answers and streams' later events wait for it."""
+        """When set, whole answers and streams' events after `break_after` wait for it."""
         self.report_tokens = {"hbm_tokens": 3, "dram_tokens": 4, "received_tokens": 0, "computed_tokens": 2}
         self.send_report = True
+        self.tells_context_length = True
+        self.rewrites_text = False
+        """Chat streams say something else than their tokens, as an engine with a parser does."""
         self.on_report: Callable[[RequestReport], None] = lambda _: None
         """The cluster manager's part: told every report."""
-        self.num_words = len(WORDS)
+        self.num_words = len(PIECES)
+        """Tokens of a whole answer, its end not counted."""
+        self.break_after = 2
         self.seen: list[Seen] = []
         self.sent: list[bytes] = []
         """Bytes of answers to completion requests."""
@@ -93,11 +100,15 @@ class FakeEngine:
 
     async def _anything(self, scope: Scope, body: bytes, send: Send) -> None:
         content: Any = msgspec.json.decode(body) if body else {}
-        self._note(scope, msgspec.json.encode(content))
+        is_model_list = scope["path"] == "/v1/models"
+        if not is_model_list:
+            self._note(scope, msgspec.json.encode(content))
         if self.fault is Fault.ANSWER_500:
             await _whole(send, 500, _error("boom", "InternalServerError", 500))
-        elif scope["path"] == "/v1/models":
-            await _whole(send, 200, {"object": "list", "data": [{"id": self.model, "object": "model"}]})
+        elif is_model_list:
+            card = {"id": self.model, "object": "model"}
+            card |= {"max_model_len": CONTEXT_LENGTH} if self.tells_context_length else {}
+            await _whole(send, 200, {"object": "list", "data": [card]})
         else:
             query = scope["query_string"].decode()
             await _whole(send, 200, {"engine": self.name, "path": scope["path"], "query": query, "got": content})
@@ -121,29 +132,26 @@ class FakeEngine:
         if not isinstance(limit, int) or limit < 1:
             return 400, _error(f"max_tokens must be at least 1, got {limit}.", "BadRequestError", 400, "max_tokens")
         wanted = "messages" if "chat" in scope["path"] else "prompt"
-        if not isinstance(request.get(wanted), list | str):
+        given = request.get(wanted)
+        is_chat = isinstance(given, list) and all(isinstance(m, dict) for m in given)
+        if not (is_chat if wanted == "messages" else isinstance(given, list | str)):
             return 400, _error(f"1 validation error: body.{wanted}", "Bad Request", 400, wanted)
         return 200, None
 
     async def _answer(self, scope: Scope, request: dict[str, Any], send: Send) -> None:
         if self.hold is not None:
             await self.hold.wait()
-        text = "".join(WORDS[: self.num_words])
-        chat = "chat" in scope["path"]
-        choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-        answer = {
-            "id": f"chatcmpl-{dict(scope['headers']).get(b'x-request-id', b'?').decode()}",
-            "object": "chat.completion" if chat else "text_completion",
-            "created": 1,
-            "model": self.model,
-            "choices": [{"index": 0, "finish_reason": "stop", "logprobs": None, **choice}],
-            "usage": self._usage(),
-            "score": 1e-7,
-            "kv_transfer_params": self._kv_params(request),
-        }
+        run = Generation(request, num_words=self.num_words, is_chat="chat" in scope["path"])
+        steps = list(run.steps())
+        answer = run.whole(self._head(scope), steps) | {"score": 1e-7, "kv_transfer_params": self._kv_params(request)}
         body = msgspec.json.encode(answer)
         self.sent.append(body)
         await _whole(send, 200, answer, cut=self.fault is Fault.CUT)
+
+    def _head(self, scope: Scope) -> dict[str, Any]:
+        asked = dict(scope["headers"]).get(b"x-request-id", b"?").decode()
+        prefix = "chatcmpl" if "chat" in scope["path"] else "cmpl"
+        return {"id": f"{prefix}-{asked}", "created": 1, "model": self.model}
 
     async def _stream(self, scope: Scope, request: dict[str, Any], send: Send) -> None:
         await _start(send, 200, b"text/event-stream; charset=utf-8")
@@ -154,40 +162,30 @@ class FakeEngine:
                 self.changes.happened()
                 await send({"type": "http.response.body", "body": event, "more_body": True})
                 await asyncio.sleep(0)  # sending to a client that left does not suspend
+            self._kv_params(request)
         await send({"type": "http.response.body", "body": b""})
 
     async def _pause(self, number: int) -> None:
-        if number == 2 and self.fault is Fault.CUT:
+        if number == self.break_after and self.fault is Fault.CUT:
             raise ConnectionResetError("cut on purpose")
-        if number == 2 and self.fault is Fault.STALL_MIDWAY:
+        if number == self.break_after and self.fault is Fault.STALL_MIDWAY:
             await asyncio.Event().wait()
-        if number == 2 and self.hold is not None:
+        if number == self.break_after and self.hold is not None:
             await self.hold.wait()
 
-    def _events(self, scope: Scope, request: dict[str, Any]) -> list[bytes]:
+    def _events(self, scope: Scope, request: dict[str, Any]) -> Iterator[bytes]:
         if self.fault is Fault.ERROR_EVENT:
-            return [_event(_error("engine dead", "InternalServerError", 500)), b"data: [DONE]\n\n"]
-        chat = "chat" in scope["path"]
-        kind = "chat.completion.chunk" if chat else "text_completion"
-        base = {"id": "x", "object": kind, "created": 1, "model": self.model}
-        options = request.get("stream_options") or {}
-        words = (WORDS * (self.num_words // len(WORDS) + 1))[: self.num_words]
-        events = []
-        for word in words:
-            choice = {"index": 0, **({"delta": {"content": word}} if chat else {"text": word})}
-            usage = {"usage": self._usage()} if options.get("continuous_usage_stats") else {}
-            events.append(_event({**base, "choices": [choice], **usage}))
-        if options.get("include_usage"):
-            events.append(_event({**base, "choices": [], "usage": self._usage()}))
-        return [*events, b": keep-alive\n\n", b"data: [DONE]\n\n"]
-
-    def _usage(self) -> dict[str, Any]:
-        return {
-            "prompt_tokens": 9,
-            "total_tokens": 15,
-            "completion_tokens": 6,
-            "prompt_tokens_details": {"cached_tokens": 8, "multimodal_tokens": None},
-        }
+            yield from (_event(_error("engine dead", "InternalServerError", 500)), b"data: [DONE]\n\n")
+            return
+        run = Generation(request, num_words=self.num_words, is_chat="chat" in scope["path"])
+        for number, event in enumerate(run.events(self._head(scope))):
+            if number == self.break_after and self.fault is Fault.DIE_INSIDE:
+                yield from (_event(_error("engine dead", "InternalServerError", 500)), b"data: [DONE]\n\n")
+                return
+            if self.rewrites_text and event["choices"] and "delta" in event["choices"][0]:
+                event["choices"][0]["delta"]["content"] = event["choices"][0]["delta"]["content"].upper()
+            yield _event(event)
+        yield from (b": keep-alive\n\n", b"data: [DONE]\n\n")
 
     def _kv_params(self, request: dict[str, Any]) -> dict[str, Any] | None:
         asked = (request.get("kv_transfer_params") or {}).get("memserve")

@@ -19,9 +19,11 @@ from memserve.core.errors import InstanceUnavailable
 from memserve.core.ids import Epoch, Incarnation, InstanceId, RequestId
 from memserve.gateway.app import create_app
 from memserve.gateway.context import GatewayContext
+from memserve.gateway.detokenizer import Detokenizer
 from memserve.gateway.metrics import GatewayMetrics
 from memserve.gateway.records import RequestHistory
 from memserve.gateway.reports import ReportLog
+from memserve.gateway.served_model import ServedModel
 from memserve.gateway.server import running
 from memserve.gateway.switches import Switches
 from memserve.scheduler.cost_model import PathTerms
@@ -30,6 +32,8 @@ from memserve.scheduler.scheduler import Scheduler
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import Load, PeerInfo, ResizeReply, TierStats
 from tests.fakes.engine import FakeEngine
+from tests.fakes.generation import Generation
+from tests.fakes.model import PIECES, TOKENIZER
 from tests.fakes.waiting import Changes
 
 IDENTITY = KvIdentity(
@@ -126,18 +130,20 @@ class CharacterTokens:
 
 
 class Rig:
-    def __init__(self, *, deadline_s: float) -> None:
+    def __init__(self, *, deadline_s: float, retry_reserve: int) -> None:
         self.engines: dict[str, FakeEngine] = {}
         self.cluster = ScriptedCluster()
         self.releases = NotedReleases()
         self.pools = ScriptedPools()
+        self._names = count()
         self.url = ""
         self.http: aiohttp.ClientSession
         metrics = GatewayMetrics(lambda: self.cluster.view)
         history = RequestHistory(clock=SystemClock())
         self.context = GatewayContext(
-            settings=GatewaySettings(request_deadline_s=deadline_s),
+            settings=GatewaySettings(request_deadline_s=deadline_s, retry_reserve=retry_reserve),
             base_models=frozenset({"tiny"}),
+            model=ServedModel(detokenizer=Detokenizer(TOKENIZER)),
             scheduler=Scheduler(
                 block_size=BLOCK_SIZE,
                 policy="prompt-tree",
@@ -176,6 +182,18 @@ class Rig:
             assert response.status == 200, await response.text()
             assert response.headers["content-type"].startswith("text/event-stream")
             return await response.read()
+
+    async def ask(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """As `plain_answer`, through the gateway."""
+        name = f"asked-{next(self._names)}"
+        if body.get("stream"):
+            answer = events_of(await self.stream(body, path=path, **{"x-request-id": name}))
+        else:
+            status, whole = await self.post(body, path=path, **{"x-request-id": name})
+            assert status == 200, whole
+            answer = [whole]
+        assert all("id" in event for event in answer), answer[-1]
+        return [event | {"id": event["id"].replace(name, "asked")} for event in answer]
 
     async def get(self, path: str) -> tuple[int, Any]:
         async with self.http.get(self.url + path) as response:
@@ -222,10 +240,16 @@ class Rigs:
 
     @asynccontextmanager
     async def __call__(
-        self, *, prefill: int = 1, decode: int = 1, colocated: int = 0, deadline_s: float = 30.0
+        self,
+        *,
+        prefill: int = 1,
+        decode: int = 1,
+        colocated: int = 0,
+        deadline_s: float = 30.0,
+        retry_reserve: int = 100,
     ) -> AsyncIterator[Rig]:
         """Engines p0.., d0.., c0.. behind a gateway."""
-        made = Rig(deadline_s=deadline_s)
+        made = Rig(deadline_s=deadline_s, retry_reserve=retry_reserve)
         roles = {"p": (Role.PREFILL, prefill), "d": (Role.DECODE, decode), "c": (Role.COLOCATED, colocated)}
         for letter, (role, number) in roles.items():
             for name in (f"{letter}{i}" for i in range(number)):
@@ -236,6 +260,20 @@ class Rigs:
         made.url = self._server.mount(app)
         async with app.router.lifespan_context(app), aiohttp.ClientSession() as made.http:
             yield made
+
+
+def plain_answer(path: str, body: dict[str, Any], *, num_words: int = len(PIECES)) -> list[dict[str, Any]]:
+    """What one engine without a gateway says: the JSON of its events, or of its one answer."""
+    is_chat = "chat" in path
+    run = Generation(body, num_words=num_words, is_chat=is_chat)
+    head = {"id": f"{'chatcmpl' if is_chat else 'cmpl'}-asked", "created": 1, "model": "tiny"}
+    return list(run.events(head)) if body.get("stream") else [run.whole(head, list(run.steps()))]
+
+
+def events_of(stream: bytes) -> list[dict[str, Any]]:
+    """JSON of all events; the stream ends properly."""
+    assert stream.endswith(b"data: [DONE]\n\n")
+    return [msgspec.json.decode(e[6:]) for e in stream.split(b"\n\n") if e.startswith(b"data: {")]
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from memserve.gateway.metrics import GatewayMetrics
 from memserve.gateway.ports import Membership, PoolControl, PromptTokenizer, ReleaseClient
 from memserve.gateway.records import RequestHistory
 from memserve.gateway.reports import ReportLog
+from memserve.gateway.served_model import ServedModel
 from memserve.gateway.switches import Switches
 from memserve.scheduler.scheduler import Scheduler
 
@@ -19,6 +20,7 @@ class GatewayContext:
     settings: GatewaySettings
     base_models: frozenset[str]
     """Names under which the engines serve the base model; any other name is an adapter."""
+    model: ServedModel
     scheduler: Scheduler
     cluster: Membership
     tokenizer: PromptTokenizer

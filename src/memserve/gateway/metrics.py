@@ -7,7 +7,7 @@ read from the view at each scrape, so they cannot go stale.
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -31,6 +31,14 @@ class GatewayMetrics:
         counter = _counters(self.registry)
         self.requests = counter("memserve_gateway_requests", "HTTP requests by outcome", ("route", "status"))
         self.failovers = counter("memserve_gateway_failovers", "Requests sent elsewhere after a fault", ("instance",))
+        self.resumes = counter("memserve_gateway_resumes", "Streams carried on after a fault", ("instance",))
+        self.retries_refused = counter("memserve_gateway_retries_refused", "Retries beyond the budget", ())
+        self.first_tokens_early = counter(
+            "memserve_gateway_first_tokens_early", "Answers that began with the prefill instance's token", ()
+        )
+        self._retries_left = Gauge(
+            "memserve_gateway_retries_left", "Retries that the budget still allows", registry=self.registry
+        )
         self.unrouted = counter("memserve_gateway_untokenized_requests", "Requests routed without their prefix", ())
         self._prompt_tokens = counter(
             "memserve_instance_prompt_tokens", "Where prompt tokens came from", ("instance", "source")
@@ -59,6 +67,10 @@ class GatewayMetrics:
     def follow(self, scheduler: Scheduler) -> None:
         """Show the scheduler's numbers, too."""
         self.registry.register(SchedulerCollector(scheduler))
+
+    def show_retry_budget(self, num_left: Callable[[], int]) -> None:
+        """Asked at each scrape."""
+        self._retries_left.set_function(num_left)
 
     def exposition(self) -> bytes:
         """The text that a scrape gets."""

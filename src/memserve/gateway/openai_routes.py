@@ -19,8 +19,9 @@ from memserve.gateway.client_connection import ClientConnection
 from memserve.gateway.ending import scope
 from memserve.gateway.errors import ApiError, ClientGone
 from memserve.gateway.explanation import steps_of
+from memserve.gateway.job import Job
 from memserve.gateway.records import RequestState
-from memserve.gateway.request_flow import Job, RequestFlow
+from memserve.gateway.request_flow import RequestFlow
 from memserve.gateway.runtime import GatewayRuntime
 from memserve.gateway.upstream import forwarded_headers
 
@@ -86,15 +87,9 @@ class CompletionRoute:
                 headers=headers,
                 tokens=tokens,
                 alone=request_body.must_run_alone(request),
+                plan=self._context.model.plan(request, path=self._path),
             )
-            await RequestFlow(
-                job,
-                context=self._context,
-                upstream=self._runtime.upstream,
-                watch=self._runtime.watch,
-                desk=self._runtime.desk,
-                client=client,
-            ).run()
+            await RequestFlow(job, runtime=self._runtime, client=client).run()
 
     def _note(self, request_id: RequestId, model: str, tokens: bytes) -> None:
         if not tokens:

@@ -47,6 +47,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     decisions: tuple[Decision, ...] = ()
     """More than one when instances failed."""
     reports: tuple[RequestReport, ...] = ()
+    resumed_at: tuple[int, ...] = ()
+    """Output tokens that the client had each time when its stream was carried on by another instance."""
 
 
 class RequestHistory:
@@ -84,6 +86,12 @@ class RequestHistory:
         record = self._records.get(request)
         if record is not None:
             self._change(request, prefilled_s=self._clock.now() - record.started)
+
+    def resumed(self, request: RequestId, *, at: int) -> None:
+        """The stream goes on elsewhere after `at` output tokens."""
+        record = self._records.get(request)
+        if record is not None:
+            self._change(request, resumed_at=(*record.resumed_at, at))
 
     def first_bytes(self, request: RequestId) -> float:
         """Note the first bytes to the client; seconds since the request came."""

@@ -10,12 +10,9 @@ from typing import Any
 
 import msgspec
 
-from memserve.cluster.view import InstanceView
-from memserve.core.enums import Phase, TransferMode
-from memserve.core.ids import RequestId
 from memserve.gateway.errors import bad_request
 from memserve.wire.identity import Namespace, namespace
-from memserve.wire.messages import PeerInfo, RequestParams
+from memserve.wire.messages import RequestParams
 
 KV_FIELD = "kv_transfer_params"
 KV_KEY = "memserve"
@@ -100,31 +97,15 @@ def must_run_alone(request: ClientRequest) -> bool:
     )
 
 
-def prefill_body(
-    request: ClientRequest,
-    *,
-    request_id: RequestId,
-    decode: InstanceView,
-    transfer: TransferMode | None,
-    source: PeerInfo | None = None,
-) -> bytes:
-    """The same prompt, one token of output, where its KV goes and how, and where more of it may be had from."""
+def prefill_body(request: ClientRequest, params: RequestParams, *, more: Mapping[str, Any] = {}) -> bytes:
+    """The same prompt for one token of output; `more` is asked for as well."""
     fields = {name: value for name, value in request.fields.items() if name not in _OUTPUT_FIELDS}
-    params = RequestParams(request=request_id, phase=Phase.PREFILL, peer=decode.peer, transfer=transfer, source=source)
-    return msgspec.json.encode({**fields, "max_tokens": _ONE_TOKEN, KV_FIELD: {KV_KEY: params}})
+    return msgspec.json.encode({**fields, "max_tokens": _ONE_TOKEN, **more, KV_FIELD: {KV_KEY: params}})
 
 
-def decode_body(
-    request: ClientRequest, *, request_id: RequestId, prefill: InstanceView | None, source: PeerInfo | None = None
-) -> bytes:
-    """The client's own request; without `prefill` the instance does all of it and may pull from `source`."""
-    params = RequestParams(
-        request=request_id,
-        phase=Phase.WHOLE if prefill is None else Phase.DECODE,
-        peer=None if prefill is None else prefill.peer,
-        source=source if prefill is None else None,
-    )
-    return msgspec.json.encode({**request.fields, KV_FIELD: {KV_KEY: params}})
+def decode_body(request: ClientRequest, params: RequestParams, *, more: Mapping[str, Any] = {}) -> bytes:
+    """The client's own request."""
+    return msgspec.json.encode({**request.fields, **more, KV_FIELD: {KV_KEY: params}})
 
 
 def _decoded(body: bytes, shape: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What lives as long as the gateway serves: upstream connections, the instance watch, releases.
+"""What lives as long as the gateway serves: upstream connections, the instance watch, releases, the retry budget.
 
 Owns the one background task, which follows the cluster view.
 
@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.release import ReleaseDesk
+from memserve.gateway.retry_budget import RetryBudget
+from memserve.gateway.served_model import ContextLengths
 from memserve.gateway.upstream import Upstream
 from memserve.gateway.watch import InstanceWatch
 
@@ -22,6 +24,10 @@ class GatewayRuntime:
         self.context = context
         self.watch = InstanceWatch(on_left=context.scheduler.forget)
         self.desk = ReleaseDesk(context.releases)
+        self.lengths = ContextLengths()
+        settings = context.settings
+        self.retries = RetryBudget(ratio=settings.retry_ratio, reserve=settings.retry_reserve)
+        context.metrics.show_retry_budget(lambda: self.retries.num_left)
         self._upstream: Upstream | None = None
 
     @property

@@ -18,8 +18,11 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from memserve.core.errors import ConfigError
 from memserve.gateway.chat_prompt import ChatPrompt, walks_over_parts
+from memserve.gateway.detokenizer import Detokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +40,9 @@ class Tokenization:
         for _ in range(num_threads):
             self._tokenizers.put(copy.deepcopy(tokenizer))
         self._part_lists = walks_over_parts(tokenizer)
+        backend = getattr(copy.deepcopy(tokenizer), "backend_tokenizer", None)
+        self.detokenizer = Detokenizer(backend) if isinstance(backend, Tokenizer) else None
+        """None when the tokenizer is not one of the `tokenizers` library."""
         self._num_waiting = 0
 
     async def tokens(self, *, path: str, body: Mapping[str, Any]) -> bytes:

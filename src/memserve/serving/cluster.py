@@ -24,6 +24,7 @@ from memserve.gateway.pool_control import RpcPools
 from memserve.gateway.records import RequestHistory
 from memserve.gateway.release import RpcReleases
 from memserve.gateway.reports import ReportLog
+from memserve.gateway.served_model import ServedModel
 from memserve.gateway.server import running
 from memserve.gateway.switches import Switches
 from memserve.gateway.tokenization import Tokenization, load_tokenization
@@ -31,6 +32,7 @@ from memserve.manager.event_subscriptions import EventSubscriptions
 from memserve.manager.manager import ClusterManager
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
+from memserve.serving.model_facts import served_model
 from memserve.serving.prepare import LOOPBACK, PreparedRun
 from memserve.serving.profiles import PEER_PATH, profile_for, profile_identity
 from memserve.serving.watcher import Watcher
@@ -106,7 +108,7 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
     )
     async with AsyncExitStack() as stack:
         stack.push_async_callback(manager.stop)
-        tokenizer = await _start(run, manager, listener)
+        tokenizer, model = await _start(run, manager, listener)
         stack.callback(tokenizer.close)
         releases = RpcReleases()
         stack.push_async_callback(releases.close)
@@ -121,6 +123,7 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
         context = GatewayContext(
             settings=run.config.gateway,
             base_models=frozenset({run.model_name, ""}),
+            model=model,
             scheduler=scheduler,
             cluster=manager,
             tokenizer=tokenizer,
@@ -138,19 +141,20 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
         yield Cluster(url=url, model=run.model_name, manager=manager, emptied=changes.emptied)
 
 
-async def _start(run: PreparedRun, manager: ClusterManager, watcher: Watcher) -> Tokenization:
-    """Instances up and ready; the tokenizer is loaded while they start."""
+async def _start(run: PreparedRun, manager: ClusterManager, watcher: Watcher) -> tuple[Tokenization, ServedModel]:
+    """Instances up and ready; tokenizer and model files are read while they start."""
     await manager.start()
     plan = run.plan(manager_endpoint=manager.endpoint)
     watcher.starting(plan)
     await manager.run_local(plan)
     tokenizer = await asyncio.to_thread(load_tokenization, run.config.model)
     try:
+        model = await asyncio.to_thread(served_model, run.config.model, run.config.engine.args, tokenizer)
         await manager.wait_ready(len(plan.specs), START_DEADLINE_S)
     except BaseException:
         tokenizer.close()
         raise
-    return tokenizer
+    return tokenizer, model
 
 
 def _scheduler(run: PreparedRun, view: ClusterView, clock: Clock) -> Scheduler:

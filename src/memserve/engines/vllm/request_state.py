@@ -50,6 +50,7 @@ class RequestState:
         namespace: Namespace,
         transfer: TransferMode,
         arrived_at: float,
+        num_given: int = 0,
     ) -> None:
         self.key = key
         """vLLM's id, unique per engine request."""
@@ -59,6 +60,8 @@ class RequestState:
         self.peer = peer
         self.prompt = tokens
         """Little-endian int32."""
+        self.handed = tokens[: len(tokens) - 4 * num_given]
+        """The part of it that a prefill instance hands over."""
         self.namespace = namespace
         self.transfer = transfer
         self.arrived_at = arrived_at

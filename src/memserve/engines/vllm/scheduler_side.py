@@ -106,6 +106,7 @@ class SchedulerSide:
             namespace=namespace,
             transfer=params.transfer or self._transfer,
             arrived_at=self._clock.now(),
+            num_given=params.num_given,
         )
         self._states[key] = state
         if state.phase is Phase.PREFILL and state.peer is not None:
@@ -131,7 +132,7 @@ class SchedulerSide:
         state.num_pulled_tokens = state.pulling.num_tokens if state.pulling is not None else 0
         self._cache.drop(state)
         if state.phase is Phase.DECODE:
-            handoff = self._pool.engine_path.handoff(state.request, state.prompt)
+            handoff = self._pool.engine_path.handoff(state.request, state.handed)
             if handoff.state is HandoffState.PENDING and now < state.wait_until:
                 return None
             if handoff.state is HandoffState.READY:
@@ -208,7 +209,7 @@ class SchedulerSide:
             if result.failed:
                 state.num_dram_tokens = state.num_disk_tokens = state.num_received_tokens = 0
             elif part.lease is None:
-                self._pool.engine_path.finish_handoff(state.request, state.prompt)
+                self._pool.engine_path.finish_handoff(state.request, state.handed)
             self._cache.drop(state)
 
     def _restart(self, key: str) -> None:
@@ -282,7 +283,7 @@ class SchedulerSide:
                 logger.info("KV of request %s did not go to %s", state.request, outgoing.peer.instance)
                 self._pool.engine_path.abort(outgoing.peer, outgoing.request.transfer)
         if state.phase is Phase.DECODE:
-            self._pool.engine_path.finish_handoff(state.request, state.prompt)
+            self._pool.engine_path.finish_handoff(state.request, state.handed)
         if not state.is_aborted:
             own = self._pool.info.instance
             moved = [o.moved(source=own, block_size=self._block_size) for o in state.outgoing]

@@ -16,3 +16,6 @@ class RequestParams(Record, frozen=True):
     """How the KV leaves; None: as the instance was configured."""
     source: PeerInfo | None = None
     """An instance that holds more of the prompt: pull that before computing."""
+    num_given: int = 0
+    """For DECODE: last tokens of the prompt that the client has been given already. The prefill instance produced
+    them, so what it hands over ends before them."""
