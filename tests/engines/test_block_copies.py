@@ -1,4 +1,4 @@
-"""Staged copies on a stream of their own leave the same bytes as direct ones: on CUDA where it is, on the CPU anywhere."""
+"""Copies staged on a stream of their own leave the same bytes as direct ones; on CUDA where there is a device."""
 
 import pytest
 import torch

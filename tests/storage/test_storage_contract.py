@@ -1,4 +1,4 @@
-"""What every Storage keeps, the shared one as its owner and as a peer sees it, and the one on disk."""
+"""What every Storage keeps, the shared one as its owner and as a peer sees it, the one on disk and one on a device."""
 
 import time
 from collections.abc import Iterator
@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from memserve.core.errors import ConfigError, InvalidBlocks
 from memserve.core.ids import Incarnation, InstanceId
+from memserve.engines.device.arena import DeviceArena
 from memserve.storage.base import MappedStorage, Storage
 from memserve.storage.private_memory import PrivateMemory
 from memserve.storage.shared_memory import SharedMemory, attach
@@ -43,12 +45,20 @@ def mapped(request: pytest.FixtureRequest) -> Iterator[MappedStorage]:
         yield made
 
 
-@pytest.fixture(params=[*MAPPED, "disk"])
+ON_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+
+
+@pytest.fixture(params=[*MAPPED, "disk", "device cpu", pytest.param("device cuda", marks=ON_CUDA)])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     if request.param == "disk":
         file = disk(tmp_path / "a.kv", num_blocks=4, block_bytes=100)
         yield file
         file.close()
+        return
+    if request.param.startswith("device"):
+        arena = DeviceArena(num_blocks=4, block_bytes=100, device=torch.device(request.param.split()[1]))
+        yield arena
+        arena.close()
         return
     with mapped_storage(request.param) as made:
         yield made

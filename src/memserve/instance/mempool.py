@@ -40,6 +40,7 @@ from memserve.instance.sender import TransferSender
 from memserve.instance.setup import checked_identity, open_tiers
 from memserve.instance.tier_mover import TICK_S, TierMover
 from memserve.pool.tokens import Tokens
+from memserve.storage.base import Storage
 from memserve.transfer.handoff import Handoff, HandoffState
 from memserve.wire.identity import KvIdentity, Namespace
 from memserve.wire.messages import (
@@ -69,6 +70,7 @@ class MemPool:
         block_bytes: int,
         dram_bytes: int,
         hbm_bytes: int = 0,
+        hbm: Storage | None = None,
         identity: KvIdentity | None = None,
         cluster: str = "default",
         bind: str = "127.0.0.1",
@@ -80,7 +82,8 @@ class MemPool:
         """`block_size` in tokens; sizes in bytes are rounded down to whole blocks. Raises ConfigError.
 
         `paths` says how bytes may go between this pool and its peers, best first. What `disk` holds is found
-        again by the next pool of this name and identity.
+        again by the next pool of this name and identity. `hbm` is memory for the HBM tier in place of
+        `hbm_bytes`, such as engines.device.arena.DeviceArena; the pool closes it.
         """
         identity = checked_identity(identity, block_size=block_size, block_bytes=block_bytes)
         self._incarnation = Incarnation(time.time_ns())
@@ -92,6 +95,7 @@ class MemPool:
             block_bytes=block_bytes,
             dram_bytes=dram_bytes,
             hbm_bytes=hbm_bytes,
+            hbm=hbm,
             disk=disk,
             identity=identity,
         )

@@ -61,22 +61,29 @@ def open_tiers(
     block_bytes: int,
     dram_bytes: int,
     hbm_bytes: int,
+    hbm: Storage | None,
     disk: DiskPlace | None,
     identity: KvIdentity,
 ) -> OpenTiers:
     """Memory for whole blocks; a tier of 0 bytes is left out. Raises ConfigError for sizes that hold no block.
 
-    The disk tier is the file <instance>.kv of its folder.
+    `hbm` is the HBM tier's memory when it is not this process's, and is closed with the others. The disk tier is
+    the file <instance>.kv of its folder.
 
     Removes what instances of this cluster that were killed have left in shared memory.
     """
     for name, size in (("dram_bytes", dram_bytes), ("hbm_bytes", hbm_bytes)):
         if size < 0 or block_bytes < 1 or 0 < size < block_bytes:
             raise ConfigError(f"{name} = {size} holds no block of {block_bytes} bytes: give 0 or more than that")
-    if not dram_bytes and not hbm_bytes:
+    if hbm is not None and (hbm_bytes or hbm.block_bytes != block_bytes):
+        raise ConfigError(
+            f"hbm holds blocks of {hbm.block_bytes} bytes and hbm_bytes = {hbm_bytes}, the pool's blocks have "
+            f"{block_bytes}: give one of the two, with blocks of that size"
+        )
+    if not dram_bytes and not hbm_bytes and hbm is None:
         raise ConfigError("a pool needs dram_bytes or hbm_bytes: both are 0")
     sweep(f"{cluster}-")
-    storages: dict[Tier, Storage] = {}
+    storages: dict[Tier, Storage] = {} if hbm is None else {Tier.HBM: hbm}
     arena = None
     if hbm_bytes:
         storages[Tier.HBM] = PrivateMemory(num_blocks=hbm_bytes // block_bytes, block_bytes=block_bytes)

@@ -10,7 +10,7 @@ one that cannot be written stays where it is.
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
@@ -119,17 +119,12 @@ class TierMover:
 
         Those that could not be read or written have not. On any other error nothing has.
         """
-        ledger, failed = self._core.ledger, set()
+        ledger = self._core.ledger
         with self._core.lock:
             there = [s for s, t in swap.pairs if block_tier(t) is Tier.DISK and _is_indexed(ledger, s)]
             labels = {source: ledger.disk.label(source) for source in there}
         try:
-            for source, target in swap.pairs:
-                try:
-                    self._copy(source, target, labels.get(source, b""))
-                except StorageFailed as error:
-                    _log.warning("%s", error)
-                    failed.add(source)
+            failed = self._copy_all(swap, labels)
         except BaseException:
             with self._core.lock:
                 ledger.cancel_swap(swap)
@@ -149,9 +144,22 @@ class TierMover:
         if self._disk is not None and first:
             self._save(self._disk)
 
+    def _copy_all(self, swap: Swap, labels: Mapping[BlockId, bytes]) -> set[BlockId]:
+        """Returns the sources that could not be read, or whose targets could not be written."""
+        failed: set[BlockId] = set()
+        if self._core.memory.copy_at_once(swap.pairs):
+            return failed
+        for source, target in swap.pairs:
+            try:
+                self._copy(source, target, labels.get(source, b""))
+            except StorageFailed as error:
+                _log.warning("%s", error)
+                failed.add(source)
+        return failed
+
     def _copy(self, source: BlockId, target: BlockId, label: bytes) -> None:
         if self._disk is not None and block_tier(target) is Tier.DISK:
-            self._disk.write(block_index(target), self._core.memory.view(source), label=label)
+            self._disk.write(block_index(target), self._core.memory.bytes_of(source), label=label)
         else:
             self._core.memory.copy(source, target)
 

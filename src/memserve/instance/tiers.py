@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from memserve.core.enums import Tier
 from memserve.core.errors import ConfigError, InvalidBlocks
 from memserve.core.ids import BlockId, block_index, block_tier, block_tier_bits
-from memserve.storage.base import ElasticStorage, MappedStorage, Storage
+from memserve.storage.base import DeviceStorage, ElasticStorage, MappedStorage, Storage
 
 
 class TierMemory:
@@ -31,6 +31,9 @@ class TierMemory:
     def elastic(self, tier: Tier) -> ElasticStorage:
         """The storage of a tier whose size may change. Raises ConfigError for any other."""
         storage = self._storages.get(tier)
+        devices = [each for each in self._storages.values() if isinstance(each, DeviceStorage)]
+        if devices:
+            raise ConfigError(f"the {tier.name} tier cannot change its size: {devices[0]} reads and writes its memory")
         if not isinstance(storage, ElasticStorage):
             raise ConfigError(f"the {tier.name} tier of this pool cannot change its size: {storage}")
         return storage
@@ -66,7 +69,7 @@ class TierMemory:
 
     def read(self, blocks: Sequence[BlockId]) -> bytes:
         """Raises StorageFailed when one of them cannot be read as it was written."""
-        return b"".join(self._bytes_of(block) for block in blocks)
+        return b"".join(self.bytes_of(block) for block in blocks)
 
     def copy(self, source: BlockId, target: BlockId) -> None:
         """Raises StorageFailed; the target holds anything then."""
@@ -74,10 +77,28 @@ class TierMemory:
         if isinstance(storage, MappedStorage):
             self._storage(source).read(block_index(source), storage.view(block_index(target)))
         else:
-            storage.write(block_index(target), self._bytes_of(source))
+            storage.write(block_index(target), self.bytes_of(source))
+
+    def copy_at_once(self, pairs: Sequence[tuple[BlockId, BlockId]]) -> bool:
+        """Copy all of (source, target) where a device can do so with one wait; False: nothing is copied.
+
+        The pairs share a tier on either side.
+        """
+        if not pairs:
+            return False
+        sources, targets = zip(*pairs, strict=True)
+        here, there = self._storage(sources[0]), self._storage(targets[0])
+        if isinstance(here, DeviceStorage) and isinstance(there, MappedStorage):
+            here.read_all([block_index(b) for b in sources], [self.view(b) for b in targets])
+        elif isinstance(there, DeviceStorage) and isinstance(here, MappedStorage):
+            there.write_all([block_index(b) for b in targets], [self.view(b) for b in sources])
+        else:
+            return False
+        return True
 
     def close(self) -> None:
-        for storage in self._storages.values():
+        """A device first, which lets go of the memory of the other tiers."""
+        for storage in sorted(self._storages.values(), key=lambda each: not isinstance(each, DeviceStorage)):
             storage.close()
 
     def _storage(self, block: BlockId) -> Storage:
@@ -86,7 +107,7 @@ class TierMemory:
         except (KeyError, ValueError) as error:
             raise InvalidBlocks(f"block {block:#x} is of no tier of this pool") from error
 
-    def _bytes_of(self, block: BlockId) -> memoryview:
+    def bytes_of(self, block: BlockId) -> memoryview:
         """A view where there is one, else a copy."""
         storage = self._storage(block)
         if isinstance(storage, MappedStorage):

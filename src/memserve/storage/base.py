@@ -7,7 +7,7 @@ when the last view goes.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -47,6 +47,22 @@ class ElasticStorage(Storage, Protocol):
 
     def shrink(self, positions: Collection[int]) -> None:
         """Give the memory of these blocks, which nobody uses any more, back to the host."""
+        ...
+
+
+@runtime_checkable
+class DeviceStorage(Storage, Protocol):
+    """A storage on a device, which moves many blocks at once and gets at the memory of the host by itself.
+
+    It may hold on to the memory that it was given until it is closed, so that memory must not be given back.
+    """
+
+    def read_all(self, block_indexes: Sequence[int], targets: Sequence[memoryview]) -> None:
+        """Fill each target, a block of another tier of the same pool, with one block."""
+        ...
+
+    def write_all(self, block_indexes: Sequence[int], sources: Sequence[memoryview]) -> None:
+        """Replace each block by one source, a block of another tier of the same pool."""
         ...
 
 

@@ -26,19 +26,21 @@ class PagedCopy(Protocol):
 
 
 class TorchCopy:
-    """With torch's own operations; what the kernel is checked against."""
+    """With torch's own copies, one a block; what the kernel is checked against."""
 
     def gather(self, pages: torch.Tensor, blocks: torch.Tensor, out: torch.Tensor) -> None:
-        _by_block(pages, out).copy_(pages[:, blocks])
+        for block, contiguous in zip(blocks.tolist(), _by_block(pages, out), strict=True):
+            contiguous.copy_(pages[:, block])
 
     def scatter(self, pages: torch.Tensor, blocks: torch.Tensor, source: torch.Tensor) -> None:
-        pages[:, blocks] = _by_block(pages, source)
+        for block, contiguous in zip(blocks.tolist(), _by_block(pages, source), strict=True):
+            pages[:, block].copy_(contiguous)
 
 
 def _by_block(pages: torch.Tensor, contiguous: torch.Tensor) -> torch.Tensor:
-    """The contiguous blocks in the order of axes of `pages`: layers first."""
+    """Each contiguous block in the shape of its pages."""
     layers, _, *inside = pages.shape
-    return contiguous.view(contiguous.shape[0], layers, *inside).transpose(0, 1)
+    return contiguous.view(contiguous.shape[0], layers, *inside)
 
 
 def paged_copy(device: torch.device) -> PagedCopy:
