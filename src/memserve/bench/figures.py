@@ -12,7 +12,12 @@ from memserve.core.errors import ConfigError
 
 _INK = "#808890"
 _OURS, _PEER, _LIMIT = "#2f8f5b", "#6f8fc9", "#b08a3e"
-_SHOWN = frozenset({"match", "insert", "decide", "stored", "evicted", "alloc_free", "put", "get", "transfer", "copy"})
+_SHOWN = frozenset(
+    {
+        *("match", "insert", "decide", "stored", "evicted", "alloc_free", "put", "get", "transfer", "copy"),
+        *("swap_out", "swap_in"),
+    }
+)
 
 
 def draw(report: Report, path: Path) -> None:
@@ -71,4 +76,4 @@ def _figure(value: float) -> str:
 def _color(row: Row) -> str:
     if row.system == "memserve":
         return _OURS
-    return _LIMIT if row.system in {"memcpy", "socket", "iperf3"} else _PEER
+    return _LIMIT if row.system in {"memcpy", "socket", "iperf3", "limit"} else _PEER

@@ -71,6 +71,22 @@ def transfer(*, json: Json, figure: Figure = None, peers: Peers = PEERS) -> None
     _run(lambda: run_transfer(peers=peers, plan=TransferPlan(), say=_say), json=json, figure=figure)
 
 
+@app.command()
+def swap(
+    *,
+    json: Json,
+    figure: Figure = None,
+    device: Annotated[str, typer.Option(help="cuda, or cpu, which says nothing about a GPU.")] = "cuda",
+    blocks: Annotated[int, typer.Option(min=1, help="Moved in each call.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1)] = 30,
+) -> None:
+    """HBM to host memory and back: MemPool and gathered pages beside one pinned copy and a copy for each piece."""
+    from memserve.bench.swap import SwapPlan, run_swap  # noqa: PLC0415
+
+    plan = SwapPlan(device=device, num_blocks=blocks, num_rounds=rounds)
+    _run(lambda: run_swap(plan=plan, say=_say), json=json, figure=figure)
+
+
 def _say(line: str) -> None:
     Console(stderr=True, highlight=False).print(line, markup=False)
 
