@@ -36,6 +36,8 @@ class Fault(Enum):
     DIE_INSIDE = auto()
     """So many events come, then vLLM's error event: its engine process is gone, its server is not."""
     EMPTY_STREAM = auto()
+    OTHER_TEXT = auto()
+    """As `rewrites_text`, once."""
     ERROR_EVENT = auto()
     """A stream that begins with vLLM's error event, code 500."""
 
@@ -178,11 +180,12 @@ class FakeEngine:
             yield from (_event(_error("engine dead", "InternalServerError", 500)), b"data: [DONE]\n\n")
             return
         run = Generation(request, num_words=self.num_words, is_chat="chat" in scope["path"])
+        is_other = self.rewrites_text or self.fault is Fault.OTHER_TEXT
         for number, event in enumerate(run.events(self._head(scope))):
             if number == self.break_after and self.fault is Fault.DIE_INSIDE:
                 yield from (_event(_error("engine dead", "InternalServerError", 500)), b"data: [DONE]\n\n")
                 return
-            if self.rewrites_text and event["choices"] and "delta" in event["choices"][0]:
+            if is_other and event["choices"] and "delta" in event["choices"][0]:
                 event["choices"][0]["delta"]["content"] = event["choices"][0]["delta"]["content"].upper()
             yield _event(event)
         yield from (b": keep-alive\n\n", b"data: [DONE]\n\n")

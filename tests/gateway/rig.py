@@ -31,7 +31,7 @@ from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import Load, PeerInfo, ResizeReply, TierStats
-from tests.fakes.engine import FakeEngine
+from tests.fakes.engine import FakeEngine, Fault
 from tests.fakes.generation import Generation
 from tests.fakes.model import PIECES, TOKENIZER
 from tests.fakes.waiting import Changes
@@ -282,6 +282,14 @@ async def serving() -> AsyncIterator[LoopbackServer]:
     async with running(server) as port:
         server.url = f"http://127.0.0.1:{port}"
         yield server
+
+
+def fail_first(cluster: Rig, letter: str, *faults: Fault) -> None:
+    """The first ones of these that are asked fail, whichever they are; all others work."""
+    to_come = list(faults)
+    for name, engine in cluster.engines.items():
+        if name.startswith(letter):
+            engine.faults_to_come = to_come
 
 
 def chat(text: str = "hello there, how are you?", **fields: Any) -> dict[str, Any]:

@@ -8,17 +8,9 @@ import pytest
 from memserve.cluster.view import InstanceState
 from memserve.core.enums import Role
 from tests.fakes.engine import Fault
-from tests.gateway.rig import Rig, Rigs, chat, serving
+from tests.gateway.rig import Rig, Rigs, chat, fail_first, serving
 
 BEFORE_THE_FIRST_BYTE = [Fault.ANSWER_500, Fault.ERROR_EVENT, Fault.EMPTY_STREAM]
-
-
-def fail_first(cluster: Rig, letter: str, *faults: Fault) -> None:
-    """The first ones of these that are asked fail, whichever they are; all others work."""
-    to_come = list(faults)
-    for name, engine in cluster.engines.items():
-        if name.startswith(letter):
-            engine.faults_to_come = to_come
 
 
 async def test_a_failing_prefill_instance_is_replaced(rig: Rigs) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.fakes.engine import Fault
 from tests.fakes.model import PIECES, SCRIPT
-from tests.gateway.rig import Rig, Rigs, chat, plain_answer
+from tests.gateway.rig import Rig, Rigs, chat, fail_first, plain_answer
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 USAGE = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
@@ -66,10 +66,9 @@ async def test_a_colocated_instance_that_dies_after_any_event_is_carried_on(
 async def test_a_decode_instance_that_dies_after_any_event_is_carried_on(rig: Rigs, path: str, fault: Fault) -> None:
     for after in range(NUM_EVENTS):
         async with rig(prefill=1, decode=2) as cluster:
-            to_come = [fault, Fault.NONE]
             for name in ("d0", "d1"):
                 cluster.engine(name).break_after = after
-                cluster.engine(name).faults_to_come = to_come
+            fail_first(cluster, "d", fault)
             await check(cluster, path, USAGE)
             assert cluster.context.scheduler.stats().num_in_flight == 0
 
@@ -120,7 +119,30 @@ async def test_when_all_die_the_stream_ends_with_an_error_in_its_own_form(rig: R
         assert b'"code":503' in error
 
 
-@pytest.mark.parametrize("fields", [{"seed": 1}, {"logprobs": True}, {"presence_penalty": 1}, {"n": 2}])
+@pytest.mark.parametrize("fields", [{"seed": 1}, {"temperature": 0, "logprobs": True, **USAGE}, {"seed": 0, "n": 2}])
+async def test_what_comes_out_the_same_every_time_is_told_again_from_the_start(
+    rig: Rigs, fields: dict[str, Any]
+) -> None:
+    for after in range(NUM_EVENTS):
+        async with rig(prefill=1, decode=2) as cluster:
+            for name in ("d0", "d1"):
+                cluster.engine(name).break_after = after
+            fail_first(cluster, "d", Fault.CUT)
+            await check(cluster, CHAT, fields)
+
+
+async def test_an_instance_that_says_something_else_is_not_listened_to(rig: Rigs) -> None:
+    async with rig(prefill=0, decode=0, colocated=2) as cluster:
+        for engine in cluster.engines.values():
+            engine.break_after = 3
+        fail_first(cluster, "c", Fault.CUT, Fault.OTHER_TEXT)
+        received = await cluster.stream(chat(seed=1))
+        assert b"gave another one" in received
+        assert received.count(b"Paged") == 1
+        assert len(cluster.cluster.faults) == 1
+
+
+@pytest.mark.parametrize("fields", [{"logprobs": True}, {"presence_penalty": 1}, {"n": 2}])
 async def test_what_cannot_be_continued_ends_with_an_error(rig: Rigs, fields: dict[str, Any]) -> None:
     async with rig(prefill=0, decode=0, colocated=2) as cluster:
         break_everything(cluster, Fault.CUT, after=3, times=1)

@@ -92,7 +92,7 @@ async def test_a_slow_reader_does_not_hold_others_up(rig: Rigs) -> None:
 async def test_a_stream_that_breaks_ends_with_an_error_event_and_done(rig: Rigs) -> None:
     async with rig() as cluster:
         cluster.engine("d0").fault = Fault.CUT
-        received = await cluster.stream(chat(seed=1))
+        received = await cluster.stream(chat(presence_penalty=1))
         *events, error, done, rest = received.split(b"\n\n")
         assert len(events) == 2
         assert (done, rest) == (b"data: [DONE]", b"")
@@ -104,7 +104,7 @@ async def test_a_stream_that_breaks_ends_with_an_error_event_and_done(rig: Rigs)
 async def test_a_stalled_stream_ends_when_its_instance_leaves_the_cluster(rig: Rigs) -> None:
     async with rig() as cluster:
         cluster.engine("d0").fault = Fault.STALL_MIDWAY
-        async with cluster.http.post(cluster.url + "/v1/chat/completions", json=chat(stream=True, seed=1)) as response:
+        async with cluster.http.post(cluster.url + "/v1/chat/completions", json=chat(stream=True, n=2)) as response:
             await response.content.readuntil(b"\n\n")
             cluster.cluster.remove("d0")
             assert b"left the cluster" in await response.read()

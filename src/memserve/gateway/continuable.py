@@ -109,6 +109,12 @@ def continuable(request: ClientRequest, *, path: str) -> Continuable | None:
     )
 
 
+def can_be_replayed(request: ClientRequest) -> bool:
+    """Whether another instance, asked the same from the start, says the same: a greedy or seeded stream."""
+    values = request.values
+    return values.get("stream") is True and (values.get("temperature") == 0 or values.get("seed") is not None)
+
+
 def first_token_body(plan: Continuable, params: RequestParams) -> bytes:
     """For the prefill instance: its one token is the client's first."""
     more = {"return_token_ids": True} | ({"min_tokens": 1} if plan.min_tokens else {})

@@ -25,6 +25,8 @@ from memserve.gateway.engine_events import EventCutter, read_events
 from memserve.gateway.errors import ApiError, InstanceLost
 from memserve.gateway.first_token import FirstToken, first_token, read_part
 from memserve.gateway.job import Job, Route
+from memserve.gateway.relay import Relay, note_first_bytes
+from memserve.gateway.replay import Replay
 from memserve.gateway.runtime import GatewayRuntime
 from memserve.gateway.spoken_answer import SpokenAnswer, StreamedAnswer, WholeAnswer
 from memserve.gateway.transcript import Transcript
@@ -42,7 +44,7 @@ class Delivery:
         self._context: GatewayContext = runtime.context
         self._client = client
         self._answer: SpokenAnswer | None = None
-        self._transcript: Transcript | None = None
+        self._follower: Transcript | Replay | None = None
         self.holder: InstanceView | None = None
         """Decode instance that may hold KV nobody will ask for."""
 
@@ -85,16 +87,18 @@ class Delivery:
 
     async def prepare_resume(self, lost: InstanceLost) -> None:
         """Ready for the next attempt after part of a stream was sent. Raises ApiError when nobody can go on."""
-        if self._answer is None and self._client.status is not None:
+        if isinstance(self._follower, Replay) and not self._follower.has_diverged:
+            self._follower.rewind()
+        elif self._answer is None and self._client.status is not None:
             self._answer = await self._resumed()
             if self._answer is None:
                 raise ApiError(f"the answer broke off: {lost}", status=HTTPStatus.INTERNAL_SERVER_ERROR) from lost
 
     async def _resumed(self) -> StreamedAnswer | None:
         """The stream that an engine began, to be carried on here."""
-        transcript, detokenizer = self._transcript, self._context.model.detokenizer
+        transcript, detokenizer = self._follower, self._context.model.detokenizer
         plan = self._job.plan
-        if plan is None or detokenizer is None or transcript is None or transcript.head is None:
+        if plan is None or detokenizer is None or not isinstance(transcript, Transcript) or transcript.head is None:
             return None
         limit = plan.max_tokens
         if limit is None:
@@ -131,7 +135,7 @@ class Delivery:
         async with self._runtime.watch.using(prefill), self._ask(prefill, self._prefill_body(params)) as answer:
             content = await answer.read()
             if answer.status >= HTTPStatus.BAD_REQUEST:
-                await self._refused(prefill, answer, content)
+                await self._refuse_or_send(prefill, answer, content)
                 return None
         self._context.scheduler.prefilled(self._job.id)
         self._context.history.prefilled(self._job.id)
@@ -150,7 +154,7 @@ class Delivery:
             return continuable.first_token_body(self._job.plan, params)
         return request_body.prefill_body(self._job.request, params)
 
-    async def _refused(self, instance: InstanceView, answer: UpstreamAnswer, content: bytes) -> None:
+    async def _refuse_or_send(self, instance: InstanceView, answer: UpstreamAnswer, content: bytes) -> None:
         if self._client.status is not None:
             told = content[:300].decode("utf-8", "replace")
             raise ApiError(
@@ -173,7 +177,8 @@ class Delivery:
         self._answer = self._new_answer(first, cached_tokens, headers)
         await self._answer.say(first.piece)
         self._context.metrics.first_tokens_early.inc()
-        self._note_first_bytes()
+        if self._client.status is not None:
+            note_first_bytes(self._context, self._job.id)
 
     def _new_answer(self, first: FirstToken, cached_tokens: int, headers: RawHeaders) -> SpokenAnswer:
         speech, client = first.speech, self._client
@@ -198,7 +203,7 @@ class Delivery:
         cutter = EventCutter()
         async with self._runtime.watch.using(decode), self._ask(decode, body) as upstream:
             if upstream.status >= HTTPStatus.BAD_REQUEST:
-                await self._refused(decode, upstream, await upstream.read())
+                await self._refuse_or_send(decode, upstream, await upstream.read())
                 return False
             async for chunk in upstream.chunks():
                 for _, event in read_events(cutter.feed(chunk)):
@@ -230,55 +235,33 @@ class Delivery:
 
     async def _pass_on(self, route: Route, cached_tokens: int | None) -> Outcome:
         """The decode instance's answer to the client's own request."""
-        decode, params = route.decode, self._decode_params(route)
-        plan = self._job.plan if route.prefill is None else None
-        follows = plan is not None and plan.is_stream
-        if plan is not None and follows:
+        decode, params, plan = route.decode, self._decode_params(route), self._job.plan
+        if plan is not None and plan.is_stream:
             body = continuable.followed_body(plan, params)
-            self._transcript = Transcript(plan)
+            self._follower = Transcript(plan)
         else:
             body = request_body.decode_body(self._job.request, params)
-            self._transcript = None
+            if self._follower is None and continuable.can_be_replayed(self._job.request):
+                self._follower = Replay()
         async with self._runtime.watch.using(decode), self._ask(decode, body) as answer:
             if answer.is_event_stream:
-                await self._stream(decode, answer, cached_tokens)
+                await self._relay(cached_tokens).run(decode, answer)
             else:
                 content = response_body.rewrite_whole(await answer.read(), cached_tokens=cached_tokens)
-                await self._client.send_whole(status=answer.status, body=content, headers=answer.headers())
+                await self._refuse_or_send(decode, answer, content)
         if answer.status >= HTTPStatus.BAD_REQUEST:
             return Outcome.FAILED
         self.holder = None
         return Outcome.SERVED
 
-    async def _stream(self, decode: InstanceView, answer: UpstreamAnswer, cached_tokens: int | None) -> None:
-        cutter, transcript = EventCutter(), self._transcript
-        async for chunk in answer.chunks():
-            data = response_body.put_usage_right(cutter.feed(chunk), cached_tokens=cached_tokens)
-            if not data:
-                continue
-            if self._client.status is None and response_body.begins_with_engine_error(data):
-                raise _lost(decode, f"began its stream with an error: {data[:300].decode('utf-8', 'replace')}")
-            data = transcript.pass_on(data) if transcript is not None else data
-            if data:
-                await self._send_passed(answer, data)
-            if transcript is not None and transcript.fault:
-                raise _lost(decode, f"gave the answer up: {transcript.fault}")
-        if self._client.status is None:
-            raise _lost(decode, "ended its stream before the first event")
-        if transcript is not None and not transcript.is_over:
-            raise _lost(decode, "ended its stream before the answer was over")
-        await self._client.end(cutter.close())
-
-    async def _send_passed(self, answer: UpstreamAnswer, data: bytes) -> None:
-        if self._client.status is None:
-            await self._client.start(status=answer.status, headers=answer.headers())
-            self._context.scheduler.prefilled(self._job.id)  # alone or not, the first token ends the prefill
-            self._note_first_bytes()
-        await self._client.send(data)
-
-    def _note_first_bytes(self) -> None:
-        if self._client.status is not None:
-            self._context.metrics.ttft_s.observe(self._context.history.first_bytes(self._job.id))
+    def _relay(self, cached_tokens: int | None) -> Relay:
+        return Relay(
+            self._job.id,
+            context=self._context,
+            client=self._client,
+            follower=self._follower,
+            cached_tokens=cached_tokens,
+        )
 
     def _ask(self, instance: InstanceView, body: bytes) -> AbstractAsyncContextManager[UpstreamAnswer]:
         path = self._job.path if self._answer is None else continuable.CONTINUATION_PATH

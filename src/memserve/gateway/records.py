@@ -48,7 +48,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """More than one when instances failed."""
     reports: tuple[RequestReport, ...] = ()
     resumed_at: tuple[int, ...] = ()
-    """Output tokens that the client had each time when its stream was carried on by another instance."""
+    """Each time another instance carried the stream on: output tokens that it did not have to produce again."""
 
 
 class RequestHistory:

@@ -16,6 +16,7 @@ from random import Random
 
 from memserve.cluster.view import ClusterView, InstanceState
 from memserve.core.clock import Clock, SystemClock
+from memserve.core.enums import Role
 from memserve.core.errors import InstanceUnavailable
 from memserve.gateway.app import create_app
 from memserve.gateway.context import GatewayContext
@@ -30,6 +31,7 @@ from memserve.gateway.switches import Switches
 from memserve.gateway.tokenization import Tokenization, load_tokenization
 from memserve.manager.event_subscriptions import EventSubscriptions
 from memserve.manager.manager import ClusterManager
+from memserve.manager.role_args import role_args
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
 from memserve.serving.model_facts import served_model
@@ -149,7 +151,8 @@ async def _start(run: PreparedRun, manager: ClusterManager, watcher: Watcher) ->
     await manager.run_local(plan)
     tokenizer = await asyncio.to_thread(load_tokenization, run.config.model)
     try:
-        model = await asyncio.to_thread(served_model, run.config.model, run.config.engine.args, tokenizer)
+        args = [arg for role in Role for arg in role_args(run.config, role)]
+        model = await asyncio.to_thread(served_model, run.config.model, args, tokenizer)
         await manager.wait_ready(len(plan.specs), START_DEADLINE_S)
     except BaseException:
         tokenizer.close()

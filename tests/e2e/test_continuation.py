@@ -1,0 +1,100 @@
+"""Answers that several instances make: the prefill instance's token first, and streams whose instance is killed.
+
+One prefill and two decode instances; the tests run in the order of the file and kill one after the other.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.served import Served, serve
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+QUESTION = "Say hello in French and add an emoji \U0001f600, please, then tell me of \u00dcn\u00efc\u00f6d\u00e9."
+USAGE = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+SHAPES: list[dict[str, Any]] = [
+    {"max_tokens": 1},
+    {"max_tokens": 30, "return_token_ids": True},
+    {"max_tokens": 25, "stop": ["is", "\u00f6"]},
+    {"max_tokens": 24, "stop": ["uis en f", " the cap"], "include_stop_str_in_output": True},
+    {"max_tokens": 20, "min_tokens": 20, "stop": "e"},
+    {"max_tokens": 10, "stop_token_ids": [271, 30]},
+    {"max_tokens": 8, "repetition_penalty": 1.2},
+    {"max_tokens": 8, "seed": 3},
+]
+# Of one run or one engine only.
+OWN = frozenset({"id", "created", "system_fingerprint", "cached_tokens", "created_cache_tokens"})
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    served = serve("--prefill", "1", "--decode", "2", log=tmp_path_factory.mktemp("cluster") / "serve.log")
+    try:
+        yield served.wait_ready()
+    finally:
+        served.close()
+
+
+def comparable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: comparable(part) for key, part in value.items() if key not in OWN}
+    return [comparable(part) for part in value] if isinstance(value, list) else value
+
+
+def ask(server: Served, path: str, body: dict[str, Any]) -> list[Any]:
+    """All that is said, event by event."""
+    prompt = {"messages": [{"role": "user", "content": QUESTION}]} if path == CHAT else {"prompt": QUESTION}
+    answer = server.http.post(path, json={"model": server.model, "temperature": 0, **prompt, **body})
+    assert answer.status_code == 200, answer.text
+    events = answer.text.split("\n\n") if body.get("stream") else [f"data: {answer.text}"]
+    return [comparable(json.loads(event[6:])) for event in events if event.startswith("data: {")]
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+@pytest.mark.parametrize("form", [{}, USAGE])
+def test_answers_are_those_of_plain_vllm(cluster: Served, plain: Served, path: str, form: dict[str, Any]) -> None:
+    for shape in SHAPES:
+        assert ask(cluster, path, {**shape, **form}) == ask(plain, path, {**shape, **form}), shape
+
+
+def test_most_of_them_began_at_the_prefill_instance(cluster: Served) -> None:
+    assert cluster.counters()["memserve_gateway_first_tokens_early_total",] == 4 * (len(SHAPES) - 1)
+
+
+def engine_of(cluster: Served, instance: str) -> psutil.Process:
+    """The process that computes for an instance."""
+    processes = psutil.Process(cluster.process.pid).children(recursive=True)
+    (engine,) = (
+        p
+        for p in processes
+        if "EngineCore" in " ".join(p.cmdline()) and f'"instance":"{instance}"' in " ".join(p.parent().cmdline())
+    )
+    return engine
+
+
+@pytest.mark.parametrize(("path", "successor"), [(CHAT, "decode"), (TEXT, "prefill")])
+def test_a_stream_whose_decode_instance_is_killed_goes_on_unbroken(
+    cluster: Served, plain: Served, path: str, successor: str
+) -> None:
+    shape = {"max_tokens": 60, "ignore_eos": True, **USAGE}
+    name = f"killed-{successor}"
+    prompt = {"messages": [{"role": "user", "content": QUESTION}]} if path == CHAT else {"prompt": QUESTION}
+    body = {"model": cluster.model, "temperature": 0, **prompt, **shape}
+    received: list[str] = []
+    with cluster.http.stream("POST", path, json=body, headers={"x-request-id": name}) as answer:
+        for line in answer.iter_lines():
+            received.append(line)
+            if sum(line.startswith("data: {") for line in received) == 8 and line:
+                decision = cluster.http.get(f"/admin/requests/{name}").json()["decisions"][-1]
+                engine_of(cluster, decision["decode"]).kill()
+    events = [comparable(json.loads(line[6:])) for line in received if line.startswith("data: {")]
+    assert events == ask(plain, path, shape)
+    record = cluster.http.get(f"/admin/requests/{name}").json()
+    assert record["state"] == "served"
+    assert len(record["resumed_at"]) == 1
+    assert record["decisions"][-1]["decode"].startswith(successor)
