@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from memserve.core.enums import CachingMode, DataPath, Role, TransferMode
+from memserve.core.enums import CachingMode, DataPath, PiecePlan, Role, TransferMode
 from memserve.core.errors import ConfigError
 
 T = TypeVar("T")
@@ -34,6 +34,7 @@ class ClusterSettings(Settings, frozen=True):
     colocated: int = 0
     caching: CachingMode = CachingMode.RETURN
     transfer: TransferMode = TransferMode.BY_REQUEST
+    pieces: PiecePlan = PiecePlan.AGGREGATED
     policy: str = "prompt-tree"
     profile: str = ""
     """File of `memserve calibrate --output`; "" takes what was calibrated for this engine here, if anything was."""
@@ -136,6 +137,7 @@ class ConnectorConfig(Settings, frozen=True):
     role: Role = Role.COLOCATED
     caching: CachingMode = CachingMode.RETURN
     transfer: TransferMode = TransferMode.BY_REQUEST
+    pieces: PiecePlan = PiecePlan.AGGREGATED
     dram: str = "1GiB"
     disk: str = ""
     """As PoolSettings.disk."""

@@ -8,6 +8,7 @@ import pytest
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from memserve.core.clock import SystemClock
+from memserve.core.enums import PiecePlan
 from memserve.core.errors import TransferFailed
 from memserve.core.ids import Incarnation, InstanceId, TransferId
 from memserve.engines.vllm.jobs import Commit, CopyJob, JobKind, Pace, StepPlan
@@ -53,7 +54,13 @@ class Rig:
     """One rank with its engine memory."""
 
     def __init__(
-        self, rank: int, *, num_ranks: int = 2, layout: KVCacheLayout = KVCacheLayout.LBHNC, **shape: int
+        self,
+        rank: int,
+        *,
+        num_ranks: int = 2,
+        layout: KVCacheLayout = KVCacheLayout.LBHNC,
+        plan: PiecePlan = PiecePlan.AGGREGATED,
+        **shape: int,
     ) -> None:
         self.memory = paged_memory(rank=rank, num_ranks=num_ranks, layout=layout, **shape)
         self.commits = Commits()
@@ -64,6 +71,7 @@ class Rig:
             network=TcpTransport(clock=SystemClock()),
             rank=rank,
             clock=SystemClock(),
+            plan=plan,
         )
 
     def run(self, *jobs: CopyJob) -> None:
@@ -123,6 +131,15 @@ def test_by_layer_and_at_once_leave_the_same_bytes(rigs: list[Rig], arena: Share
     rig.run(job(2, JobKind.SEND, arena, {1: 1}, pace=Pace.BY_LAYER))
     assert bytes(arena.view(0)) == bytes(arena.view(1))
     assert {n: r.num_calls for n, r in rig.side.take_results().items()} == {1: 1, 2: len(LAYERS)}
+
+
+def test_a_discrete_plan_copies_each_layer_of_each_block_and_leaves_the_same_bytes(arena: SharedMemory) -> None:
+    rig = Rig(0, plan=PiecePlan.DISCRETE)
+    rig.run(job(1, JobKind.SAVE, arena, {1: 0, 2: 1}), job(2, JobKind.SEND, arena, {1: 2, 2: 3}))
+    assert [bytes(arena.view(block)) for block in (2, 3)] == [bytes(arena.view(block)) for block in (0, 1)]
+    assert any(arena.view(2))
+    assert {n: r.num_calls for n, r in rig.side.take_results().items()} == {1: 1, 2: 2 * len(LAYERS)}
+    rig.side.close()
 
 
 def test_a_layer_leaves_when_it_is_computed_and_not_before(rigs: list[Rig], arena: SharedMemory) -> None:

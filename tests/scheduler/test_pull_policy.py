@@ -7,7 +7,7 @@ from clusters import IDENTITY, colocated, disaggregated
 
 from memserve.cluster.view import ClusterView
 from memserve.core.clock import ManualClock
-from memserve.core.enums import CachingMode, Phase
+from memserve.core.enums import CachingMode, Phase, TransferMode
 from memserve.core.ids import InstanceId, RequestId
 from memserve.scheduler.cost_model import PathTerms, PrefillTerms
 from memserve.scheduler.decision import Decision, Outcome, PullWeighing
@@ -39,9 +39,17 @@ def weigh(by: PullPolicy, gained: int, *, held: int = 0, target: InstanceId = B)
     )
 
 
-def moved(*, seconds: float, num_calls: int = 1) -> MovedBlocks:
+def moved(*, seconds: float, mode: TransferMode = TransferMode.BY_REQUEST) -> MovedBlocks:
     return MovedBlocks(
-        source=A, target=B, path="shm", num_blocks=1, num_tokens=4, num_bytes=64, num_calls=num_calls, seconds=seconds
+        source=A,
+        target=B,
+        path="shm",
+        num_blocks=1,
+        num_tokens=4,
+        num_bytes=64,
+        num_calls=1,
+        seconds=seconds,
+        mode=mode,
     )
 
 
@@ -86,7 +94,7 @@ def test_slow_transfers_raise_the_crossover_of_their_pair_first() -> None:
 
 def test_blocks_sent_layer_by_layer_tell_nothing_of_the_path() -> None:
     by = policy()
-    by.moved(moved(seconds=100.0, num_calls=12))
+    by.moved(moved(seconds=100.0, mode=TransferMode.BY_LAYER))
     assert weigh(by, 200).is_worth_it
 
 

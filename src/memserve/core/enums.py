@@ -38,6 +38,17 @@ class TransferMode(StrEnum):
     """A layer's KV leaves as soon as the layer is computed, while the next ones are."""
     BY_REQUEST = "by-request"
     """All layers leave in one piece when the prefill is done."""
+    AUTO = "auto"
+    """By layer while the prefill instance computes few prompts, by request when it has many."""
+
+
+class PiecePlan(StrEnum):
+    """How a block's bytes are cut for the way to another instance."""
+
+    AGGREGATED = "aggregated"
+    """A block with all its layers is one piece."""
+    DISCRETE = "discrete"
+    """K and V of each layer go by themselves, as from an engine that does not aggregate: to measure against."""
 
 
 class Phase(StrEnum):

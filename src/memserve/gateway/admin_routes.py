@@ -63,11 +63,12 @@ class AdminRoutes:
         return _json({"view": self._context.cluster.view, "scheduler": self._context.scheduler.stats()})
 
     async def set_transfer(self, request: Request) -> Response:
-        """From the next request on, KV leaves so: {"transfer": "by-layer" | "by-request" | null}."""
+        """From the next request on, KV leaves so: {"transfer": "by-layer" | "by-request" | "auto" | null}."""
         try:
             asked = msgspec.json.decode(await request.body(), type=TransferChoice)
         except msgspec.MsgspecError as error:
-            raise bad_request(f'{error}; send {{"transfer": "by-layer"}} or "by-request"', param="transfer") from error
+            modes = " or ".join(f'{{"transfer": "{mode}"}}' for mode in TransferMode)
+            raise bad_request(f"{error}; send {modes}", param="transfer") from error
         self._context.switches.transfer = asked.transfer
         return _json(asked)
 

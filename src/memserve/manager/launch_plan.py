@@ -102,6 +102,7 @@ def plan(
             role=role,
             caching=config.cluster.caching,
             transfer=config.cluster.transfer,
+            pieces=config.cluster.pieces,
             dram=config.pool.dram,
             disk=config.pool.disk,
             marks=config.pool.marks,

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from math import exp, log
 
+from memserve.core.enums import TransferMode
 from memserve.core.ids import InstanceId
 from memserve.scheduler.cost_model import PathTerms, PrefillTerms
 from memserve.scheduler.decision import PullWeighing
@@ -103,7 +104,7 @@ class PullPolicy:
 
     def moved(self, moved: MovedBlocks) -> None:
         """Blocks went over in one piece; those sent layer by layer took the time of the computation."""
-        if moved.num_calls == 1 and moved.num_bytes > 0 and moved.seconds > 0:
+        if moved.mode is TransferMode.BY_REQUEST and moved.num_bytes > 0 and moved.seconds > 0:
             predicted = self._path.seconds(moved.num_bytes)
             self._transferring.learn((moved.source, moved.target), moved.seconds / predicted)
 

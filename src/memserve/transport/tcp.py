@@ -43,6 +43,18 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One for each block, all of one length."""
 
 
+def cut(parts: Iterable[Part], ranges: Sequence[range]) -> Iterable[Part]:
+    """Each of the byte ranges of each block as a frame of its own; a single range leaves the parts as they are."""
+    if len(ranges) < 2:
+        return parts
+    return (
+        Part(blocks=(block,), offset=part.offset + piece.start, data=(data[piece.start : piece.stop],))
+        for part in parts
+        for block, data in zip(part.blocks, part.data, strict=True)
+        for piece in ranges
+    )
+
+
 class TcpTransport:
     """A Transport between any two hosts."""
 

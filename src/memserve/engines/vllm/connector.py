@@ -69,9 +69,10 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self._scheduler: SchedulerSide | None = None
         self._worker: WorkerSide | None = None
         self._committer: Committer | None = None
+        extra = vllm_config.kv_transfer_config.kv_connector_extra_config
+        self._config = convert(dict(extra), ConnectorConfig, "kv_connector_extra_config")
         if role is KVConnectorRole.SCHEDULER:
-            extra = vllm_config.kv_transfer_config.kv_connector_extra_config
-            self._start_pool(convert(dict(extra), ConnectorConfig, "kv_connector_extra_config"))
+            self._start_pool(self._config)
 
     def _start_pool(self, config: ConnectorConfig) -> None:
         if warning := untested_version_warning(vllm_version()):
@@ -204,6 +205,7 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
             network=TcpTransport(clock=SystemClock()),
             rank=parallel.rank,
             clock=SystemClock(),
+            plan=self._config.pieces,
         )
 
     def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:

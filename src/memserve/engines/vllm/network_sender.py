@@ -12,10 +12,12 @@ from itertools import chain
 import torch
 
 from memserve.core.clock import Clock
+from memserve.core.enums import PiecePlan
 from memserve.core.errors import InstanceUnavailable
 from memserve.engines.vllm.block_copies import Mark, block_copies
 from memserve.engines.vllm.layout import EngineMemory
-from memserve.transport.tcp import Part, RemoteRoom, TcpTransport
+from memserve.transfer.plan import pieces
+from memserve.transport.tcp import Part, RemoteRoom, TcpTransport, cut
 
 STAGING_BYTES = 8 << 20
 """Or one block, when that is longer. What is staged together goes in one frame."""
@@ -25,8 +27,16 @@ RETRY_S = 10.0
 class NetworkSender:
     """Sends for one rank."""
 
-    def __init__(self, *, memory: EngineMemory, transport: TcpTransport, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        memory: EngineMemory,
+        transport: TcpTransport,
+        clock: Clock,
+        plan: PiecePlan = PiecePlan.AGGREGATED,
+    ) -> None:
         self._memory = memory
+        self._plan = plan
         self._copies = block_copies(memory)
         self._transport = transport
         self._clock = clock
@@ -35,8 +45,11 @@ class NetworkSender:
 
     def send_whole(
         self, room: RemoteRoom, mark: Mark, engine_blocks: Sequence[int], arena_blocks: Sequence[int]
-    ) -> None:
-        """All layers of each block: in one piece, or layer after layer where other ranks' heads lie in between."""
+    ) -> int:
+        """All layers of each block: in one piece, or layer after layer where other ranks' heads lie in between.
+
+        Returns how many frames it took.
+        """
         memory = self._memory
         if memory.holds_all_heads:
             whole = self._parts(
@@ -46,16 +59,16 @@ class NetworkSender:
                 offset=0,
                 length=memory.layout.block_bytes,
             )
-            self._send(room, whole)
-        else:
-            pages = (self._pages(layer, mark, engine_blocks, arena_blocks) for layer in memory.layers)
-            self._send(room, chain.from_iterable(pages))
+            return self._send(room, whole, length=memory.layout.block_bytes, num_layers=memory.layout.num_layers)
+        pages = (self._pages(layer, mark, engine_blocks, arena_blocks) for layer in memory.layers)
+        return self._send(room, chain.from_iterable(pages), length=memory.page_bytes, num_layers=1)
 
     def send_layer(
         self, room: RemoteRoom, layer: str, mark: Mark, engine_blocks: Sequence[int], arena_blocks: Sequence[int]
-    ) -> None:
-        """One layer's page of each block."""
-        self._send(room, self._pages(layer, mark, engine_blocks, arena_blocks))
+    ) -> int:
+        """One layer's page of each block. Returns how many frames it took."""
+        pages = self._pages(layer, mark, engine_blocks, arena_blocks)
+        return self._send(room, pages, length=self._memory.page_bytes, num_layers=1)
 
     def _pages(
         self, layer: str, mark: Mark, engine_blocks: Sequence[int], arena_blocks: Sequence[int]
@@ -69,15 +82,18 @@ class NetworkSender:
             length=memory.page_bytes,
         )
 
-    def _send(self, room: RemoteRoom, parts: Iterator[Part]) -> None:
+    def _send(self, room: RemoteRoom, parts: Iterator[Part], *, length: int, num_layers: int) -> int:
         if self._clock.now() < self._lost.get(room.endpoint, 0.0):
             raise InstanceUnavailable(f"{room.endpoint} could not be reached less than {RETRY_S:g} s ago")
         try:
-            self._transport.write(room, parts)
+            num_frames = self._transport.write(
+                room, cut(parts, pieces(self._plan, num_bytes=length, num_layers=num_layers))
+            )
         except InstanceUnavailable:
             self._lost[room.endpoint] = self._clock.now() + RETRY_S
             raise
         self._lost.pop(room.endpoint, None)
+        return num_frames
 
     def _parts(
         self,

@@ -9,7 +9,7 @@ stopped writing.
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from memserve.core.enums import DataPath
+from memserve.core.enums import DataPath, TransferMode
 from memserve.core.ids import InstanceId, block_index
 from memserve.engines.vllm.jobs import Commit, JobResult
 from memserve.transport.tcp import RemoteRoom
@@ -24,6 +24,7 @@ class Outgoing:
         *,
         peer: PeerInfo,
         path: DataPath | None,
+        mode: TransferMode,
         request: ReserveRequest,
         reply: Future[ReserveReply],
         insert: bool,
@@ -32,6 +33,7 @@ class Outgoing:
         """`path` is how bytes get there; None when nothing leads there."""
         self.peer = peer
         self._path = path
+        self._mode = mode
         self.request = request
         self._reply = reply
         self._insert = insert
@@ -119,5 +121,6 @@ class Outgoing:
             num_tokens=end_token - first_token,
             num_bytes=len(room.blocks) * self.peer.identity.block_bytes,
             num_calls=self._num_calls,
+            mode=self._mode,
             seconds=self._seconds,
         )

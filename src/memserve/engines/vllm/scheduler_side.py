@@ -25,6 +25,7 @@ from memserve.engines.vllm.own_cache import OwnCache, positions
 from memserve.engines.vllm.request_state import Loading, RequestState, Saving
 from memserve.instance.mempool import MemPool
 from memserve.transfer.handoff import HandoffState
+from memserve.transfer.pace import PaceByLoad
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import (
     ArenaRef,
@@ -80,6 +81,7 @@ class SchedulerSide:
         self._states: dict[str, RequestState] = {}
         self._book = JobBook(num_ranks=num_ranks)
         self._cache = OwnCache(pool=pool, arena=arena, book=self._book, block_size=block_size, clock=clock)
+        self._pace = PaceByLoad()
         self._num_transfers = 0
 
     def load(self) -> Load:
@@ -104,7 +106,7 @@ class SchedulerSide:
             peer=params.peer,
             tokens=_as_bytes(tokens),
             namespace=namespace,
-            transfer=params.transfer or self._transfer,
+            transfer=self._pace.choose(params.transfer or self._transfer, num_prompts=self._num_prompts() + 1),
             arrived_at=self._clock.now(),
             num_given=params.num_given,
         )
@@ -115,6 +117,10 @@ class SchedulerSide:
             state.wait_until = self._clock.now() + HANDOFF_WAIT_S
         if params.source is not None and state.phase is not Phase.DECODE and self._caches_here:
             state.pulling = self._cache.pull(state, params.source)
+
+    def _num_prompts(self) -> int:
+        """Prompts that are computed here for other instances, or wait for it."""
+        return sum(state.phase is Phase.PREFILL and not state.is_finished for state in self._states.values())
 
     def match(self, *, key: str, tokens: Callable[[], Sequence[int]], num_local_tokens: int) -> int | None:
         """Tokens beyond `num_local_tokens` that can be loaded; None: ask again at the next step.
@@ -318,6 +324,7 @@ class SchedulerSide:
         return Outgoing(
             peer=state.peer,
             path=path,
+            mode=state.transfer if is_handoff else TransferMode.BY_REQUEST,
             request=request,
             reply=reply,
             insert=keeps,

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 
 from memserve.core.clock import Clock
+from memserve.core.enums import PiecePlan
 from memserve.core.errors import InvariantError
 from memserve.engines.vllm.block_copies import Mark, block_copies
 from memserve.engines.vllm.copier import BlockCopier
@@ -55,8 +56,10 @@ class WorkerSide:
         network: TcpTransport,
         rank: int,
         clock: Clock,
+        plan: PiecePlan = PiecePlan.AGGREGATED,
     ) -> None:
         self._memory = memory
+        self._plan = plan
         self._copies = block_copies(memory)
         self._attach = attach
         self._arenas: dict[str, MappedStorage] = {}
@@ -65,7 +68,7 @@ class WorkerSide:
         self._copier = BlockCopier(f"memserve-copier-{rank}")
         self._network = network
         self._network_copier = BlockCopier(f"memserve-network-{rank}")
-        self._sender = NetworkSender(memory=memory, transport=network, clock=clock)
+        self._sender = NetworkSender(memory=memory, transport=network, clock=clock, plan=plan)
         self._lock = threading.Lock()
         self._results: dict[int, JobResult] = {}
         self._loaded: set[str] = set()
@@ -86,7 +89,8 @@ class WorkerSide:
             if job.pace is Pace.BY_LAYER:
                 self._by_layer.append(_OpenJob(job, len(self._memory.layers), self._clock.now()))
             else:
-                self._submit(_OpenJob(job, 1, self._clock.now()), partial(self._copy_whole, job, mark))
+                opened = _OpenJob(job, 1, self._clock.now())
+                self._submit(opened, partial(self._copy_whole, opened, mark))
         self._layers_left = set(self._memory.layers) if self._by_layer else set()
 
     def layer_computed(self, layer: str) -> None:
@@ -130,12 +134,17 @@ class WorkerSide:
         copier = self._copier if opened.job.room is None else self._network_copier
         copier.submit(task, priority=_PRIORITY[opened.job.kind], on_end=lambda error: self._piece_ended(opened, error))
 
-    def _copy_whole(self, job: CopyJob, mark: Mark) -> None:
+    def _copy_whole(self, opened: _OpenJob, mark: Mark) -> None:
+        job = opened.job
         if job.kind is not JobKind.LOAD and not self._memory.share.is_writer:
             return
         if job.room is not None:
-            self._sender.send_whole(job.room, mark, job.engine_blocks, job.arena_blocks)
+            opened.num_calls += self._sender.send_whole(job.room, mark, job.engine_blocks, job.arena_blocks)
             return
+        if job.kind is JobKind.SEND and self._plan is PiecePlan.DISCRETE:
+            opened.num_calls += self._copy_apart(job, mark)
+            return
+        opened.num_calls += 1
         copy = self._copies.read_in if job.kind is JobKind.LOAD else self._copies.write_out
         copy(mark, job.engine_blocks, self._arena_blocks(job))
 
@@ -145,9 +154,18 @@ class WorkerSide:
             return
         if job.room is not None:
             if not opened.failed:
-                self._sender.send_layer(job.room, layer, mark, job.engine_blocks, job.arena_blocks)
+                opened.num_calls += self._sender.send_layer(job.room, layer, mark, job.engine_blocks, job.arena_blocks)
             return
+        opened.num_calls += 1
         self._copies.write_out_layer(mark, layer, job.engine_blocks, self._arena_blocks(job))
+
+    def _copy_apart(self, job: CopyJob, mark: Mark) -> int:
+        """Each layer of each block in a copy of its own; returns how many they were."""
+        targets = self._arena_blocks(job)
+        for layer in self._memory.layers:
+            for block, target in zip(job.engine_blocks, targets, strict=True):
+                self._copies.write_out_layer(mark, layer, (block,), (target,))
+        return len(self._memory.layers) * len(targets)
 
     def _arena_blocks(self, job: CopyJob) -> list[torch.Tensor]:
         """Each one whole, all ranks: uint8 of shape [layout.block_bytes]."""
@@ -160,7 +178,6 @@ class WorkerSide:
 
     def _piece_ended(self, opened: _OpenJob, error: BaseException | None) -> None:
         opened.pieces_left -= 1
-        opened.num_calls += 1
         opened.failed = opened.failed or error is not None
         if opened.pieces_left == 0:
             self._job_ended(opened)

@@ -1,6 +1,6 @@
 """Instance to cluster manager: join, heartbeat, report, leave."""
 
-from memserve.core.enums import Phase, Role
+from memserve.core.enums import Phase, Role, TransferMode
 from memserve.core.ids import Epoch, Incarnation, InstanceId, RequestId
 from memserve.wire.messages.base import AckReply, DiskStats, ErrorReply, Message, PeerInfo, Record, TierStats
 
@@ -71,8 +71,10 @@ class MovedBlocks(Record, frozen=True):
     num_tokens: int
     num_bytes: int
     num_calls: int
-    """Data operations: 1 when aggregated by request, one per layer and step otherwise."""
+    """Data operations: frames over the network, copies of the whole or of a layer where memory is mapped."""
     seconds: float
+    mode: TransferMode = TransferMode.BY_REQUEST
+    """By layer, `seconds` is the time of the computation as well."""
 
 
 class RequestReport(Record, frozen=True):
