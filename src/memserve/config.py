@@ -93,6 +93,25 @@ class DiskPlace(Settings, frozen=True):
     size_bytes: int
 
 
+class Keeping(Settings, frozen=True):
+    """How long a pool keeps KV that nobody evicts, and how much of it may be pinned."""
+
+    ttl_s: float | None = None
+    """KV that was inserted so long ago is dropped, unless it was inserted again since; left out: kept for ever."""
+    pin_share: float = 0.25
+    """At most this share of each tier may be pinned."""
+
+    def check(self, what: str) -> None:
+        """Raise ConfigError that names `what` unless both numbers make sense."""
+        if self.ttl_s is not None and not self.ttl_s > 0:
+            raise ConfigError(f"{what}.ttl_s = {self.ttl_s:g}: give a positive number of seconds, or leave it out")
+        if not 0 <= self.pin_share <= 1:
+            raise ConfigError(f"{what}.pin_share = {self.pin_share:g}: give a share from 0 to 1")
+
+
+DEFAULT_KEEPING = Keeping()
+
+
 class PoolSettings(Settings, frozen=True):
     """The MemPool of each instance."""
 
@@ -101,6 +120,7 @@ class PoolSettings(Settings, frozen=True):
     disk: str = ""
     """Folder and size of the disk tier of each instance, "DIR:SIZE"; "" for none."""
     marks: Watermarks = Watermarks()
+    keep: Keeping = Keeping()
     paths: tuple[DataPath, ...] = ALL_PATHS
     """Ways for KV between instances, best first; each pair takes the first that works between them."""
 
@@ -142,6 +162,7 @@ class ConnectorConfig(Settings, frozen=True):
     disk: str = ""
     """As PoolSettings.disk."""
     marks: Watermarks = Watermarks()
+    keep: Keeping = Keeping()
     bind: str = "127.0.0.1"
     """Address on which the pool's agent listens."""
     paths: tuple[DataPath, ...] = ALL_PATHS

@@ -16,7 +16,7 @@ from memserve.config import GatewaySettings
 from memserve.core.clock import SystemClock
 from memserve.core.enums import Role, Tier
 from memserve.core.errors import InstanceUnavailable
-from memserve.core.ids import Epoch, Incarnation, InstanceId, RequestId
+from memserve.core.ids import Epoch, Incarnation, InstanceId, PinId, RequestId
 from memserve.gateway.app import create_app
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.detokenizer import Detokenizer
@@ -26,11 +26,12 @@ from memserve.gateway.reports import ReportLog
 from memserve.gateway.served_model import ServedModel
 from memserve.gateway.server import running
 from memserve.gateway.switches import Switches
+from memserve.pool.pins import pin_id
 from memserve.scheduler.cost_model import PathTerms
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
-from memserve.wire.identity import KvIdentity
-from memserve.wire.messages import Load, PeerInfo, ResizeReply, TierStats
+from memserve.wire.identity import KvIdentity, Namespace
+from memserve.wire.messages import Load, PeerInfo, Pinned, ResizeReply, TierStats
 from tests.fakes.engine import FakeEngine, Fault
 from tests.fakes.generation import Generation
 from tests.fakes.model import PIECES, TOKENIZER
@@ -104,9 +105,14 @@ class NotedReleases:
 
 
 class ScriptedPools:
-    """PoolControl over pools of 64 bytes a block: what was asked, and what every answer is."""
+    """PoolControl over pools of 64 bytes a block: what was asked, and what every answer is.
+
+    Instances of `holders` have every prompt cached.
+    """
 
     def __init__(self) -> None:
+        self.holders: set[str] = set()
+        self.held: dict[str, dict[PinId, Pinned]] = {}
         self.asked: list[tuple[str, int]] = []
         self.refusal: Exception | None = None
 
@@ -119,6 +125,24 @@ class ScriptedPools:
             for n in (8, num_bytes // 64)
         )
         return ResizeReply(block_bytes=64, before=before, after=after)
+
+    async def pin(self, peer: PeerInfo, *, tokens: bytes, namespace: Namespace) -> Pinned:
+        if self.refusal is not None and peer.instance in self.holders:
+            raise self.refusal
+        num_tokens = len(tokens) // 4 // BLOCK_SIZE * BLOCK_SIZE
+        pinned = Pinned(pin=pin_id(tokens, namespace), num_tokens=num_tokens)
+        if peer.instance not in self.holders:
+            return pinned
+        pinned = msgspec.structs.replace(pinned, num_pinned_tokens=num_tokens, num_blocks=num_tokens // BLOCK_SIZE)
+        return self.held.setdefault(peer.instance, {}).setdefault(pinned.pin, pinned)
+
+    async def unpin(self, peer: PeerInfo, *, pin: PinId) -> bool:
+        if self.refusal is not None:
+            raise self.refusal
+        return self.held.get(peer.instance, {}).pop(pin, None) is not None
+
+    async def pins(self, peer: PeerInfo) -> tuple[Pinned, ...]:
+        return tuple(self.held.get(peer.instance, {}).values())
 
 
 class CharacterTokens:

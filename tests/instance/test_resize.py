@@ -55,7 +55,9 @@ def test_what_is_leased_or_active_stays_and_the_refusal_tells_the_least_size(a: 
     store(a, 1, num_blocks=3)
     found = a.match(tokens(1, 3))
     active = a.alloc_mem(4)
-    with pytest.raises(PoolExhausted, match=rf"4 are in use .* 3 leased, 7 in the way; {7 * BLOCK_BYTES} bytes is"):
+    with pytest.raises(
+        PoolExhausted, match=rf"4 are in use .* 3 leased and 0 pinned, 7 in the way; {7 * BLOCK_BYTES} bytes is"
+    ):
         a.resize(6 * BLOCK_BYTES)
     assert dram(a)[0] == 16
     a.resize(7 * BLOCK_BYTES)

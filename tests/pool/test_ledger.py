@@ -337,7 +337,7 @@ def test_a_reader_keeps_the_source_of_a_swap(tiered: PoolLedger) -> None:
 def test_the_sources_of_a_swap_are_not_evicted(tiered: PoolLedger) -> None:
     cache(tiered, prompt(0, 3), Tier.HBM)
     swap = tiered.begin_swap(1, source=Tier.HBM, target=Tier.DRAM)
-    with pytest.raises(PoolExhausted, match="3 of those leased or on the move"):
+    with pytest.raises(PoolExhausted, match="3 of those leased, pinned or on the move"):
         tiered.allocate(2, tier=Tier.HBM, owner="a")
     tiered.finish_swap(swap)
     assert len(tiered.allocate(4, tier=Tier.HBM, owner="a")) == 4

@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from memserve.core.clock import ManualClock
 from memserve.core.enums import Tier
-from memserve.core.errors import InvalidBlocks, PoolExhausted
-from memserve.core.ids import BlockId, LeaseId, block_index, block_tier
+from memserve.core.errors import InvalidBlocks, PoolExhausted, QuotaExceeded
+from memserve.core.ids import BlockId, LeaseId, PinId, block_index, block_tier
 from memserve.pool.events import BlocksEvicted, BlocksMoved, BlocksStored
 from memserve.pool.eviction import eviction_policy
 from memserve.pool.ledger import PoolLedger
@@ -52,6 +52,7 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
         self.active: dict[BlockId, tuple[str, float]] = {}
         self.leases: dict[LeaseId, tuple[str, float, list[tuple[BlockId, Key]]]] = {}
         self.swaps: list[Swap] = []
+        self.pinned: dict[PinId, set[Key]] = {}
         self.capacity = dict(CAPACITY)
         self.gone: set[tuple[Tier, int]] = set()
         self.num_events = 0
@@ -62,13 +63,15 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
     @rule(number=st.integers(1, 8), tier=tiers, owner=owners, ttl_s=ttls)
     def allocate(self, number: int, tier: Tier, owner: str, ttl_s: float | None) -> None:
         stats = next(s for s in self.ledger.stats() if s.tier is tier)
+        num_held = self.ledger.num_held(tier)
         try:
             blocks = self.ledger.allocate(number, tier=tier, owner=owner, ttl_s=ttl_s)
         except PoolExhausted:
             after = next(s for s in self.ledger.stats() if s.tier is tier)
             assert after.num_cached >= stats.num_cached, "evicted for nothing"
             if not self.swaps:
-                assert number > stats.num_free + stats.num_cached - stats.num_leased
+                assert stats.num_reserved + max(stats.num_leased, stats.num_pinned) <= num_held
+                assert number > stats.num_blocks - num_held
             return
         assert len(blocks) == number
         for block in blocks:
@@ -109,8 +112,8 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
         if match.lease is not None:
             self.ledger.release(match.lease)
 
-    @rule(prompt=prompts.filter(bool), namespace=namespaces, tier=tiers)
-    def compute_and_insert(self, prompt: Prompt, namespace: bytes, tier: Tier) -> None:
+    @rule(prompt=prompts.filter(bool), namespace=namespaces, tier=tiers, ttl_s=ttls)
+    def compute_and_insert(self, prompt: Prompt, namespace: bytes, tier: Tier, ttl_s: float | None) -> None:
         match = self.ledger.match(prompt, owner="inserter", namespace=namespace)
         number = len(prompt) // BLOCK - len(match.blocks)
         try:
@@ -119,7 +122,8 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
             new = ()
         for block, key in zip(new, keys(namespace, prompt)[len(match.blocks) :], strict=False):
             self.write(block, key)
-        assert self.ledger.insert(prompt, match.blocks + new, namespace=namespace).num_new == len(new)
+        insertion = self.ledger.insert(prompt, match.blocks + new, namespace=namespace, ttl_s=ttl_s)
+        assert insertion.num_new == len(new)
         if match.lease is not None:
             self.ledger.release(match.lease)
 
@@ -140,6 +144,8 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
     def delete(self, prompt: Prompt, namespace: bytes) -> None:
         self.follow_events()
         whole = tokens(prompt)
+        for held in self.pinned.values():
+            held -= {key for key in held if key[0] == namespace and key[1].startswith(whole)}
         below = {key for key in self.indexed if key[0] == namespace and key[1].startswith(whole)}
         assert self.ledger.delete(prompt, namespace=namespace) == len(below)
 
@@ -237,7 +243,31 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
         num_dropped = self.ledger.discard(lost)
         self.follow_events()
         assert len(self.indexed) == num_indexed - num_dropped
+        for held in self.pinned.values():
+            held &= self.indexed
         assert self.ledger.discard(lost) == 0
+
+    @rule(prompt=prompts.filter(bool), namespace=namespaces)
+    def pin(self, prompt: Prompt, namespace: bytes) -> None:
+        before = {pinned.pin: pinned for pinned in self.ledger.pins}
+        try:
+            pinned = self.ledger.pins.pin(prompt, namespace=namespace)
+        except QuotaExceeded:
+            assert {pinned.pin: pinned for pinned in self.ledger.pins} == before
+            return
+        self.follow_events()
+        asked = keys(namespace, prompt)
+        longest = next((i for i, key in enumerate(asked) if key not in self.indexed), len(asked))
+        assert pinned.num_blocks == longest
+        if longest:
+            self.pinned[pinned.pin] = set(asked[:longest])
+
+    @rule(data=st.data())
+    def unpin(self, data: st.DataObject) -> None:
+        if self.pinned:
+            gone = data.draw(st.sampled_from(sorted(self.pinned)))
+            assert self.ledger.pins.unpin(gone)
+            del self.pinned[gone]
 
     # ------------------------------------------------------------ what must hold
 
@@ -253,6 +283,15 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
         assert repr(self.ledger)
 
     @invariant()
+    def what_is_pinned_is_indexed(self) -> None:
+        assert {pinned.pin: pinned.num_blocks for pinned in self.ledger.pins} == {
+            pin: len(held) for pin, held in self.pinned.items()
+        }
+        pinned = set().union(*self.pinned.values())
+        assert pinned <= self.indexed
+        assert sum(s.num_pinned for s in self.ledger.stats()) == len(pinned)
+
+    @invariant()
     def what_a_lease_reads_stays_as_it_was(self) -> None:
         for _, _, read in self.leases.values():
             for block, key in read:
@@ -263,6 +302,8 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
             return
         for swap in self.swaps:
             self.ledger.cancel_swap(swap)
+        for pin in self.pinned:
+            self.ledger.pins.unpin(pin)
         for owner in ("a", "b"):
             self.ledger.release_owner(owner)
         assert self.ledger.num_leases == 0

@@ -90,6 +90,10 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to serve on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = None,
     dram: Annotated[str | None, typer.Option(help='Shared memory per instance, e.g. "2GiB".')] = None,
+    ttl_s: Annotated[
+        float | None, typer.Option("--ttl", help="Seconds after which KV is dropped; none: kept for ever.")
+    ] = None,
+    pin_share: Annotated[float | None, typer.Option(help="Share of a pool that may be pinned.")] = None,
     prefill_args: Annotated[
         str | None, typer.Option(help='Engine arguments of prefill instances only, e.g. "-tp 2".')
     ] = None,
@@ -112,6 +116,8 @@ def serve(
         port=port,
         dram=dram,
         disk=disk,
+        ttl_s=ttl_s,
+        pin_share=pin_share,
         config=config,
         engine_args=context.obj or (),
         prefill_args=prefill_args,

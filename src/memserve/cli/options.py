@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from memserve.config import ClusterSettings, EngineSettings, RoleSettings, ServeConfig, load_serve_config
+from memserve.config import ClusterSettings, EngineSettings, PoolSettings, RoleSettings, ServeConfig, load_serve_config
 from memserve.core.enums import CachingMode, TransferMode
 from memserve.core.errors import ConfigError
 
@@ -30,6 +30,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     port: int | None = None
     dram: str | None = None
     disk: str | None = None
+    ttl_s: float | None = None
+    pin_share: float | None = None
     config: Path | None = None
     engine_args: tuple[str, ...] = ()
     """What stood after `--`."""
@@ -50,7 +52,7 @@ def serve_config(options: ServeOptions) -> ServeConfig:
         config,
         cluster=cluster,
         gateway=msgspec.structs.replace(config.gateway, **_given(host=options.host, port=options.port)),
-        pool=msgspec.structs.replace(config.pool, **_given(dram=options.dram, disk=options.disk)),
+        pool=_pool(config.pool, options),
         engine=EngineSettings(
             args=(*config.engine.args, *options.engine_args),
             prefill=_with_args(config.engine.prefill, options.prefill_args, "--prefill-args"),
@@ -58,6 +60,12 @@ def serve_config(options: ServeOptions) -> ServeConfig:
         ),
         **_given(model=options.model),
     )
+
+
+def _pool(file: PoolSettings, options: ServeOptions) -> PoolSettings:
+    keep = msgspec.structs.replace(file.keep, **_given(ttl_s=options.ttl_s, pin_share=options.pin_share))
+    keep.check("pool.keep")
+    return msgspec.structs.replace(file, keep=keep, **_given(dram=options.dram, disk=options.disk))
 
 
 def _with_instances(file: ClusterSettings, options: ServeOptions) -> ClusterSettings:

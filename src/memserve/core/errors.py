@@ -16,6 +16,10 @@ class PoolExhausted(MemserveError):
     """The caller goes on without (a miss), frees something, or asks for less."""
 
 
+class QuotaExceeded(MemserveError):
+    """The caller asks for less or gives something up, or the operator raises the share that the message names."""
+
+
 class InvalidBlocks(MemserveError):
     """The caller handed over blocks that are not its to use: freed, stale, foreign or twice the same."""
 

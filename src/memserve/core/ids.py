@@ -11,6 +11,8 @@ Incarnation = NewType("Incarnation", int)
 RequestId = NewType("RequestId", str)
 TransferId = NewType("TransferId", str)
 LeaseId = NewType("LeaseId", int)
+PinId = NewType("PinId", str)
+"""Names a pinned prefix, the same on every instance."""
 Epoch = NewType("Epoch", int)
 """Number of a ClusterView; grows with every change of membership."""
 

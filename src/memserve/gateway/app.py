@@ -18,6 +18,7 @@ from memserve.gateway.errors import ApiError
 from memserve.gateway.model_list import ModelList
 from memserve.gateway.openai_routes import CompletionRoute
 from memserve.gateway.pass_through import PassThrough
+from memserve.gateway.pin_routes import PinRoutes
 from memserve.gateway.pool_routes import PoolRoutes
 from memserve.gateway.runtime import GatewayRuntime
 
@@ -40,6 +41,7 @@ def create_app(context: GatewayContext) -> Starlette:
             *[Route(p, PassThrough(runtime, p), methods=["POST"]) for p in ENGINE_PATHS],
             *AdminRoutes(context).routes(),
             *PoolRoutes(context).routes(),
+            *PinRoutes(context).routes(),
             Route("/v1/models", ModelList(runtime), methods=["GET"]),
             Route("/v1/{path:path}", PassThrough(runtime, "/v1/*")),
         ],

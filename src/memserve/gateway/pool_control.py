@@ -6,11 +6,26 @@ RpcPools() -> asking -> close
 from typing import TypeVar
 
 from memserve.core.errors import ProtocolError
+from memserve.core.ids import PinId
 from memserve.rpc.channel import RpcClient
-from memserve.wire.messages import PeerInfo, PeerMessage, ResizeReply, ResizeRequest
+from memserve.wire.identity import Namespace
+from memserve.wire.messages import (
+    PeerInfo,
+    PeerMessage,
+    Pinned,
+    PinReply,
+    PinRequest,
+    PinsReply,
+    PinsRequest,
+    ResizeReply,
+    ResizeRequest,
+    UnpinReply,
+    UnpinRequest,
+)
 
 R = TypeVar("R")
 
+_DEADLINE_S = 5.0
 _RESIZE_DEADLINE_S = 60.0
 """Allocating shared memory takes a second for a few gigabytes; evicting for it is quick."""
 
@@ -24,6 +39,16 @@ class RpcPools:
     async def resize(self, peer: PeerInfo, *, num_bytes: int) -> ResizeReply:
         request = ResizeRequest(instance=peer.instance, incarnation=peer.incarnation, num_bytes=num_bytes)
         return await self._ask(peer, request, ResizeReply, deadline_s=_RESIZE_DEADLINE_S)
+
+    async def pin(self, peer: PeerInfo, *, tokens: bytes, namespace: Namespace) -> Pinned:
+        request = PinRequest(tokens=tokens, namespace=namespace)
+        return (await self._ask(peer, request, PinReply, deadline_s=_DEADLINE_S)).pinned
+
+    async def unpin(self, peer: PeerInfo, *, pin: PinId) -> bool:
+        return (await self._ask(peer, UnpinRequest(pin=pin), UnpinReply, deadline_s=_DEADLINE_S)).was_pinned
+
+    async def pins(self, peer: PeerInfo) -> tuple[Pinned, ...]:
+        return (await self._ask(peer, PinsRequest(), PinsReply, deadline_s=_DEADLINE_S)).pins
 
     async def close(self) -> None:
         """What is under way fails. Idempotent."""

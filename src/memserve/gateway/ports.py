@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from memserve.cluster.view import ClusterView
-from memserve.core.ids import Incarnation, InstanceId, RequestId
-from memserve.wire.messages import PeerInfo, ResizeReply
+from memserve.core.ids import Incarnation, InstanceId, PinId, RequestId
+from memserve.wire.identity import Namespace
+from memserve.wire.messages import PeerInfo, Pinned, ResizeReply
 
 
 class Membership(Protocol):
@@ -43,4 +44,16 @@ class PoolControl(Protocol):
 
     async def resize(self, peer: PeerInfo, *, num_bytes: int) -> ResizeReply:
         """Grow or shrink its DRAM tier."""
+        ...
+
+    async def pin(self, peer: PeerInfo, *, tokens: bytes, namespace: Namespace) -> Pinned:
+        """Have it spare what it holds of this prompt; with 0 blocks it holds nothing."""
+        ...
+
+    async def unpin(self, peer: PeerInfo, *, pin: PinId) -> bool:
+        """False when it has no such pin."""
+        ...
+
+    async def pins(self, peer: PeerInfo) -> tuple[Pinned, ...]:
+        """All that it has."""
         ...

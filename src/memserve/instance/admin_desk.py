@@ -5,11 +5,24 @@ Owns no state of its own. Whoever reaches the agent may ask, introduced or not: 
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from memserve.core.errors import InstanceUnavailable
 from memserve.instance.core import PoolCore
+from memserve.instance.pool_pins import PoolPins
 from memserve.instance.resizing import Resizing
-from memserve.wire.messages import PeerInfo, ResizeReply, ResizeRequest
+from memserve.transfer.limits import check_names, num_tokens
+from memserve.wire.messages import (
+    PeerInfo,
+    PinReply,
+    PinRequest,
+    PinsReply,
+    PinsRequest,
+    ResizeReply,
+    ResizeRequest,
+    UnpinReply,
+    UnpinRequest,
+)
 
 
 class AdminDesk:
@@ -19,6 +32,25 @@ class AdminDesk:
         self._core = core
         self._local = local
         self.resizing = Resizing(core)
+        self._pins = PoolPins(core)
+        self.answers: dict[type, Callable[[Any], object]] = {
+            PinRequest: self.pin,
+            UnpinRequest: self.unpin,
+            PinsRequest: self.pins,
+        }
+        """What is answered at once."""
+
+    def pin(self, message: PinRequest) -> PinReply:
+        """Raises QuotaExceeded, InvalidTokens."""
+        check_names(message.namespace)
+        num_tokens(message.tokens)
+        return PinReply(pinned=self._pins.pin(message.tokens, namespace=message.namespace))
+
+    def unpin(self, message: UnpinRequest) -> UnpinReply:
+        return UnpinReply(was_pinned=self._pins.unpin(message.pin))
+
+    def pins(self, _: PinsRequest) -> PinsReply:
+        return PinsReply(pins=tuple(self._pins))
 
     async def resize(self, message: ResizeRequest) -> ResizeReply:
         """Raises what Resizing raises, InstanceUnavailable for another incarnation."""

@@ -5,6 +5,7 @@ Whoever calls `ledger` or `sessions` holds `lock`; `memory` needs none.
 
 import threading
 
+from memserve.config import DEFAULT_KEEPING, Keeping
 from memserve.core.clock import Clock
 from memserve.instance.tiers import TierMemory
 from memserve.pool.ledger import PoolLedger
@@ -14,11 +15,13 @@ from memserve.transfer.session import TransferSessions
 class PoolCore:
     """One pool's state."""
 
-    def __init__(self, *, memory: TierMemory, block_size: int, clock: Clock) -> None:
+    def __init__(
+        self, *, memory: TierMemory, block_size: int, clock: Clock, keeping: Keeping = DEFAULT_KEEPING
+    ) -> None:
         self.lock = threading.RLock()
         self.memory = memory
         self.clock = clock
-        self.ledger = PoolLedger(block_size=block_size, capacity=memory.capacity, clock=clock)
+        self.ledger = PoolLedger(block_size=block_size, capacity=memory.capacity, clock=clock, keeping=keeping)
         self.sessions = TransferSessions(ledger=self.ledger, clock=clock, block_size=block_size)
 
     def expire(self) -> int:

@@ -35,9 +35,11 @@ class LockedLedger:
         with self._lock:
             self._ledger.free(blocks)
 
-    def insert(self, tokens: Tokens, blocks: Sequence[BlockId], *, namespace: Namespace = b"") -> Insertion:
+    def insert(
+        self, tokens: Tokens, blocks: Sequence[BlockId], *, namespace: Namespace = b"", ttl_s: float | None = None
+    ) -> Insertion:
         with self._lock:
-            return self._ledger.insert(tokens, blocks, namespace=namespace)
+            return self._ledger.insert(tokens, blocks, namespace=namespace, ttl_s=ttl_s)
 
     def match(self, tokens: Tokens, *, owner: str, namespace: Namespace = b"", ttl_s: float | None = None) -> Match:
         with self._lock:

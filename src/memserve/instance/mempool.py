@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
 
-from memserve.config import ALL_PATHS, DEFAULT_MARKS, DiskPlace, Watermarks
+from memserve.config import ALL_PATHS, DEFAULT_KEEPING, DEFAULT_MARKS, DiskPlace, Keeping, Watermarks
 from memserve.core.clock import Clock, SystemClock
 from memserve.core.enums import DataPath, Role, Tier
 from memserve.core.errors import ConfigError, StorageFailed
@@ -32,6 +32,7 @@ from memserve.instance.inbox import Inbox
 from memserve.instance.locked_ledger import LockedLedger
 from memserve.instance.membership_client import MembershipClient
 from memserve.instance.peer_links import PeerLinks
+from memserve.instance.pool_pins import PoolPins
 from memserve.instance.puller import PULL_DEADLINE_S, Puller
 from memserve.instance.receiver import Receiver
 from memserve.instance.records import PoolMatch, PoolStats, Received
@@ -78,6 +79,7 @@ class MemPool:
         paths: tuple[DataPath, ...] = ALL_PATHS,
         disk: DiskPlace | None = None,
         marks: Watermarks = DEFAULT_MARKS,
+        keep: Keeping = DEFAULT_KEEPING,
     ) -> None:
         """`block_size` in tokens; sizes in bytes are rounded down to whole blocks. Raises ConfigError.
 
@@ -85,6 +87,7 @@ class MemPool:
         again by the next pool of this name and identity. `hbm` is memory for the HBM tier in place of
         `hbm_bytes`, such as engines.device.arena.DeviceArena; the pool closes it.
         """
+        keep.check("keep")
         identity = checked_identity(identity, block_size=block_size, block_bytes=block_bytes)
         self._incarnation = Incarnation(time.time_ns())
         self._instance = InstanceId(instance)
@@ -100,13 +103,14 @@ class MemPool:
             identity=identity,
         )
         self._arena, self._memory = tiers.arena, tiers.memory
-        self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock or SystemClock())
+        self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock or SystemClock(), keeping=keep)
         self.tiers = TierMover(core=self._core, disk=tiers.disk, marks=marks, clock=SystemClock())
         self._paths = DataPaths(paths, core=self._core, block_bytes=block_bytes, bind=bind, clock=SystemClock())
         self.local = LockedLedger(self._core.ledger, self._core.lock)
         self._addresses = Addresses(
             instance=self._instance, incarnation=self._incarnation, block_size=block_size, ledger=self.local
         )
+        self.pins = PoolPins(self._core)
         self._inbox = Inbox()
         self._links = PeerLinks(lambda: self.info)
         self._receiver = self._new_receiver()
@@ -138,16 +142,20 @@ class MemPool:
             return
         self._remote.free(addresses)
 
-    def insert(self, tokens: Tokens, addresses: BlockList, *, namespace: Namespace = b"") -> BlockList:
+    def insert(
+        self, tokens: Tokens, addresses: BlockList, *, namespace: Namespace = b"", ttl_s: float | None = None
+    ) -> BlockList:
         """Index these blocks as the KV of `tokens`: active becomes historical. Returns what the index names.
 
+        It is found for `ttl_s` seconds, longer where it was to be found for longer; None: as `keep` says.
+
         Where it names an earlier copy already, that one stays and the block given is freed. Raises
-        InvalidTokens unless the tokens fill the blocks exactly, InvalidBlocks.
+        InvalidTokens unless the tokens fill the blocks exactly, InvalidBlocks, InvalidLease for an impossible ttl_s.
         """
         data = self._addresses.filling_tokens(tokens, len(addresses.blocks))
         blocks = self._addresses.own(addresses)
         with self._core.lock:
-            self._core.ledger.insert(data, blocks, namespace=namespace)
+            self._core.ledger.insert(data, blocks, namespace=namespace, ttl_s=ttl_s)
             indexed = self._core.ledger.match(data, owner=_OWNER, namespace=namespace)
             if indexed.lease is not None:
                 self._core.ledger.release(indexed.lease)

@@ -105,6 +105,11 @@ class Receiver:
             ResizeRequest: self.admin.resize,
             HandOnRequest: hand_on.hand_on,
         }
+        self._known_to_all: dict[type, Callable[[Any], object]] = {
+            StatsRequest: self._stats,
+            SnapshotRequest: self.publisher.snapshot,
+            **self.admin.answers,
+        }
         self._open_answers: dict[type, Callable[[Any, str | None], AckReply]] = {
             CommitRequest: self._commit,
             AbortRequest: self._abort,
@@ -117,8 +122,8 @@ class Receiver:
             return self._hello(message, sender)
         if type(message) in self._waited_for:
             return await self._waited_for[type(message)](message)
-        if isinstance(message, StatsRequest | SnapshotRequest):
-            return self._stats() if isinstance(message, StatsRequest) else self.publisher.snapshot(message)
+        if type(message) in self._known_to_all:
+            return self._known_to_all[type(message)](message)
         if type(message) in self._open_answers:
             return self._answer_openly(message, sender)
         peer = self._known(sender)
@@ -178,7 +183,7 @@ class Receiver:
         self._introduced.move_to_end(sender)
         return peer
 
-    def _stats(self) -> StatsReply:
+    def _stats(self, _: StatsRequest) -> StatsReply:
         with self._core.lock:
             sessions = self._core.sessions.stats()
             return StatsReply(

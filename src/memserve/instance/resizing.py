@@ -61,11 +61,13 @@ class Resizing:
 
     def _in_the_way(self, num_blocks: int) -> str:
         dram, block_bytes = self._dram(), self._core.memory.block_bytes
-        held = dram.num_reserved + dram.num_leased
+        with self._core.lock:
+            held = self._core.ledger.num_held(Tier.DRAM)
         return (
             f"cannot shrink DRAM by {num_blocks} blocks of {block_bytes} bytes to {dram.num_blocks - num_blocks}: "
-            f"{dram.num_reserved} are in use by requests or transfers and {dram.num_leased} leased, {held} in the way; "
-            f"{held * block_bytes} bytes is the least now; ask for more or try again when requests have ended"
+            f"{dram.num_reserved} are in use by requests or transfers, {dram.num_leased} leased and {dram.num_pinned} "
+            f"pinned, {held} in the way; {held * block_bytes} bytes is the least now; ask for more, or try again "
+            "when requests have ended or pins are gone"
         )
 
     def _dram(self) -> TierStats:

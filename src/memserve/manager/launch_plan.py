@@ -107,6 +107,7 @@ def plan(
             disk=config.pool.disk,
             marks=config.pool.marks,
             paths=config.pool.paths,
+            keep=config.pool.keep,
             bind=HOST,
             cluster=cluster,
             join=manager_endpoint,

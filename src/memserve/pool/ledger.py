@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 
 import msgspec
 
+from memserve.config import DEFAULT_KEEPING, Keeping
 from memserve.core.clock import Clock
 from memserve.core.enums import Tier
 from memserve.core.errors import InvalidBlocks
@@ -26,6 +27,7 @@ from memserve.pool.eviction_queue import EvictionQueue
 from memserve.pool.invariants import check_index, check_queued, check_stock
 from memserve.pool.labels import StoredRun
 from memserve.pool.lease import Allocation, Hold, HoldBook, Lease, deadline_after
+from memserve.pool.pins import PinBook
 from memserve.pool.radix_index import Insertion, RadixIndex, differing
 from memserve.pool.radix_node import Node
 from memserve.pool.reclaim import num_protected
@@ -52,9 +54,16 @@ class PoolLedger:
     """All state of one pool, changed only through these methods; each does all of its work or none."""
 
     def __init__(
-        self, *, block_size: int, capacity: Mapping[Tier, int], clock: Clock, eviction: EvictionPolicy | None = None
+        self,
+        *,
+        block_size: int,
+        capacity: Mapping[Tier, int],
+        clock: Clock,
+        eviction: EvictionPolicy | None = None,
+        keeping: Keeping = DEFAULT_KEEPING,
     ) -> None:
         self.block_size = block_size
+        self._keeping = keeping
         self._clock = clock
         self._stock = BlockStock(capacity)
         self._index = RadixIndex(block_size=block_size)
@@ -72,6 +81,7 @@ class PoolLedger:
             events=self._events,
         )
         self.disk = DiskIndex(stock=self._stock, index=self._index, adopt=self._adopt_stored)
+        self.pins = PinBook(index=self._index, stock=self._stock, room=self._room, keeping=keeping, clock=clock)
 
     def __repr__(self) -> str:
         tiers = "; ".join(
@@ -109,21 +119,29 @@ class PoolLedger:
 
     # ------------------------------------------------------------ the index
 
-    def insert(self, tokens: Tokens, blocks: Sequence[BlockId], *, namespace: Namespace = b"") -> Insertion:
+    def insert(
+        self, tokens: Tokens, blocks: Sequence[BlockId], *, namespace: Namespace = b"", ttl_s: float | None = None
+    ) -> Insertion:
         """Index the first len(blocks) whole blocks of tokens: active blocks become historical.
+
+        They are named for ttl_s seconds, longer where they were to be named for longer; None: as the pool's settings
+        say, math.inf: until evicted or deleted.
 
         Where the prefix is indexed already, `blocks` may name the very same blocks, or active copies,
         which are freed at once and come back as duplicates, or ids that are no longer in use, which are
         passed over: repeating an insert changes nothing. Only a copy on disk gives way to one that is not.
         Raises InvalidTokens when tokens are too few, InvalidBlocks when a block is neither active nor in
-        its place.
+        its place, InvalidLease for an impossible ttl_s.
         """
+        deadline = deadline_after(self._clock.now(), self._keeping.ttl_s if ttl_s is None else ttl_s)
         data = self._index.whole_blocks(tokens, num_blocks=len(blocks))
         place = self._index.find(data, namespace=namespace)
         held = place.blocks if place else []
         new = blocks[len(held) :]
         duplicates = self._check_insert(blocks, new, held)
+        self._room.lifetimes.prolong(held, deadline)
         if new:
+            self._room.lifetimes.begin(new, deadline)
             self._queue.returned(data[: (len(held) + 1) * self._index.block_token_bytes])
             self._active.remove(new)
             self._stock.states.move(new, BlockState.ACTIVE, BlockState.HISTORICAL)
@@ -143,7 +161,9 @@ class PoolLedger:
 
         Raises InvalidLease for an impossible ttl_s.
         """
-        deadline = deadline_after(self._clock.now(), ttl_s)
+        now = self._clock.now()
+        deadline = deadline_after(now, ttl_s)
+        self._room.expire(now)
         place = self._index.find(self._index.whole_blocks(tokens), namespace=namespace)
         if place is None:
             return Match()
@@ -197,11 +217,12 @@ class PoolLedger:
             self._end(hold)
 
     def expire(self) -> int:
-        """End what is past its deadline; the number of leases and allocations ended."""
-        past = self._holds.expired(self._clock.now())
+        """End what is past its deadline; the number of leases, allocations and indexed blocks ended."""
+        now = self._clock.now()
+        past = self._holds.expired(now)
         for hold in past:
             self._end(hold)
-        return len(past)
+        return len(past) + self._room.expire(now)
 
     # ------------------------------------------------------------ moves between tiers
 
@@ -265,6 +286,11 @@ class PoolLedger:
         num_blocks = self._stock.allocators[tier].num_blocks if tier in self._stock.allocators else 0
         return num_blocks - self._stock.num_free(tier) - int(share * num_blocks)
 
+    def num_held(self, tier: Tier) -> int:
+        """Blocks of the tier that can neither be used nor evicted now: in use, leased, pinned or on the move."""
+        stats = self._tier_stats(tier)
+        return stats.num_reserved + self._room.protected.exact(tier)
+
     def state(self, block: BlockId) -> BlockState:
         """FREE for an id that no longer names a block of this pool, or never did."""
         return self._stock.states.state(block)
@@ -290,7 +316,7 @@ class PoolLedger:
             BlockState.RECEIVING: self._moves.targets,
         }
         check_stock(self._stock, expected)
-        check_index(self._index, [*self._holds.anchors(), *self._moves.anchors()])
+        check_index(self._index, [*self._holds.anchors(), *self._moves.anchors(), *self.pins.anchors()])
         check_queued(self._index)
 
     # ------------------------------------------------------------ inside
@@ -305,6 +331,7 @@ class PoolLedger:
             num_reserved=num_blocks - num_free - num_cached,
             num_cached=num_cached,
             num_leased=num_protected(self._holds.anchors(), tier),
+            num_pinned=self.pins.num_pinned(tier),
         )
 
     def _expire_when_short(self, num_blocks: int, tier: Tier) -> None:
@@ -338,6 +365,7 @@ class PoolLedger:
     def _adopt_stored(self, run: StoredRun, blocks: list[BlockId]) -> None:
         place = self._index.find(run.tokens, namespace=run.namespace)
         self._adopt(self._index.graft(place, run.tokens, blocks, namespace=run.namespace))
+        self._room.lifetimes.begin(blocks, deadline_after(self._clock.now(), self._keeping.ttl_s))
         self._announce_stored(run.tokens, blocks, run.namespace)
 
     def _adopt(self, nodes: Iterable[Node]) -> None:

@@ -10,6 +10,7 @@ from memserve.core.ids import BlockId
 from memserve.pool.block import BlockState
 from memserve.pool.events import EventLog
 from memserve.pool.eviction_queue import EvictionQueue
+from memserve.pool.expiry import Lifetimes
 from memserve.pool.radix_index import Pruned, RadixIndex
 from memserve.pool.radix_node import Anchor, Node
 from memserve.pool.reclaim import ProtectedBlocks, Reclaimer
@@ -31,6 +32,9 @@ class RoomMaker:
         self._stock = stock
         self._queue = queue
         self.protected = ProtectedBlocks(index.anchors)
+        self.lifetimes = Lifetimes()
+        self.pins: set[Anchor] = set()
+        """Anchors that protect but read nothing."""
         self._events = events
 
     def __repr__(self) -> str:
@@ -48,8 +52,10 @@ class RoomMaker:
 
     def unindexed(self, pruned: Pruned) -> None:
         """The index let these blocks go: they are free, or once the leases that cover them have ended."""
+        self.lifetimes.forget(pruned.blocks)
         for anchor, lost in pruned.displaced:
-            self._stock.detach(lost, anchor)
+            if anchor not in self.pins:
+                self._stock.detach(lost, anchor)
         self._stock.unindex(pruned.blocks)
 
     def prune(self, node: Node, keep: int) -> int:
@@ -60,6 +66,13 @@ class RoomMaker:
         self._events.evicted(namespace=namespace, tokens=tokens, num_blocks=len(pruned.blocks))
         return len(pruned.blocks)
 
+    def expire(self, now: float) -> int:
+        """Take out of the index what has outlived its time; how many blocks."""
+        num_blocks = 0
+        while (block := self.lifetimes.due(now)) is not None:
+            num_blocks += self.prune(*self._index.locate(block))
+        return num_blocks
+
     def drop_anchor(self, anchor: Anchor) -> None:
         """It protects nothing any more; what only it still read is free."""
         nodes = [node for node, _ in anchor.path()]
@@ -67,6 +80,10 @@ class RoomMaker:
         for node in nodes:
             self._queue.unpark(node)
         self._stock.end_reads(anchor)
+
+    def release_pin(self, anchor: Anchor) -> None:
+        self.pins.discard(anchor)
+        self.drop_anchor(anchor)
 
     def _make_room(self, num_blocks: int, tier: Tier) -> None:
         """Evict until that many blocks are free, or raise PoolExhausted and evict none."""
@@ -87,7 +104,7 @@ class RoomMaker:
         if num_blocks > num_free + num_cached - num_held:
             raise PoolExhausted(
                 f"{num_blocks} blocks of {tier.name} asked for: {num_free} are free, {num_cached} cached, "
-                f"{num_held} of those leased or on the move; ask for fewer or release some"
+                f"{num_held} of those leased, pinned or on the move; ask for fewer or release some"
             )
 
     def _cut(self, node: Node, keep: int) -> None:

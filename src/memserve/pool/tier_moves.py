@@ -165,10 +165,11 @@ class TierMoves:
         """`target`, which is in state `start`, is historical from now on, and `source` is not."""
         spot = Spot(*self._index.locate(source))
         self._index.replace(source, target)
+        self._room.lifetimes.rename(source, target)
         self._stock.states.move((target,), start, BlockState.HISTORICAL)
         self._queue.add(spot.node, block_tier(target))
         for anchor, offset in covering.get(spot.node, ()):
-            if offset > spot.position:
+            if offset > spot.position and anchor not in self._room.pins:
                 self._stock.detach((source,), anchor)
         self._stock.unindex((source,))
         return spot

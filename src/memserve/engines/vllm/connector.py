@@ -90,6 +90,7 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
             paths=config.paths,
             disk=parse_disk(config.disk, "disk"),
             marks=config.marks,
+            keep=config.keep,
         )
         arena = self._pool.arena
         if arena is None:

@@ -9,6 +9,7 @@ from memserve.wire.messages.base import (
     ErrorReply,
     Message,
     PeerInfo,
+    Pinned,
     Record,
     TierStats,
 )
@@ -50,6 +51,14 @@ from memserve.wire.messages.peer import (
     TransferReply,
     TransferRequest,
 )
+from memserve.wire.messages.pins import (
+    PinReply,
+    PinRequest,
+    PinsReply,
+    PinsRequest,
+    UnpinReply,
+    UnpinRequest,
+)
 from memserve.wire.messages.request import (
     RequestParams,
 )
@@ -86,6 +95,11 @@ __all__ = [
     "OfferRequest",
     "PeerInfo",
     "PeerMessage",
+    "PinReply",
+    "PinRequest",
+    "Pinned",
+    "PinsReply",
+    "PinsRequest",
     "PullReply",
     "PullRequest",
     "Record",
@@ -104,4 +118,6 @@ __all__ = [
     "TierStats",
     "TransferReply",
     "TransferRequest",
+    "UnpinReply",
+    "UnpinRequest",
 ]

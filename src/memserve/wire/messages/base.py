@@ -3,7 +3,7 @@
 import msgspec
 
 from memserve.core.enums import Tier
-from memserve.core.ids import BlockId, Incarnation, InstanceId
+from memserve.core.ids import BlockId, Incarnation, InstanceId, PinId
 from memserve.wire.identity import KvIdentity
 
 
@@ -56,6 +56,19 @@ class TierStats(Record, frozen=True):
     """Historical blocks, named by the index."""
     num_leased: int
     """Cached blocks that at least one lease protects."""
+    num_pinned: int = 0
+    """Cached blocks that at least one pin protects."""
+
+
+class Pinned(Record, frozen=True):
+    """One pinned prefix of one pool."""
+
+    pin: PinId
+    num_tokens: int
+    """What was asked for, in whole blocks."""
+    num_pinned_tokens: int = 0
+    """What of it is indexed and protected."""
+    num_blocks: int = 0
 
 
 class DiskStats(Record, frozen=True):

@@ -10,6 +10,7 @@ from memserve.wire.events import IndexEntry, IndexEvent
 from memserve.wire.identity import Namespace
 from memserve.wire.messages.admin import HandOnReply, HandOnRequest, ResizeReply, ResizeRequest
 from memserve.wire.messages.base import AckReply, BlockList, ErrorReply, Message, PeerInfo, TierStats
+from memserve.wire.messages.pins import PinReply, PinRequest, PinsReply, PinsRequest, UnpinReply, UnpinRequest
 
 
 class HelloRequest(Message, frozen=True):
@@ -214,5 +215,6 @@ PeerMessage = (
     | ReserveRequest | ReserveReply | CommitRequest | AbortRequest | ReleaseRequest | StatsRequest | StatsReply
     | PullRequest | PullReply | EventsRequest | EventsReply | SnapshotRequest | SnapshotReply
     | ResizeRequest | ResizeReply | HandOnRequest | HandOnReply | OfferRequest | OfferReply
+    | PinRequest | PinReply | UnpinRequest | UnpinReply | PinsRequest | PinsReply
     | AckReply | ErrorReply
 )  # fmt: skip
