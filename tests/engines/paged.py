@@ -17,6 +17,7 @@ from memserve.engines.vllm.layout import EngineMemory, block_layout
 LAYERS = tuple(f"model.layers.{i}.self_attn.attn" for i in range(3))
 NUM_BLOCKS = 6
 BLOCK_SIZE = 32
+CPU = torch.device("cpu")
 NUM_KV_HEADS = 4
 HEAD_SIZE = 8
 HEAD_BYTES = BLOCK_SIZE * 2 * HEAD_SIZE * 4
@@ -35,7 +36,7 @@ def paged_memory(
     head_size: int = HEAD_SIZE,
     dtype: torch.dtype = torch.float32,
     run_size: int | None = None,
-    device: str = "cpu",
+    device: torch.device = CPU,
 ) -> EngineMemory:
     """`layout` is the order in memory of layers, blocks, heads, tokens and content; on CPU vLLM's is LBHNC."""
     each = max(1, num_kv_heads // num_ranks)

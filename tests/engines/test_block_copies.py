@@ -6,19 +6,19 @@ from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from memserve.engines.vllm.block_copies import DeviceCopies, HostCopies, block_copies
 from memserve.engines.vllm.layout import EngineMemory
+from tests.devices import DEVICES
 from tests.engines.paged import paged_memory
 
 BLOCKS = [5, 0, 3]
-ON_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=ON_CUDA)])
-def device(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=DEVICES, ids=str)
+def device(request: pytest.FixtureRequest) -> torch.device:
     return request.param
 
 
 @pytest.fixture(params=[KVCacheLayout.LBHNC, KVCacheLayout.LBNHC, KVCacheLayout.BHLNC], ids=lambda value: value.name)
-def memory(request: pytest.FixtureRequest, device: str) -> EngineMemory:
+def memory(request: pytest.FixtureRequest, device: torch.device) -> EngineMemory:
     """The second rank of two."""
     return paged_memory(rank=1, num_ranks=2, layout=request.param, device=device)
 
@@ -65,9 +65,9 @@ def test_kv_in_host_memory_is_copied_directly() -> None:
     assert isinstance(block_copies(paged_memory()), HostCopies)
 
 
-@ON_CUDA
-def test_a_copy_waits_for_what_the_engine_had_ordered_before_the_mark() -> None:
-    memory = paged_memory(device="cuda")
+@pytest.mark.parametrize("device", DEVICES[1:])
+def test_a_copy_waits_for_what_the_engine_had_ordered_before_the_mark(device: torch.device) -> None:
+    memory = paged_memory(device=device)
     copies, found = DeviceCopies(memory), blocks_of(memory)
     torch.cuda._sleep(100_000_000)
     for pages in memory.pages:

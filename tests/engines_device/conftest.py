@@ -3,12 +3,9 @@
 import pytest
 import torch
 
+from tests.devices import DEVICES
 
-@pytest.fixture(
-    params=[
-        "cpu",
-        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")),
-    ]
-)
+
+@pytest.fixture(params=DEVICES, ids=str)
 def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.param)
+    return request.param

@@ -14,6 +14,7 @@ from memserve.engines.device.arena import DeviceArena
 from memserve.storage.base import MappedStorage, Storage
 from memserve.storage.private_memory import PrivateMemory
 from memserve.storage.shared_memory import SharedMemory, attach
+from tests.devices import DEVICES
 from tests.storage.disks import disk
 
 MAPPED = ("private", "shared", "attached")
@@ -45,18 +46,15 @@ def mapped(request: pytest.FixtureRequest) -> Iterator[MappedStorage]:
         yield made
 
 
-ON_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
-
-
-@pytest.fixture(params=[*MAPPED, "disk", "device cpu", pytest.param("device cuda", marks=ON_CUDA)])
+@pytest.fixture(params=[*MAPPED, "disk", *DEVICES], ids=str)
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     if request.param == "disk":
         file = disk(tmp_path / "a.kv", num_blocks=4, block_bytes=100)
         yield file
         file.close()
         return
-    if request.param.startswith("device"):
-        arena = DeviceArena(num_blocks=4, block_bytes=100, device=torch.device(request.param.split()[1]))
+    if isinstance(request.param, torch.device):
+        arena = DeviceArena(num_blocks=4, block_bytes=100, device=request.param)
         yield arena
         arena.close()
         return

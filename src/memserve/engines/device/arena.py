@@ -10,12 +10,14 @@ It locks host memory for the device at its first use (pins.py), so a pool's DRAM
 Thread-safe, but for two callers of one block.
 """
 
+import threading
 from collections.abc import Sequence
 
 import torch
 
 from memserve.core.errors import ConfigError, InvalidBlocks
 from memserve.engines.device.pins import CudaLock, Pins
+from memserve.engines.device.side_stream import SideStream
 from memserve.storage.base import check_index, check_shape
 
 
@@ -34,8 +36,8 @@ class DeviceArena:
                 f"{device} has no room for {num_blocks} blocks of {block_bytes} bytes: {error}; ask for less"
             ) from error
         self._device = self._blocks.device
-        self._streams = torch.get_device_module(self._device)
-        self._stream = self._streams.Stream()
+        self._stream = SideStream(self._device)
+        self._copying = threading.Lock()
         self._pins = pins or (Pins(CudaLock()) if self._device.type == "cuda" else None)
 
     def block(self, block_index: int) -> torch.Tensor:
@@ -71,15 +73,10 @@ class DeviceArena:
         return torch.frombuffer(memory, dtype=torch.uint8)
 
     def _copy(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        before = self._streams.Event()
-        before.record()
-        with self._streams.stream(self._stream):
-            self._stream.wait_event(before)
+        mark = self._stream.mark()
+        with self._copying, self._stream.after(mark):
             for target, source in pairs:
                 target.copy_(source, non_blocking=True)
-            done = self._streams.Event()
-            done.record()
-        done.synchronize()
 
     def __repr__(self) -> str:
         return f"DeviceArena({self._device}, {self.num_blocks} x {self.block_bytes} bytes, {self._pins})"

@@ -10,18 +10,16 @@ Not thread-safe, but for `mark`: one object a copying thread.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from memserve.engines.device.paged_copy import paged_copy
+from memserve.engines.device.side_stream import Mark, SideStream
 from memserve.engines.vllm.layout import EngineMemory
 
 STAGING_BYTES = 32 << 20
 """On the device and, page-locked, on the host; made at the first copy. Or one block, when that is longer."""
-
-Mark = Any
-"""A point in the engine's work."""
 
 
 class BlockCopies(Protocol):
@@ -86,16 +84,13 @@ class DeviceCopies:
         self._memory = memory
         self._staging_bytes = staging_bytes
         self._device = memory.device
-        self._streams = torch.get_device_module(self._device)
-        self._stream = self._streams.Stream()
+        self._stream = SideStream(self._device)
         self._copy = paged_copy(self._device)
         self._on_device = torch.empty(0, dtype=torch.uint8)
         self._on_host = torch.empty(0, dtype=torch.uint8)
 
     def mark(self) -> Mark:
-        event = self._streams.Event()
-        event.record()
-        return event
+        return self._stream.mark()
 
     def write_out(self, mark: Mark, blocks: Sequence[int], targets: Sequence[torch.Tensor]) -> None:
         for number, pages in enumerate(self._memory.pages):
@@ -121,22 +116,18 @@ class DeviceCopies:
                 for staged, source in zip(host, sources[some.start : some.stop], strict=True):
                     part = self._memory.part(source, place)
                     staged.view(part.shape).copy_(part)
-                with self._streams.stream(self._stream):
-                    self._stream.wait_event(mark)
+                with self._stream.after(mark):
                     device.copy_(host, non_blocking=True)
                     self._copy.scatter(pages, self._numbers(blocks, some), device)
-                    self._finish()
 
     def _gathered(
         self, mark: Mark, pages: torch.Tensor, blocks: Sequence[int], targets: Sequence[torch.Tensor]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Each target with its block's bytes of these pages, good until the next is asked for."""
         for some, host, device in self._batches(pages, blocks):
-            with self._streams.stream(self._stream):
-                self._stream.wait_event(mark)
+            with self._stream.after(mark):
                 self._copy.gather(pages, self._numbers(blocks, some), device)
                 host.copy_(device, non_blocking=True)
-                self._finish()
             yield from zip(targets[some.start : some.stop], host, strict=True)
 
     def _batches(
@@ -156,13 +147,7 @@ class DeviceCopies:
             size = max(num_bytes, self._staging_bytes)
             is_locked = self._device.type != "cpu"
             self._on_host = torch.empty(size, dtype=torch.uint8, pin_memory=is_locked)
-            self._on_device = torch.empty(size, dtype=torch.uint8, device=self._device)
+            self._on_device = self._stream.empty(size)
 
     def _numbers(self, blocks: Sequence[int], some: range) -> torch.Tensor:
         return torch.tensor(blocks[some.start : some.stop], dtype=torch.int64).to(self._device)
-
-    def _finish(self) -> None:
-        """Wait for the own stream, not for the engine's later work."""
-        done = self._streams.Event()
-        done.record()
-        done.synchronize()

@@ -14,7 +14,8 @@ import torch
 from memserve.core.clock import Clock
 from memserve.core.enums import PiecePlan
 from memserve.core.errors import InstanceUnavailable
-from memserve.engines.vllm.block_copies import Mark, block_copies
+from memserve.engines.device.side_stream import Mark
+from memserve.engines.vllm.block_copies import block_copies
 from memserve.engines.vllm.layout import EngineMemory
 from memserve.transfer.plan import pieces
 from memserve.transport.tcp import Part, RemoteRoom, TcpTransport, cut

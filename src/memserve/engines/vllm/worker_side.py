@@ -16,7 +16,8 @@ import torch
 from memserve.core.clock import Clock
 from memserve.core.enums import PiecePlan
 from memserve.core.errors import InvariantError
-from memserve.engines.vllm.block_copies import Mark, block_copies
+from memserve.engines.device.side_stream import Mark
+from memserve.engines.vllm.block_copies import block_copies
 from memserve.engines.vllm.copier import BlockCopier
 from memserve.engines.vllm.jobs import Commit, CopyJob, JobKind, JobResult, Pace, StepPlan
 from memserve.engines.vllm.layout import EngineMemory
