@@ -112,6 +112,22 @@ class Served:
             time.sleep(0.05)
         raise AssertionError(f"{count} reports did not arrive for {request}: {record}")
 
+    def held(self) -> dict[str, int]:
+        """What all pools hold for somebody, and what the engines work on, as their heartbeats tell."""
+        loads = [instance["load"] for instance in self.cluster()["instances"]]
+        tiers = [tier for load in loads for tier in load.get("pool", ())]
+        return {
+            "reserved": sum(tier["num_reserved"] for tier in tiers),
+            "leased": sum(tier["num_leased"] for tier in tiers),
+            "requests": sum(load.get("num_running", 0) + load.get("num_waiting", 0) for load in loads),
+        }
+
+    def wait_until_nothing_is_held(self) -> None:
+        deadline = time.monotonic() + 60.0
+        while (now := self.held()) != {"reserved": 0, "leased": 0, "requests": 0}:
+            assert time.monotonic() < deadline, now
+            time.sleep(0.2)
+
 
 def free_port() -> int:
     with socket.socket() as probe:

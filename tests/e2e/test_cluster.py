@@ -3,7 +3,6 @@
 The tests share one cluster and run in the order of the file: the last ones kill it piece by piece.
 """
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -37,25 +36,6 @@ def client(cluster: Served) -> openai.OpenAI:
 
 def chat(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
-
-
-def held(cluster: Served) -> dict[str, int]:
-    """What both pools hold for somebody, and what the engines work on, as their heartbeats tell."""
-    instances = cluster.cluster()["instances"]
-    tiers = [tier for instance in instances for tier in instance["load"].get("pool", ())]
-    loads = [instance["load"] for instance in instances]
-    return {
-        "reserved": sum(tier["num_reserved"] for tier in tiers),
-        "leased": sum(tier["num_leased"] for tier in tiers),
-        "requests": sum(load.get("num_running", 0) + load.get("num_waiting", 0) for load in loads),
-    }
-
-
-def wait_until_nothing_is_held(cluster: Served) -> None:
-    deadline = time.monotonic() + 60.0
-    while (now := held(cluster)) != {"reserved": 0, "leased": 0, "requests": 0}:
-        assert time.monotonic() < deadline, now
-        time.sleep(0.2)
 
 
 def test_a_stream_through_the_openai_client_says_what_plain_vllm_says(
@@ -112,17 +92,17 @@ def test_what_plain_vllm_refuses_is_refused_with_its_status(cluster: Served, pla
     ours, truth = answers
     assert ours.status_code == truth.status_code
     assert set(ours.json()["error"]) == set(truth.json()["error"]) == {"message", "type", "param", "code"}
-    wait_until_nothing_is_held(cluster)
+    cluster.wait_until_nothing_is_held()
 
 
 def test_a_client_that_leaves_frees_everything_on_both_instances(cluster: Served) -> None:
     body = {"model": cluster.model, "prompt": STORY * 4, "max_tokens": 400, "ignore_eos": True, "stream": True}
     with cluster.http.stream("POST", "/v1/completions", json=body) as answer:
         next(answer.iter_lines())  # decoding has begun
-    wait_until_nothing_is_held(cluster)
+    cluster.wait_until_nothing_is_held()
     with pytest.raises(httpx.ReadTimeout):  # leave during the prefill
         cluster.http.post("/v1/completions", json={**body, "prompt": STORY * 12, "stream": False}, timeout=1.0)
-    wait_until_nothing_is_held(cluster)
+    cluster.wait_until_nothing_is_held()
 
 
 def test_requests_at_once_get_their_own_answers(cluster: Served, plain: Served) -> None:
@@ -134,7 +114,7 @@ def test_requests_at_once_get_their_own_answers(cluster: Served, plain: Served) 
     with ThreadPoolExecutor(4) as pool:
         ours = list(pool.map(ask, prompts))
     assert ours == [plain.complete(p, num_tokens=6)["choices"][0]["text"] for p in prompts]
-    wait_until_nothing_is_held(cluster)
+    cluster.wait_until_nothing_is_held()
 
 
 def engine_process(cluster: Served, instance: str) -> psutil.Process:
