@@ -244,7 +244,7 @@ class LedgerAgainstMemory(RuleBasedStateMachine):
         self.follow_events()
         assert len(self.indexed) == num_indexed - num_dropped
         for held in self.pinned.values():
-            held &= self.indexed
+            held.intersection_update(self.indexed)
         assert self.ledger.discard(lost) == 0
 
     @rule(prompt=prompts.filter(bool), namespace=namespaces)
