@@ -63,3 +63,11 @@ def test_our_scheduler_is_measured_on_both_kinds_of_cluster_and_knows_every_prom
             ]
             assert all(row.p50_us > 0 for row in rows if row.operation != "memory")
             assert all(row.blocks_per_s > 0 for row in rows if row.operation in {"stored", "evicted"})
+
+
+def test_a_discrete_hand_over_takes_two_calls_for_each_layer_of_each_block(tmp_path: Path) -> None:
+    for plan, num_calls in (("aggregated", 1), ("discrete", 2 * 32 * 4)):
+        with SystemChild(SystemSpec(name=plan, module="memserve_pieces", arguments=(plan,)), peers=tmp_path) as child:
+            child.ask("open", path="tcp", block_bytes=4096, num_blocks=4)
+            assert len(child.ask("move", count=2)) == 2
+            assert child.ask("close") == num_calls

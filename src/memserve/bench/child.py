@@ -38,6 +38,7 @@ class SystemSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Under memserve.bench.systems."""
     environment: str = ""
     """Folder of a virtual environment under the peers' folder; "" is the one that runs this."""
+    arguments: tuple[str, ...] = ()
     variables: Mapping[str, str] = {}
     """Added to the child's environment."""
 
@@ -52,7 +53,7 @@ class SystemChild:
         self.version = ""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         self._process = subprocess.Popen(
-            (python, "-m", f"memserve.bench.systems.{spec.module}"),
+            (python, "-m", f"memserve.bench.systems.{spec.module}", *spec.arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

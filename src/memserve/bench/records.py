@@ -26,6 +26,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """In one call."""
     size_bytes: int = 0
     """Of one block; of `memory` rows: bytes that each block costs."""
+    calls: int = 0
+    """Network calls that one operation takes."""
     count: int = 0
     """Calls measured."""
     p50_us: float = 0.0

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from memserve.bench.records import Report, Row
 
 _HEADER = (
-    *("system", "operation", "where", "input", "blocks"),
+    *("system", "operation", "where", "input", "blocks", "calls"),
     *("p50 us", "p25-p75", "p99", "GB/s", "blocks/s", "bytes/block", "n"),
 )
 
@@ -27,6 +27,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.tree or row.path,
         row.input,
         str(row.blocks or ""),
+        str(row.calls or ""),
         _number(row.p50_us),
         f"{_number(row.p25_us)}-{_number(row.p75_us)}" if row.p50_us else "",
         _number(row.p99_us),

@@ -17,6 +17,7 @@ import msgspec
 
 from memserve.bench.child import Say, SystemChild, SystemSpec, start_all
 from memserve.bench.records import Missing, Report, Row, make_report, timed_row
+from memserve.core.enums import PiecePlan
 from memserve.core.errors import InstanceUnavailable, MemserveError
 
 SHAPES = ((2 << 20, 64), (16 << 10, 256))
@@ -32,10 +33,13 @@ SYSTEMS = {
         SystemSpec(name="nixl", module="nixl_transfer", environment="nixl", variables={"UCX_TLS": "tcp,self"}),
         SystemSpec(name="mooncake", module="mooncake_transfer", environment="mooncake"),
         SystemSpec(name="socket", module="limit_transfer"),
+        *(SystemSpec(name=f"memserve {plan}", module="memserve_pieces", arguments=(plan,)) for plan in PiecePlan),
     ),
 }
 _WARM_UP_ROUNDS = 2
 _MOVES_A_ROUND = 5
+_LONG_MOVE_NS = 200_000_000
+"""A system that takes longer for one moves once a round."""
 _IPERF_ROUNDS = 5
 _IPERF_START_S = 30
 
@@ -73,29 +77,29 @@ def _measure(children: list[SystemChild], shape: dict[str, Any], *, num_rounds: 
     """A system that fails on the way is reported and left out; the others go on."""
     times: dict[SystemChild, list[int]] = defaultdict(list)
     failed: dict[SystemChild, Missing] = {}
+    moves = dict.fromkeys(children, 1)
     for number in range(-1, _WARM_UP_ROUNDS + num_rounds):
         for child in children:
             if child in failed:
                 continue
             try:
-                spent = child.ask("open", **shape) if number < 0 else child.ask("move", count=_MOVES_A_ROUND)
+                spent = child.ask("open", **shape) if number < 0 else child.ask("move", count=moves[child])
             except MemserveError as error:
                 failed[child] = Missing(system=child.spec.name, reason=str(error))
                 continue
+            moves[child] = _MOVES_A_ROUND if spent and max(spent) < _LONG_MOVE_NS else 1
             times[child] += spent if number >= _WARM_UP_ROUNDS else ()
     total = shape["block_bytes"] * shape["num_blocks"]
+    calls = {child: child.ask("close") for child in children if child not in failed}
     rows = [
-        timed_row(spent, _row(child, shape), num_bytes=total)
+        timed_row(spent, _row(child, shape, num_calls=calls[child]), num_bytes=total)
         for child, spent in times.items()
-        if spent and child not in failed
+        if spent and child in calls
     ]
-    for child in children:
-        if child not in failed:
-            child.ask("close")
     return rows, list(failed.values())
 
 
-def _row(child: SystemChild, shape: dict[str, Any]) -> Row:
+def _row(child: SystemChild, shape: dict[str, Any], *, num_calls: int) -> Row:
     return Row(
         system=child.spec.name,
         version=child.version,
@@ -103,6 +107,7 @@ def _row(child: SystemChild, shape: dict[str, Any]) -> Row:
         path=shape["path"],
         blocks=shape["num_blocks"],
         size_bytes=shape["block_bytes"],
+        calls=num_calls,
     )
 
 

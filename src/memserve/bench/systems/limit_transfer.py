@@ -12,6 +12,7 @@ class LimitTransfer:
     """Path "shm": np.copyto, block by block. Path "tcp": sendall on one connection, one byte back at the end."""
 
     version = f"NumPy {np.__version__}"
+    num_calls = 0
 
     def open(self, path: str, block_bytes: int, num_blocks: int) -> None:
         self._memory = np.ones((num_regions(block_bytes, num_blocks), num_blocks, block_bytes), np.uint8)

@@ -17,6 +17,7 @@ class MooncakeTransfer:
     """Peer-to-peer handshake, no metadata server."""
 
     version = version("mooncake-transfer-engine-non-cuda")
+    num_calls = 0
 
     def open(self, path: str, block_bytes: int, num_blocks: int) -> None:
         total = num_blocks * block_bytes

@@ -16,6 +16,7 @@ class NixlTransfer:
     """Descriptors are registered and prepared before the clock starts; making the request is counted."""
 
     version = version("nixl")
+    num_calls = 0
 
     def open(self, path: str, block_bytes: int, num_blocks: int) -> None:
         total = num_blocks * block_bytes
