@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from memserve.calibration.measurements import Calibration
 from memserve.scheduler.cost_model import decode_profile
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 
 def test_a_short_calibration_gives_a_profile_of_every_cost_with_its_error(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def _facts(record: RequestRecord) -> Iterator[str]:
         for moved in report.moved:
             yield (
                 f"{moved.num_tokens} tokens ({moved.num_bytes / 1e6:.1f} MB) went from {moved.source} to "
-                f"{moved.target} over {moved.path} in {seconds(moved.seconds)}, {moved.num_calls} calls."
+                f"{moved.target} over {moved.path} in {seconds(moved.seconds)}, {moved.num_calls} call{'s' if moved.num_calls != 1 else ''}."
             )
 
 
