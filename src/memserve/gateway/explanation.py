@@ -115,9 +115,10 @@ def _facts(record: RequestRecord) -> Iterator[str]:
         listed = ", ".join(f"{count} {where}" for where, count in found.items() if count)
         yield f"{report.instance} ({report.phase}) had {report.prompt_tokens} prompt tokens: {listed or 'none'}."
         for moved in report.moved:
+            calls = "1 call" if moved.num_calls == 1 else f"{moved.num_calls} calls"
             yield (
                 f"{moved.num_tokens} tokens ({moved.num_bytes / 1e6:.1f} MB) went from {moved.source} to "
-                f"{moved.target} over {moved.path} in {seconds(moved.seconds)}, {moved.num_calls} call{'s' if moved.num_calls != 1 else ''}."
+                f"{moved.target} over {moved.path} in {seconds(moved.seconds)}, {calls}."
             )
 
 
