@@ -1,7 +1,8 @@
 """Every kind of request answered as plain vLLM answers it: status, body and stream, field by field.
 
-Left out of the comparison are ids (the fingerprint of the engine's settings among them), times, and how many prompt tokens were cached: with a cache, that differs by
-intention. Chunks of a stream are put together before, since how many tokens come in one depends on the moment.
+Left out of the comparison are ids (the fingerprint of an engine's settings among them), times, and how many prompt
+tokens were cached: with a cache, that differs by intention. Chunks of a stream are put together before, since how
+many tokens come in one depends on the moment.
 """
 
 import json
