@@ -19,6 +19,7 @@ T = TypeVar("T")
 ALL_PATHS = (DataPath.SHM, DataPath.TCP)
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -38,21 +39,31 @@ class ClusterSettings(Settings, frozen=True):
     policy: str = "prompt-tree"
     profile: str = ""
     """File of `memserve calibrate --output`; "" takes what was calibrated for this engine here, if anything was."""
+    name: str = ""
+    """Of the cluster; instances that are to outlive this process need one that stays. "" makes one up."""
+    manager: str = "127.0.0.1:0"
+    """HOST:PORT where instances join; port 0 takes a free one."""
+    max_restarts: int = 5
+    """How often in a row an instance of this machine that ends by itself is started again."""
 
     def check(self) -> None:
         """Raise ConfigError unless the numbers make a cluster."""
         for name in ("prefill", "decode", "colocated"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"--{name} {getattr(self, name)}: the number of instances cannot be negative")
+        check_name(self.name)
+        parse_address(self.manager, "manager")
+        if self.max_restarts < 0:
+            raise ConfigError(f"--max-restarts {self.max_restarts}: give 0 to restart nothing, or more")
         if self.colocated and (self.prefill or self.decode):
             raise ConfigError(
                 f"--colocated {self.colocated} together with --prefill {self.prefill} --decode {self.decode}: "
                 "give either --colocated N or both --prefill N and --decode M"
             )
-        if not self.colocated and (self.prefill < 1 or self.decode < 1):
+        if not self.colocated and bool(self.prefill) != bool(self.decode):
             raise ConfigError(
                 f"--prefill {self.prefill} --decode {self.decode}: a disaggregated cluster needs at least one of each; "
-                "use --colocated N for instances that do both"
+                "use --colocated N for instances that do both, or 0 of both for a gateway that instances join"
             )
 
 
@@ -180,6 +191,20 @@ def check_paths(paths: tuple[DataPath, ...], what: str) -> None:
         raise ConfigError(
             f"{what} = {[str(p) for p in paths]}: name each of {[str(p) for p in ALL_PATHS]} at most once"
         )
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError unless this can be a cluster's name, which is part of file names; "" is made up."""
+    if name and not _NAME.fullmatch(name):
+        raise ConfigError(f'--name "{name}": write up to 40 letters, digits, - and _')
+
+
+def parse_address(text: str, what: str) -> tuple[str, int]:
+    """Host and port of "HOST:PORT". Raises ConfigError that names `what`."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f'{what} = "{text}" is no address: write for example "127.0.0.1:7000"')
+    return host, int(port)
 
 
 def parse_size(text: str, what: str) -> int:

@@ -14,7 +14,7 @@ import torch
 
 from memserve.config import ALL_PATHS, DiskPlace
 from memserve.core.clock import SystemClock
-from memserve.core.enums import CachingMode, DataPath, Role, TransferMode
+from memserve.core.enums import CachingMode, DataPath, TransferMode
 from memserve.core.errors import InstanceUnavailable
 from memserve.engines.vllm.committer import Committer
 from memserve.engines.vllm.jobs import Commit, JobsDone
@@ -35,7 +35,6 @@ class MiniEngine:
     def __init__(
         self,
         name: str,
-        role: Role,
         *,
         caching: CachingMode,
         transfer: TransferMode,
@@ -59,7 +58,6 @@ class MiniEngine:
         self.scheduler = SchedulerSide(
             pool=self.pool,
             arena=self.pool.arena,
-            role=role,
             caching=caching,
             transfer=transfer,
             block_size=BLOCK_SIZE,

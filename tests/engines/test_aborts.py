@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from memserve.core.enums import CachingMode, Phase, Role, TransferMode
+from memserve.core.enums import CachingMode, Phase, TransferMode
 from memserve.core.ids import RequestId
 from memserve.wire.messages import RequestParams
 from tests.engines.mini_engine import MiniEngine
@@ -12,7 +12,7 @@ from tests.engines.mini_engine import MiniEngine
 
 @pytest.fixture
 def engine() -> Iterator[MiniEngine]:
-    made = MiniEngine("alone", Role.COLOCATED, caching=CachingMode.RETURN, transfer=TransferMode.BY_REQUEST)
+    made = MiniEngine("alone", caching=CachingMode.RETURN, transfer=TransferMode.BY_REQUEST)
     yield made
     made.close()
 

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from memserve.core.enums import CachingMode, DataPath, Phase, Role, TransferMode
+from memserve.core.enums import CachingMode, DataPath, Phase, TransferMode
 from memserve.core.ids import RequestId
 from memserve.wire.messages import PeerInfo, RequestParams
 from tests.engines.mini_engine import BLOCK_SIZE, MiniEngine
@@ -18,7 +18,7 @@ def whole(request: str, source: PeerInfo | None = None) -> RequestParams:
 
 
 def engine(name: str, path: DataPath, *, caching: CachingMode = CachingMode.RETURN) -> MiniEngine:
-    return MiniEngine(name, Role.COLOCATED, caching=caching, transfer=TransferMode.BY_REQUEST, paths=(path,))
+    return MiniEngine(name, caching=caching, transfer=TransferMode.BY_REQUEST, paths=(path,))
 
 
 def num_cached(of: MiniEngine) -> int:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
-from memserve.core.enums import CachingMode, DataPath, Phase, Role, TransferMode
+from memserve.core.enums import CachingMode, DataPath, Phase, TransferMode
 from memserve.core.errors import ConfigError
 from memserve.core.ids import RequestId
 from memserve.engines.vllm.block_layout import BlockLayout, rank_share
@@ -119,8 +119,8 @@ class Pair:
 
     def __init__(self, sizes: tuple[int, int], transfer: TransferMode, path: DataPath) -> None:
         make = {"caching": CachingMode.RETURN, "transfer": transfer, "paths": (path,)}
-        self.prefill = MiniEngine("prefill-0", Role.PREFILL, num_ranks=sizes[0], **make)
-        self.decode = MiniEngine("decode-0", Role.DECODE, num_ranks=sizes[1], **make)
+        self.prefill = MiniEngine("prefill-0", num_ranks=sizes[0], **make)
+        self.decode = MiniEngine("decode-0", num_ranks=sizes[1], **make)
 
     def params(self, phase: Phase) -> RequestParams:
         peer = self.decode if phase is Phase.PREFILL else self.prefill

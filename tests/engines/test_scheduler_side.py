@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from memserve.config import ALL_PATHS
-from memserve.core.enums import CachingMode, DataPath, Phase, Role, TransferMode
+from memserve.core.enums import CachingMode, DataPath, Phase, TransferMode
 from memserve.core.errors import TransferFailed
 from memserve.core.ids import RequestId
 from memserve.wire.messages import RequestParams
@@ -28,8 +28,8 @@ class Pair:
         paths: tuple[DataPath, ...] = ALL_PATHS,
     ) -> None:
         make = {"caching": caching, "transfer": transfer, "num_pool_blocks": num_pool_blocks, "paths": paths}
-        self.prefill = MiniEngine("prefill-0", Role.PREFILL, **make)
-        self.decode = MiniEngine("decode-0", Role.DECODE, **make)
+        self.prefill = MiniEngine("prefill-0", **make)
+        self.decode = MiniEngine("decode-0", **make)
 
     def prefill_params(self, request: str) -> RequestParams:
         return RequestParams(request=RequestId(request), phase=Phase.PREFILL, peer=self.decode.pool.info)
@@ -249,7 +249,7 @@ def test_a_preempted_prefill_is_sent_again_from_its_start() -> None:
 
 
 def test_an_engine_alone_finds_in_dram_what_an_earlier_request_left(transfer: TransferMode) -> None:
-    engine = MiniEngine("alone", Role.COLOCATED, caching=CachingMode.RETURN, transfer=transfer)
+    engine = MiniEngine("alone", caching=CachingMode.RETURN, transfer=transfer)
     prompt = tokens(18, 100)
     engine.run("a", RequestParams(request=RequestId("a"), phase=Phase.WHOLE), prompt, [0])
     engine.admit("b", RequestParams(request=RequestId("b"), phase=Phase.WHOLE), [*prompt[:64], *tokens(19, 50)])

@@ -15,7 +15,7 @@ from memserve.cluster.view import ClusterView, InstanceState, InstanceView
 from memserve.config import GatewaySettings
 from memserve.core.clock import SystemClock
 from memserve.core.enums import Role, Tier
-from memserve.core.errors import InstanceUnavailable
+from memserve.core.errors import ConfigError, InstanceUnavailable
 from memserve.core.ids import Epoch, Incarnation, InstanceId, PinId, RequestId
 from memserve.gateway.app import create_app
 from memserve.gateway.context import GatewayContext
@@ -26,6 +26,7 @@ from memserve.gateway.reports import ReportLog
 from memserve.gateway.served_model import ServedModel
 from memserve.gateway.server import running
 from memserve.gateway.switches import Switches
+from memserve.manager.operations import Operation, OperationKind, Operations
 from memserve.pool.pins import pin_id
 from memserve.scheduler.cost_model import PathTerms
 from memserve.scheduler.pull_policy import PullPolicy
@@ -44,16 +45,35 @@ BLOCK_SIZE = 4
 
 
 class ScriptedCluster:
-    """The cluster manager's side: a view that tests change, and the faults that were told."""
+    """The cluster manager's side: a view that tests change, and the faults and commands that were told."""
+
+    endpoint = "tcp://127.0.0.1:7000"
 
     def __init__(self) -> None:
         self.view = ClusterView()
+        self.operations = Operations()
+        self.refusal = ""
+        """What every command is refused with."""
         self.faults: list[tuple[str, str]] = []
         self.changes = Changes()
 
     def request_failed(self, instance: InstanceId, incarnation: Incarnation, why: str) -> None:
         self.faults.append((instance, why))
         self.changes.happened()
+
+    def drain(self, instance: InstanceId) -> Operation:
+        return self._begin(OperationKind.DRAIN, instance, "finishing")
+
+    async def scale(self, wanted: Mapping[Role, int]) -> tuple[Operation, ...]:
+        return tuple(self._begin(OperationKind.START, InstanceId(f"{role}-{n}"), "") for role, n in wanted.items())
+
+    def change_role(self, instance: InstanceId, role: Role) -> Operation:
+        return self._begin(OperationKind.ROLE, instance, f"is {role}")
+
+    def _begin(self, kind: OperationKind, instance: InstanceId, step: str) -> Operation:
+        if self.refusal:
+            raise ConfigError(self.refusal)
+        return self.operations.begin(kind, instance, step)
 
     def add(self, name: str, role: Role, url: str) -> None:
         identity = PeerInfo(
@@ -176,6 +196,7 @@ class Rig:
                 pulls=PullPolicy(path=PathTerms(latency_s=0.0, bytes_per_s=1e9)),
             ),
             cluster=self.cluster,
+            elasticity=self.cluster,
             tokenizer=CharacterTokens(),
             releases=self.releases,
             pools=self.pools,

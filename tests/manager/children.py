@@ -13,8 +13,7 @@ from typing import Any
 
 from memserve.core.enums import Role
 from memserve.core.ids import InstanceId
-from memserve.manager.launch_plan import LaunchPlan, LaunchSpec
-from memserve.manager.machine import Machine
+from memserve.manager.launch_plan import LaunchSpec
 
 SCRIPT = Path(__file__).parent / "fake_instance.py"
 
@@ -47,10 +46,6 @@ def serving(folder: Path, name: str, join: str) -> LaunchSpec:
     """A fake instance that joins and whose server answers."""
     port = free_port()
     return spec(folder, name, join=join, port=port, url=f"http://127.0.0.1:{port}")
-
-
-def plan(*specs: LaunchSpec) -> LaunchPlan:
-    return LaunchPlan(specs=specs, machine=Machine.here())
 
 
 async def until(holds: Callable[[], object], what: str, deadline_s: float = 15.0) -> None:

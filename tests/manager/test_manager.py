@@ -5,18 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 from aiohttp import web
-from children import alive, free_port, leaving_nothing, plan, processes, serving, spec, until
+from children import alive, free_port, leaving_nothing, processes, serving, spec, until
+from tests.fakes.launching import no_restarts
 
 from memserve.cluster.view import ClusterView, InstanceState
-from memserve.core.clock import ManualClock, SystemClock
+from memserve.core.clock import Clock, ManualClock, SystemClock
 from memserve.core.enums import Phase, Role
-from memserve.core.errors import ConfigError, DeadlineExceeded, IdentityMismatch, InvariantError
+from memserve.core.errors import ConfigError, DeadlineExceeded, IdentityMismatch
 from memserve.core.ids import Epoch, Incarnation, InstanceId, RequestId
 from memserve.manager.manager import ClusterManager
 from memserve.rpc.channel import RpcClient
@@ -31,9 +33,13 @@ from memserve.wire.messages import (
     JoinRequest,
     LeaveRequest,
     Load,
+    MemberReply,
+    MemberRequest,
     PeerInfo,
     ReportRequest,
     RequestReport,
+    WelcomeReply,
+    WelcomeRequest,
 )
 
 IDENTITY = KvIdentity(model="m", dtype="f", engine="e", backend="b", block_size=32, block_bytes=64, num_layers=1)
@@ -69,10 +75,27 @@ def told() -> Iterator[Told]:
     return Told()
 
 
+def new_manager(told: Told, clock: Clock | None = None, **times: float) -> ClusterManager:
+    return ClusterManager(
+        cluster="test",
+        bind="127.0.0.1",
+        clock=clock or SystemClock(),
+        on_report=told.reports.append,
+        on_change=told.change,
+        launcher=no_restarts,
+        **times,  # type: ignore[arg-type]
+    )
+
+
 @pytest.fixture
 async def manager(told: Told) -> AsyncIterator[ClusterManager]:
     manager = ClusterManager(
-        cluster="test", bind="127.0.0.1", clock=SystemClock(), on_report=told.reports.append, on_change=told.change
+        cluster="test",
+        bind="127.0.0.1",
+        clock=SystemClock(),
+        on_report=told.reports.append,
+        on_change=told.change,
+        launcher=no_restarts,
     )
     await manager.start()
     yield manager
@@ -185,6 +208,64 @@ async def test_an_unknown_incarnation_is_asked_to_join_again(client: RpcClient[C
     assert not reply.known
 
 
+async def test_one_that_was_started_in_the_future_is_refused_because_nobody_could_replace_it(
+    manager: ClusterManager, client: RpcClient[ClusterMessage]
+) -> None:
+    tomorrow = time.time_ns() + 86_400 * 10**9
+    with pytest.raises(ConfigError, match=r"colocated-0 says that it was started 86\d+ s from now: set the clocks"):
+        await client.call(join_request(incarnation=tomorrow), deadline_s=5)
+    assert states(manager) == {}
+
+
+async def test_heartbeats_of_an_earlier_and_of_a_later_life_change_nothing(
+    manager: ClusterManager, client: RpcClient[ClusterMessage]
+) -> None:
+    await client.call(join_request(incarnation=5), deadline_s=5)
+    before = manager.view
+    for incarnation in (4, 6):
+        beat = HeartbeatRequest(instance=A, incarnation=Incarnation(incarnation), load=Load(num_running=9))
+        reply = await client.call(beat, deadline_s=5)
+        assert isinstance(reply, HeartbeatReply)
+        assert (reply.known, reply.role, reply.dead) == (False, None, ())
+    assert manager.view.instances == before.instances
+
+
+async def test_a_refusal_is_logged_once_and_told_to_whoever_runs_the_instance(
+    client: RpcClient[ClusterMessage], caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        with pytest.raises(ConfigError):
+            await client.call(join_request(cluster="elsewhere"), deadline_s=5)
+    assert caplog.text.count("is not taken into the cluster") == 1
+    reply = await client.call(MemberRequest(instance=A), deadline_s=5)
+    assert isinstance(reply, MemberReply)
+    assert (reply.state, reply.dismissed) == ("", False)
+    assert 'wants to join cluster "elsewhere"' in reply.refusal
+    await client.call(join_request(), deadline_s=5)
+    reply = await client.call(MemberRequest(instance=A), deadline_s=5)
+    assert isinstance(reply, MemberReply)
+    assert reply.refusal == ""
+
+
+async def test_one_that_is_dismissed_hears_of_it_with_its_next_heartbeat(
+    manager: ClusterManager, client: RpcClient[ClusterMessage]
+) -> None:
+    await client.call(join_request(), deadline_s=5)
+    manager.dismiss(A)
+    reply = await client.call(HeartbeatRequest(instance=A, incarnation=Incarnation(1), load=Load()), deadline_s=5)
+    assert isinstance(reply, HeartbeatReply)
+    assert reply.dismissed
+    asked = await client.call(MemberRequest(instance=A), deadline_s=5)
+    assert isinstance(asked, MemberReply)
+    assert asked.dismissed
+
+
+async def test_whoever_is_about_to_start_an_instance_is_told_what_it_has_to_be_like(
+    client: RpcClient[ClusterMessage],
+) -> None:
+    assert await client.call(WelcomeRequest(), deadline_s=5) == WelcomeReply(cluster="test", config=b"{}")
+
+
 async def test_reports_come_through(client: RpcClient[ClusterMessage], told: Told) -> None:
     assert await client.call(ReportRequest(report=REPORT), deadline_s=5) == AckReply()
     assert told.reports == [REPORT]
@@ -193,7 +274,12 @@ async def test_reports_come_through(client: RpcClient[ClusterMessage], told: Tol
 async def test_a_second_process_under_a_living_name_is_refused_and_replaces_one_that_is_silent(told: Told) -> None:
     clock = ManualClock()
     manager = ClusterManager(
-        cluster="test", bind="127.0.0.1", clock=clock, on_report=told.reports.append, on_change=told.change
+        cluster="test",
+        bind="127.0.0.1",
+        clock=clock,
+        on_report=told.reports.append,
+        on_change=told.change,
+        launcher=no_restarts,
     )
     await manager.start()
     client: RpcClient[ClusterMessage] = RpcClient(manager.endpoint, ClusterMessage)
@@ -214,7 +300,12 @@ async def test_a_second_process_under_a_living_name_is_refused_and_replaces_one_
 async def test_silence_is_noticed(told: Told) -> None:
     clock = ManualClock()
     manager = ClusterManager(
-        cluster="test", bind="127.0.0.1", clock=clock, on_report=told.reports.append, on_change=told.change
+        cluster="test",
+        bind="127.0.0.1",
+        clock=clock,
+        on_report=told.reports.append,
+        on_change=told.change,
+        launcher=no_restarts,
     )
     await manager.start()
     client: RpcClient[ClusterMessage] = RpcClient(manager.endpoint, ClusterMessage)
@@ -233,7 +324,7 @@ async def test_children_join_and_serve_and_stop_leaves_none_of_them(
     manager: ClusterManager, tmp_path: Path, told: Told
 ) -> None:
     specs = [serving(tmp_path, name, manager.endpoint) for name in ("prefill-0", "decode-0")]
-    await manager.run_local(plan(*specs))
+    await manager.launch(specs)
     await manager.wait_ready(2, deadline_s=30)
     assert {i.instance: i.role for i in manager.view.active()} == {"prefill-0": Role.PREFILL, "decode-0": Role.DECODE}
     pids = [pid for one in specs for pid in await processes(one)]
@@ -247,32 +338,40 @@ async def test_a_killed_child_is_dead_at_once_and_its_end_is_told(
     manager: ClusterManager, tmp_path: Path, told: Told
 ) -> None:
     one = serving(tmp_path, "colocated-0", manager.endpoint)
-    await manager.run_local(plan(one))
+    await manager.launch([one])
     await manager.wait_ready(1, deadline_s=30)
     os.kill((await processes(one))[0], signal.SIGKILL)
     await until(lambda: told.dead, "the death was told", deadline_s=3)
     assert manager.view.instances == ()
 
 
+async def test_an_own_instance_that_is_declared_dead_is_killed(told: Told, tmp_path: Path) -> None:
+    """It stands still, and its guard ends it, so that it can do nothing more as a member."""
+    manager = new_manager(told, suspect_s=0.5, dead_s=2.0)
+    await manager.start()
+    one = serving(tmp_path, "colocated-0", manager.endpoint)
+    try:
+        await manager.launch([one])
+        await manager.wait_ready(1, deadline_s=30)
+        pids = await processes(one)
+        os.kill(pids[0], signal.SIGSTOP)
+        async with leaving_nothing(pids):
+            await until(lambda: not alive(pids), "it was killed")
+            assert told.dead[0].instance == one.instance
+    finally:
+        await manager.stop()
+
+
 async def test_waiting_ends_with_the_reason_of_a_child_that_died(manager: ClusterManager, tmp_path: Path) -> None:
-    await manager.run_local(plan(spec(tmp_path, say="ValueError: max_model_len 9000 is too long", exit_code=1)))
+    await manager.launch([spec(tmp_path, say="ValueError: max_model_len 9000 is too long", exit_code=1)])
     with pytest.raises(ConfigError, match=r"colocated-0 ended: ValueError: max_model_len 9000 .*its log is .*\.log"):
         await manager.wait_ready(1, deadline_s=30)
 
 
 async def test_waiting_too_long_tells_the_states_and_the_logs(manager: ClusterManager, tmp_path: Path) -> None:
-    await manager.run_local(plan(spec(tmp_path)))
+    await manager.launch([spec(tmp_path)])
     with pytest.raises(DeadlineExceeded, match=r"0 of 1 instances are ready .*colocated-0 started, not joined.*\.log"):
         await manager.wait_ready(1, deadline_s=0.05)
-
-
-async def test_nothing_can_be_run_before_start(told: Told) -> None:
-    manager = ClusterManager(
-        cluster="test", bind="127.0.0.1", clock=SystemClock(), on_report=told.reports.append, on_change=told.change
-    )
-    with pytest.raises(InvariantError):
-        await manager.run_local(plan())
-    await manager.stop()
 
 
 async def test_after_a_standstill_of_the_manager_nobody_is_judged_by_it(
@@ -280,7 +379,12 @@ async def test_after_a_standstill_of_the_manager_nobody_is_judged_by_it(
 ) -> None:
     clock = ManualClock()
     manager = ClusterManager(
-        cluster="test", bind="127.0.0.1", clock=clock, on_report=told.reports.append, on_change=told.change
+        cluster="test",
+        bind="127.0.0.1",
+        clock=clock,
+        on_report=told.reports.append,
+        on_change=told.change,
+        launcher=no_restarts,
     )
     await manager.start()
     client: RpcClient[ClusterMessage] = RpcClient(manager.endpoint, ClusterMessage)

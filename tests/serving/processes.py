@@ -23,6 +23,10 @@ class Command:
         self.lines: list[str] = []
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def text(self) -> str:
         return "\n".join(self.lines)
 

@@ -26,6 +26,7 @@ from memserve.scheduler.scheduler import Scheduler
 from memserve.storage.shared_memory import sweep
 from memserve.wire.events import Applied, EventBatch, SnapshotPart
 from memserve.wire.messages import DeadInstance
+from tests.fakes.launching import no_restarts
 from tests.fakes.waiting import Changes
 from tests.serving.pool_process import BLOCK_SIZE, UNIVERSE
 
@@ -79,6 +80,7 @@ class Listener:
             clock=self.clock,
             on_report=self.scheduler.answered,
             on_change=self.changed,
+            launcher=no_restarts,
             suspect_s=1.0,
             dead_s=3.0,
         )

@@ -1,4 +1,4 @@
-"""The commands and their options, and how every refusal looks: one line on stderr, never a traceback.
+"""The commands and their options; those that change a running cluster are in elastic.py.
 
 Exit status: 0 done, 1 it went wrong on the way, 2 something that the operator can set right, 130 stopped at once.
 What stands after `--` belongs to vLLM and is cut off before the options are read. Each command imports what it
@@ -6,19 +6,17 @@ needs when it is called, so that help and refusals come at once.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from memserve import __version__
-from memserve.cli import bench
+from memserve.cli import bench, elastic
 from memserve.cli.options import ServeOptions, serve_config
+from memserve.cli.refusals import errors, refusals
 from memserve.core.enums import CachingMode, TransferMode
-from memserve.core.errors import ConfigError, MemserveError
 
 app = typer.Typer(
     name="memserve",
@@ -30,7 +28,6 @@ app = typer.Typer(
 )
 app.add_typer(bench.app)
 _WITH_ENGINE = ("serve", "calibrate")
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,18 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     typed = list(sys.argv[1:] if arguments is None else arguments)
     cut = typed.index("--") if "--" in typed else len(typed)
     app(args=typed[:cut], obj=tuple(typed[cut + 1 :]), prog_name="memserve")
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn our own errors into one line and an exit status."""
-    try:
-        yield
-    except MemserveError as error:
-        errors.print(f"memserve: {error}", markup=False)
-        raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
 
 
 def _version(wanted: bool | None) -> None:  # noqa: FBT001 - the shape that typer calls
@@ -99,6 +84,11 @@ def serve(
     ] = None,
     decode_args: Annotated[str | None, typer.Option(help="Engine arguments of decode instances only.")] = None,
     disk: Annotated[str | None, typer.Option(help='Folder and size per instance, e.g. "/var/cache/kv:200GiB".')] = None,
+    name: Annotated[str | None, typer.Option(help="Of the cluster; none: made up.")] = None,
+    manager: Annotated[str | None, typer.Option(help="HOST:PORT where instances join; none: a free port.")] = None,
+    max_restarts: Annotated[
+        int | None, typer.Option(help="How often in a row an instance that ends is started again.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; options typed here win.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and start nothing.")] = False,
 ) -> None:
@@ -112,6 +102,9 @@ def serve(
         transfer=transfer,
         policy=policy,
         profile=profile,
+        name=name,
+        manager=manager,
+        max_restarts=max_restarts,
         host=host,
         port=port,
         dram=dram,
@@ -123,7 +116,7 @@ def serve(
         prefill_args=prefill_args,
         decode_args=decode_args,
     )
-    with _refusals():
+    with refusals():
         settings = serve_config(options)
         from memserve.cli.serve import run_serve  # noqa: PLC0415
 
@@ -136,7 +129,7 @@ def demo(
     json: Annotated[Path | None, typer.Option(help="Write all numbers to this file.")] = None,
 ) -> None:
     """Play real conversations on a small cluster and on plain vLLM, and compare tokens and times."""
-    with _refusals():
+    with refusals():
         from memserve.cli.demo import run_demo  # noqa: PLC0415
 
         raise typer.Exit(run_demo(json_file=json))
@@ -148,10 +141,14 @@ def status(
     url: Annotated[str, typer.Option(help="Where the gateway serves.")] = "http://127.0.0.1:8000",
 ) -> None:
     """Show the instances of a running cluster and what they hold."""
-    with _refusals():
+    with refusals():
         from memserve.cli.status import show_status  # noqa: PLC0415
 
         show_status(url)
+
+
+for _command in (elastic.scale, elastic.drain, elastic.role):
+    app.command()(_command)
 
 
 @app.command()
@@ -162,7 +159,7 @@ def resize(
     url: Annotated[str, typer.Option(help="Where the gateway serves.")] = "http://127.0.0.1:8000",
 ) -> None:
     """Grow or shrink the memory of a running instance's pool."""
-    with _refusals():
+    with refusals():
         from memserve.cli.resize import run_resize  # noqa: PLC0415
 
         run_resize(instance, dram=dram, url=url)
@@ -175,7 +172,7 @@ def explain(
     url: Annotated[str, typer.Option(help="Where the gateway serves.")] = "http://127.0.0.1:8000",
 ) -> None:
     """Say why a request went where it went, and what was predicted beside what came of it."""
-    with _refusals():
+    with refusals():
         from memserve.cli.explain import show_explanation  # noqa: PLC0415
 
         show_explanation(request, url)
@@ -198,7 +195,7 @@ def calibrate(
 ) -> None:
     """Measure what serving costs here: memserve calibrate [MODEL] [OPTIONS] -- [ENGINE ARGUMENTS]"""
     options = ServeOptions(model=model, colocated=1, dram=dram, port=0, config=config, engine_args=context.obj or ())
-    with _refusals():
+    with refusals():
         from memserve.cli.calibrate import CalibrateOptions, run_calibrate  # noqa: PLC0415
 
         wanted = CalibrateOptions(seconds=seconds, seed=seed, output=output, figure=figure, json=json)
@@ -231,7 +228,7 @@ def simulate(
     figure: Annotated[Path | None, typer.Option(help="Draw them into this file (.png, .svg, .pdf).")] = None,
 ) -> None:
     """Play a trace against the real scheduler and pools, with modelled compute."""
-    with _refusals():
+    with refusals():
         from memserve.cli.simulate import SimulateOptions, run_simulate  # noqa: PLC0415
 
         run_simulate(
@@ -266,7 +263,7 @@ def simulate_cache(
     figure: Annotated[Path | None, typer.Option(help="Draw them into this file (.png, .svg, .pdf).")] = None,
 ) -> None:
     """Replay a trace through one pool: hit ratio by eviction policy and capacity, beside the optimum."""
-    with _refusals():
+    with refusals():
         from memserve.cli.simulate import SimulateCacheOptions, run_simulate_cache  # noqa: PLC0415
 
         run_simulate_cache(

@@ -26,6 +26,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     transfer: TransferMode | None = None
     policy: str | None = None
     profile: str | None = None
+    name: str | None = None
+    manager: str | None = None
+    max_restarts: int | None = None
     host: str | None = None
     port: int | None = None
     dram: str | None = None
@@ -46,6 +49,7 @@ def serve_config(options: ServeOptions) -> ServeConfig:
     cluster = msgspec.structs.replace(
         _with_instances(config.cluster, options),
         **_given(caching=options.caching, transfer=options.transfer, policy=options.policy, profile=options.profile),
+        **_given(name=options.name, manager=options.manager, max_restarts=options.max_restarts),
     )
     cluster.check()
     return msgspec.structs.replace(

@@ -61,7 +61,7 @@ class _Printer(Watcher):
         self._logs: dict[str, str] = {}
 
     def starting(self, plan: LaunchPlan) -> None:
-        self._logs = {spec.instance: spec.log for spec in plan.specs}
+        self._logs |= {spec.instance: spec.log for spec in plan.specs}
         for spec in plan.specs:
             _console.print(f"starting {spec.instance}, log {spec.log}", markup=False)
 

@@ -14,9 +14,9 @@ import msgspec
 from memserve.config import ClusterSettings, EngineSettings, GatewaySettings, PoolSettings, ServeConfig
 from memserve.core.errors import ConfigError, DeadlineExceeded
 from memserve.demo.stage import Served
+from memserve.manager.child import Child, start
 from memserve.manager.health import is_healthy
 from memserve.manager.launch_plan import LaunchSpec
-from memserve.manager.launcher import Child, start
 from memserve.serving.cluster import running_cluster
 from memserve.serving.prepare import PreparedRun
 

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from memserve.gateway.admin_routes import AdminRoutes
 from memserve.gateway.context import GatewayContext
+from memserve.gateway.elasticity_routes import ElasticityRoutes
 from memserve.gateway.errors import ApiError
 from memserve.gateway.model_list import ModelList
 from memserve.gateway.openai_routes import CompletionRoute
@@ -40,6 +41,7 @@ def create_app(context: GatewayContext) -> Starlette:
             *[Route(p, CompletionRoute(runtime, p), methods=["POST"]) for p in COMPLETION_PATHS],
             *[Route(p, PassThrough(runtime, p), methods=["POST"]) for p in ENGINE_PATHS],
             *AdminRoutes(context).routes(),
+            *ElasticityRoutes(context).routes(),
             *PoolRoutes(context).routes(),
             *PinRoutes(context).routes(),
             Route("/v1/models", ModelList(runtime), methods=["GET"]),

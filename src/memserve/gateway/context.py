@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from memserve.config import GatewaySettings
 from memserve.gateway.metrics import GatewayMetrics
-from memserve.gateway.ports import Membership, PoolControl, PromptTokenizer, ReleaseClient
+from memserve.gateway.ports import ElasticCluster, Membership, PoolControl, PromptTokenizer, ReleaseClient
 from memserve.gateway.records import RequestHistory
 from memserve.gateway.reports import ReportLog
 from memserve.gateway.served_model import ServedModel
@@ -23,6 +23,7 @@ class GatewayContext:
     model: ServedModel
     scheduler: Scheduler
     cluster: Membership
+    elasticity: ElasticCluster
     tokenizer: PromptTokenizer
     releases: ReleaseClient
     pools: PoolControl

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from memserve.cluster.view import ClusterView
+from memserve.core.enums import Role
 from memserve.core.ids import Incarnation, InstanceId, PinId, RequestId
+from memserve.manager.operations import Operation, Operations
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import PeerInfo, Pinned, ResizeReply
 
@@ -18,9 +20,27 @@ class Membership(Protocol):
     @property
     def view(self) -> ClusterView: ...
 
+    @property
+    def endpoint(self) -> str:
+        """Where instances join."""
+        ...
+
     def request_failed(self, instance: InstanceId, incarnation: Incarnation, why: str) -> None:
         """A request met a fault at this instance; the manager looks into it. Never blocks."""
         ...
+
+
+class ElasticCluster(Protocol):
+    """What changes the cluster; each raises ConfigError with the reason, and nothing is changed then."""
+
+    @property
+    def operations(self) -> Operations: ...
+
+    def drain(self, instance: InstanceId) -> Operation: ...
+
+    async def scale(self, wanted: Mapping[Role, int]) -> tuple[Operation, ...]: ...
+
+    def change_role(self, instance: InstanceId, role: Role) -> Operation: ...
 
 
 class PromptTokenizer(Protocol):

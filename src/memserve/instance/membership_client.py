@@ -19,6 +19,7 @@ from memserve.core.ids import Incarnation, InstanceId
 from memserve.rpc.channel import RpcClient
 from memserve.wire.messages import (
     ClusterMessage,
+    DrainRequest,
     HeartbeatReply,
     JoinReply,
     JoinRequest,
@@ -44,13 +45,15 @@ class MembershipClient:
         join: JoinRequest,
         load: Callable[[], Load],
         peer_died: Callable[[InstanceId, Incarnation], None],
+        dismissed: Callable[[], None],
         max_reports: int = 1024,
     ) -> None:
-        """`load` and `peer_died` are called in the agent's loop and must not block."""
+        """`load`, `peer_died` and `dismissed` are called in the agent's loop and must not block."""
         self._client: RpcClient[object] = RpcClient(endpoint, ClusterMessage)
         self._member = Member(join)
         self._load = load
         self._peer_died = peer_died
+        self._dismissed = dismissed
         self._max_reports = max_reports
         self._reports: deque[RequestReport] = deque()
         self._lock = threading.Lock()
@@ -89,6 +92,12 @@ class MembershipClient:
         finally:
             await self._leave()
 
+    async def ask_drain(self) -> None:
+        """Raises InstanceUnavailable when no manager answers, ConfigError when it refuses."""
+        me = self._member.identity
+        request = DrainRequest(instance=me.instance, incarnation=me.incarnation)
+        await self._client.call(request, deadline_s=_DEADLINE_S)
+
     async def _live(self) -> None:
         heartbeat_s = _RETRY_S
         while True:
@@ -106,6 +115,8 @@ class MembershipClient:
         for dead in self._member.answered(reply):
             self._peer_died(dead.instance, dead.incarnation)
         self._refusal = ""
+        if isinstance(reply, HeartbeatReply) and reply.dismissed:
+            self._dismissed()
         return reply.heartbeat_s if isinstance(reply, JoinReply) else None
 
     def _failed(self, error: MemserveError) -> None:

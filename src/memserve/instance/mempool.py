@@ -297,15 +297,42 @@ class MemPool:
 
     # ------------------------------------------------------------ membership
 
-    def join(self, manager_endpoint: str, *, cluster: str, role: Role, url: str, load: Callable[[], Load]) -> None:
-        """Join a cluster in the background, and again when the manager forgets; `load` must not block."""
+    def join(
+        self,
+        manager_endpoint: str,
+        *,
+        cluster: str,
+        role: Role,
+        url: str,
+        load: Callable[[], Load],
+        can_play: tuple[Role, ...] = (),
+        dismissed: Callable[[], None] | None = None,
+    ) -> None:
+        """Join a cluster in the background, and again when the manager forgets; `load` must not block.
+
+        `can_play` are roles that this instance can change to while it runs. `dismissed` is called, perhaps more
+        than once and in the pool's own thread, when it has been drained and is to end.
+        """
         if self._membership is not None:
             raise ConfigError("this pool has joined a cluster already: one pool belongs to one cluster")
-        request = JoinRequest(cluster=cluster, peer=self.info, role=role, url=url, pid=os.getpid())
+        request = JoinRequest(cluster=cluster, peer=self.info, role=role, url=url, pid=os.getpid(), can_play=can_play)
         self._membership = MembershipClient(
-            endpoint=manager_endpoint, join=request, load=load, peer_died=self._receiver.peer_left
+            endpoint=manager_endpoint,
+            join=request,
+            load=load,
+            peer_died=self._receiver.peer_left,
+            dismissed=dismissed or _nothing,
         )
         self._agent.run_background(self._membership.run())
+
+    def ask_drain(self) -> None:
+        """Ask the cluster manager to let this instance go: `dismissed` is called once its cache is handed on.
+
+        Raises InstanceUnavailable when no manager answers, ConfigError when it refuses or none was joined.
+        """
+        if self._membership is None:
+            raise ConfigError("this pool has joined no cluster: nobody is there to drain it")
+        self._agent.wait(self._membership.ask_drain())
 
     def report(self, report: RequestReport) -> None:
         """Queue a report for the cluster manager; dropped when this pool has not joined one."""
@@ -394,4 +421,4 @@ class MemPool:
 
 
 def _nothing() -> None:
-    """Releases the lease of a match that found nothing."""
+    """Where there is nothing to give back, or nobody to be told."""

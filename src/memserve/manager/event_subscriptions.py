@@ -18,7 +18,8 @@ from memserve.core.ids import Incarnation, InstanceId
 from memserve.rpc.event_stream import EventReader, EventSink
 from memserve.wire.messages import PeerInfo
 
-Member = tuple[InstanceId, Incarnation]
+Member = tuple[InstanceId, Incarnation, Role]
+"""One that changes its role is followed anew: what it holds belongs somewhere else."""
 
 _RESTART_S = 5.0
 _log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class EventSubscriptions:
         """Follow exactly the members of this view; nobody outside `running`."""
         if self._group is None:
             return
-        members = {(i.instance, i.incarnation): i for i in view.instances if i.state is not InstanceState.LEFT}
+        members = {(i.instance, i.incarnation, i.role): i for i in view.instances if i.state is not InstanceState.LEFT}
         self._keep(set(members))
         for member in members.keys() - self._readers.keys():
             found = members[member]
@@ -75,4 +76,4 @@ class EventSubscriptions:
             await asyncio.sleep(_RESTART_S)
 
     def __repr__(self) -> str:
-        return f"EventSubscriptions({', '.join(sorted(name for name, _ in self._readers)) or 'nobody'})"
+        return f"EventSubscriptions({', '.join(sorted(name for name, _, _ in self._readers)) or 'nobody'})"

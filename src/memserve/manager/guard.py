@@ -2,8 +2,8 @@
 
     gateway ── guard (own session) ── instance (own process group) ── its helpers
 
-Ends the instance (SIGTERM, after `_GRACE_S` SIGKILL to its group) when told to by SIGTERM and when the gateway
-dies, even by kill -9: the kernel then signals the guard. When the guard itself is killed, the kernel
+Ends the instance (SIGTERM, after `_GRACE_S` SIGKILL to its group; SIGUSR1 kills at once) when told to, and when
+the gateway dies, even by kill -9: the kernel then signals the guard. When the guard itself is killed, the kernel
 kills the instance. When the instance ends, what is left of its group goes too, then its shared memory:
 the pool's by name, and what else the group had mapped when it was told to end.
 Exits with the instance's code, or 128 + the number of the signal that ended it.
@@ -25,6 +25,8 @@ _PR_SET_PDEATHSIG = 1
 _GRACE_S = 5.0
 _LAST_MOMENT_S = 1.0
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+AT_ONCE = signal.SIGUSR1
+"""Sent to a guard: kill the instance without asking it first."""
 
 
 def command(*, argv: tuple[str, ...], cores: tuple[int, ...], shared_memory: str, python: str) -> list[str]:
@@ -42,7 +44,7 @@ def remove_files(prefix: str) -> None:
 
 def main(arguments: list[str]) -> int:
     parent, cores, prefix, *argv = arguments
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOP, signal.SIGCHLD})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOP, AT_ONCE, signal.SIGCHLD})
     _die_with_parent(signal.SIGTERM)
     if os.getppid() != int(parent):
         return 128 + signal.SIGTERM
@@ -91,7 +93,7 @@ def _watch(child: int, mapped: set[str]) -> int:
     kill_at: float | None = None
     while True:
         left_s = 3600.0 if kill_at is None else max(0.0, kill_at - time.monotonic())
-        got = signal.sigtimedwait({*_STOP, signal.SIGCHLD}, left_s)
+        got = signal.sigtimedwait({*_STOP, AT_ONCE, signal.SIGCHLD}, left_s)
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return status
@@ -99,6 +101,9 @@ def _watch(child: int, mapped: set[str]) -> int:
             kill_at = time.monotonic() + _GRACE_S
             mapped |= mapped_by_group(child)
             os.kill(child, signal.SIGTERM)  # it ends its own helpers, in the order that lets them clean up
+        elif got is not None and got.si_signo == AT_ONCE:
+            mapped |= mapped_by_group(child)
+            _signal_group(child, signal.SIGKILL)
         elif got is None and kill_at is not None:
             _signal_group(child, signal.SIGKILL)
             kill_at += _GRACE_S

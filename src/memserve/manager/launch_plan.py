@@ -1,7 +1,7 @@
 """The exact command, environment and cores of each instance of one machine, as data.
 
 Pure: the same settings and the same machine give the same plan, so `--dry-run` prints what would run.
-Starts nothing (launcher.py) and checks nothing against the machine (preflight.py).
+Starts nothing (child.py) and checks nothing against the machine (preflight.py).
 """
 
 import itertools
@@ -44,6 +44,9 @@ class LaunchSpec(msgspec.Struct, frozen=True, kw_only=True):
     """File that takes its output."""
     shared_memory: str
     """Every file whose path begins so belongs to the child and goes when it ends."""
+    first_rank: int = 0
+    """Ranks are numbered through the machine; each has a device, or its share of the cores."""
+    num_ranks: int = 1
 
     def shell(self) -> str:
         """A line to paste into a shell; only the pinning to cores and the log are left out."""
@@ -59,6 +62,17 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     def shell(self) -> str:
         """One paragraph per instance."""
         return "\n\n".join(f"# {spec.instance}: {spec.url}, log {spec.log}\n{spec.shell()}" for spec in self.specs)
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where instances are started, and what they join."""
+
+    manager_endpoint: str
+    machine: Machine
+    cluster: str
+    log_folder: Path
+    host: str = HOST
+    """Address on which they listen."""
 
 
 def num_instances(config: ServeConfig) -> int:
@@ -85,46 +99,75 @@ def plan(
     Raises ConfigError when the settings make no cluster or name an option that memserve sets itself.
     """
     config.cluster.check()
+    _check_args(config)
+    if len(ports) != num_instances(config):
+        raise ConfigError(f"{num_instances(config)} instances need as many ports, {len(ports)} are given")
+    place = Place(manager_endpoint=manager_endpoint, machine=machine, cluster=cluster, log_folder=log_folder)
+    ranks = [tensor_parallel_size(config, role) for _, role in _names(config)]
+    firsts = itertools.accumulate(ranks, initial=0)
+    specs = [
+        _spec(config, place, name=name, role=role, port=port, first_rank=first, all_ranks=sum(ranks))
+        for (name, role), port, first in zip(_names(config), ports, firsts, strict=False)
+    ]
+    return LaunchPlan(specs=tuple(specs), machine=machine)
+
+
+def one_more(
+    config: ServeConfig, place: Place, *, name: InstanceId, role: Role, port: int, beside: Sequence[LaunchSpec]
+) -> LaunchSpec:
+    """An instance that comes to those that run on this machine already, on devices or cores that are free there.
+
+    Raises ConfigError for an option that memserve sets itself.
+    """
+    _check_args(config)
+    count = tensor_parallel_size(config, role)
+    taken = {rank for spec in beside for rank in range(spec.first_rank, spec.first_rank + spec.num_ranks)}
+    first = next(at for at in itertools.count() if taken.isdisjoint(range(at, at + count)))
+    end = max([first + count, *(rank + 1 for rank in taken)])
+    return _spec(config, place, name=name, role=role, port=port, first_rank=first, all_ranks=end)
+
+
+def _check_args(config: ServeConfig) -> None:
     check_role_args(config)
     for name in _RESERVED:
         if any(given(role_args(config, role), name) for role in Role):
             raise ConfigError(f"engine option {name} is set by memserve for each instance: leave it out")
     if not config.model:
         raise ConfigError("no model is set: give --model with a folder or a name")
-    if len(ports) != num_instances(config):
-        raise ConfigError(f"{num_instances(config)} instances need as many ports, {len(ports)} are given")
-    ranks = [tensor_parallel_size(config, role) for _, role in _names(config)]
-    cores = _cores(ranks, machine)
-    specs = []
-    for index, (name, role) in enumerate(_names(config)):
-        connector = ConnectorConfig(
-            instance=name,
-            role=role,
-            caching=config.cluster.caching,
-            transfer=config.cluster.transfer,
-            pieces=config.cluster.pieces,
-            dram=config.pool.dram,
-            disk=config.pool.disk,
-            marks=config.pool.marks,
-            paths=config.pool.paths,
-            keep=config.pool.keep,
-            bind=HOST,
-            cluster=cluster,
-            join=manager_endpoint,
-            url=f"http://{HOST}:{ports[index]}",
-        )
-        spec = LaunchSpec(
-            instance=name,
-            role=role,
-            url=connector.url,
-            argv=_argv(config, machine, connector, ports[index]),
-            env=_env(config, machine, ranks, index),
-            cores=cores[index],
-            log=str(log_folder / f"{name}.log"),
-            shared_memory=f"/dev/shm/memserve-{cluster}-{name}-",  # noqa: S108 - POSIX shared memory lies here
-        )
-        specs.append(spec)
-    return LaunchPlan(specs=tuple(specs), machine=machine)
+
+
+def _spec(
+    config: ServeConfig, place: Place, *, name: InstanceId, role: Role, port: int, first_rank: int, all_ranks: int
+) -> LaunchSpec:
+    connector = ConnectorConfig(
+        instance=name,
+        role=role,
+        caching=config.cluster.caching,
+        transfer=config.cluster.transfer,
+        pieces=config.cluster.pieces,
+        dram=config.pool.dram,
+        disk=config.pool.disk,
+        marks=config.pool.marks,
+        paths=config.pool.paths,
+        keep=config.pool.keep,
+        bind=place.host,
+        cluster=place.cluster,
+        join=place.manager_endpoint,
+        url=f"http://{place.host}:{port}",
+    )
+    ranks = range(first_rank, first_rank + tensor_parallel_size(config, role))
+    return LaunchSpec(
+        instance=name,
+        role=role,
+        url=connector.url,
+        argv=_argv(config, place, connector, port),
+        env=_env(config, place.machine, ranks),
+        cores=_cores(ranks, place.machine, all_ranks=all_ranks),
+        log=str(place.log_folder / f"{name}.log"),
+        shared_memory=f"/dev/shm/memserve-{place.cluster}-{name}-",  # noqa: S108 - POSIX shared memory lies here
+        first_rank=first_rank,
+        num_ranks=len(ranks),
+    )
 
 
 def _roles(config: ServeConfig) -> tuple[tuple[Role, int], ...]:
@@ -142,9 +185,10 @@ def _is_local(config: ServeConfig) -> bool:
     return Path(config.model).is_absolute()
 
 
-def _argv(config: ServeConfig, machine: Machine, connector: ConnectorConfig, port: int) -> tuple[str, ...]:
+def _argv(config: ServeConfig, place: Place, connector: ConnectorConfig, port: int) -> tuple[str, ...]:
+    machine = place.machine
     args = role_args(config, connector.role)
-    argv = [machine.python, "-m", _SERVER, "--model", config.model, "--host", HOST, "--port", str(port)]
+    argv = [machine.python, "-m", _SERVER, "--model", config.model, "--host", place.host, "--port", str(port)]
     if not given(args, "--served-model-name"):
         argv += ["--served-model-name", served_model_name(config)]
     argv += ["--enable-prompt-tokens-details", "--kv-transfer-config", _kv_transfer_config(connector)]
@@ -194,29 +238,25 @@ def _gpu_args(config: ServeConfig, role: Role, machine: Machine) -> list[str]:
     return ["--gpu-memory-utilization", f"{_GPU_SHARE / on_one:.2f}"]
 
 
-def _env(config: ServeConfig, machine: Machine, ranks: Sequence[int], index: int) -> dict[str, str]:
-    """Of the instance at `index`; `ranks` tells how many each one has."""
+def _env(config: ServeConfig, machine: Machine, ranks: range) -> dict[str, str]:
     env = {}
     if _is_local(config):
         env["HF_HUB_OFFLINE"] = "1"
     if machine.computes_on_cpu:
         env |= {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        if ranks[index] == 1:
+        if len(ranks) == 1:
             env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     env = {name: value for name, value in env.items() if name not in machine.environment}
     count = len(machine.devices)
-    if count >= ranks[index]:
-        first = sum(ranks[:index])
-        own = [machine.devices[(first + rank) % count] for rank in range(ranks[index])]
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    if count >= len(ranks):
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(machine.devices[rank % count] for rank in ranks)
     return env
 
 
-def _cores(ranks: Sequence[int], machine: Machine) -> list[tuple[int, ...]]:
-    """Own cores for each instance when there are enough; otherwise the kernel shares them out better."""
+def _cores(ranks: range, machine: Machine, *, all_ranks: int) -> tuple[int, ...]:
+    """Own cores when there are enough for all; otherwise the kernel shares them out better."""
     threads = machine.environment.get("OMP_NUM_THREADS", "1")
     each = int(threads) if threads.isdecimal() else 1
-    if not machine.computes_on_cpu or each < 1 or len(machine.cores) < sum(ranks) * each:
-        return [()] * len(ranks)
-    ends = list(itertools.accumulate((count * each for count in ranks), initial=0))
-    return [machine.cores[first:end] for first, end in itertools.pairwise(ends)]
+    if not machine.computes_on_cpu or each < 1 or len(machine.cores) < all_ranks * each:
+        return ()
+    return machine.cores[ranks.start * each : ranks.stop * each]

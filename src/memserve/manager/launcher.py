@@ -1,95 +1,50 @@
-"""Runs the instances of one machine as child processes.
+"""How instances get started and ended: what the cluster manager asks of whoever does it. Owns no behaviour."""
 
-Owns the processes and their log files. Decides nothing: what to run is in the LaunchSpec, what an end
-means is for the cluster manager. Each child has a guard above it (guard.py), which ends the child's
-whole process group within seconds when told to, and also when this process dies without a word.
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
-    Child: start -> wait -> (ended)      stop may come at any time and again
-"""
+import msgspec
 
-import asyncio
-import os
-from pathlib import Path
-
-from memserve.core.errors import ConfigError
-from memserve.manager.failure import reason
-from memserve.manager.guard import command, remove_files
+from memserve.core.ids import InstanceId
 from memserve.manager.launch_plan import LaunchSpec
-from memserve.manager.machine import Machine
-
-_STOP_S = 8.0
-"""The guard needs up to 5 s before it kills; beyond this it is killed itself, and its child by the kernel."""
-_LOG_TAIL_BYTES = 256 << 10
 
 
-class Child:
-    """One running instance under its guard."""
+class InstanceEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance ended that nobody had stopped."""
 
-    def __init__(self, spec: LaunchSpec, process: asyncio.subprocess.Process) -> None:
-        self.spec = spec
-        self._process = process
+    instance: InstanceId
+    why: str
+    """For an operator: the reason from its log, and where that is."""
+    restart_in_s: float | None
+    """None: it is given up."""
+    num_restarts: int
+    """In a row, the coming one included."""
+
+
+EndListener = Callable[[InstanceEnded], None]
+"""Called in the event loop; must not block."""
+
+
+class Launcher(Protocol):
+    """Runs instances until they are stopped, and starts those again that end by themselves."""
 
     @property
-    def pid(self) -> int:
-        """Of the guard."""
-        return self._process.pid
+    def specs(self) -> Mapping[InstanceId, LaunchSpec]:
+        """Those that run or will be started again."""
+        ...
 
-    async def wait(self) -> int:
-        """Exit code as a shell has it, once the child, its group and its shared memory are gone."""
-        code = await self._process.wait()
-        await asyncio.to_thread(remove_files, self.spec.shared_memory)
-        return code
+    async def start(self, spec: LaunchSpec) -> None:
+        """Start one. Raises ConfigError when that cannot be done, or when its name runs already."""
+        ...
 
-    async def why_it_ended(self) -> str:
-        """One line for an operator from the log and the exit code; only after `wait`."""
-        log = await asyncio.to_thread(_tail, Path(self.spec.log))
-        return reason(log, self._process.returncode or 0)
+    async def stop(self, instance: InstanceId) -> None:
+        """End it, gently at first, and for good; returns when it is gone. Nothing happens for one not of here."""
+        ...
 
-    async def stop(self) -> None:
-        """End it, gently at first; returns when it is gone, within 10 s. Idempotent."""
-        if self._process.returncode is None:
-            self._process.terminate()
-        try:
-            async with asyncio.timeout(_STOP_S):
-                await self.wait()
-        except TimeoutError:
-            self._process.kill()
-            await self.wait()
+    def fence(self, instance: InstanceId) -> None:
+        """End it at once, without a chance to do anything more; then it is started again as after any end."""
+        ...
 
-    def __repr__(self) -> str:
-        state = "running" if self._process.returncode is None else f"ended with {self._process.returncode}"
-        return f"Child({self.spec.instance}, pid {self.pid}, {state})"
-
-
-async def start(spec: LaunchSpec, machine: Machine) -> Child:
-    """Start the child; its output goes to `spec.log`. Raises ConfigError when that cannot be done."""
-    try:
-        log = await asyncio.to_thread(_open_log, Path(spec.log))
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command(argv=spec.argv, cores=spec.cores, shared_memory=spec.shared_memory, python=machine.python),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**machine.environment, **spec.env},
-                start_new_session=True,
-            )
-        finally:
-            os.close(log)
-    except OSError as error:
-        raise ConfigError(f"cannot start {spec.instance}: {error}") from error
-    return Child(spec, process)
-
-
-def _open_log(path: Path) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
-            return file.read().decode(errors="replace")
-    except OSError as error:
-        return f"OSError: the log {path} cannot be read: {error.strerror}"
+    async def close(self) -> None:
+        """Stop all, within 10 s. Idempotent."""
+        ...

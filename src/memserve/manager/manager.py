@@ -1,18 +1,31 @@
-"""Cluster manager: keeps membership true to the world, and the instances of this machine running.
+"""Cluster manager: keeps membership true to the world, and its own instances running.
 
-Owns the registry, the health checks, the clock ticks and the child processes; membership decides, this
-performs. Every task lives in one task group, which `stop` ends.
+Owns the registry, the health checks, the clock ticks and the launcher; membership decides, this performs. An
+instance of its own that was silent for too long is killed: what is out of the cluster must not act as a member.
+Every task lives in one task group, which `stop` ends.
 
-    start -> (run_local -> wait_ready) -> serving -> stop
+    start -> (launch -> wait_ready) -> serving -> stop
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import aiohttp
 
-from memserve.cluster.events import Event, InstanceDied, InstanceReady, ProcessExited, RequestFailed, Tick, ViewChanged
+from memserve.cluster.events import (
+    Cause,
+    DrainAsked,
+    Event,
+    InstanceDied,
+    InstanceReady,
+    LeaveReceived,
+    ProcessExited,
+    RequestFailed,
+    RoleAsked,
+    Tick,
+    ViewChanged,
+)
 from memserve.cluster.membership import Membership
 from memserve.cluster.view import ClusterView, InstanceState, InstanceView
 from memserve.core.clock import Clock
@@ -20,8 +33,8 @@ from memserve.core.enums import Role
 from memserve.core.errors import ConfigError, DeadlineExceeded, InvariantError
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.manager.health import is_healthy
-from memserve.manager.launch_plan import LaunchPlan
-from memserve.manager.launcher import Child, start
+from memserve.manager.launch_plan import LaunchSpec
+from memserve.manager.launcher import EndListener, InstanceEnded, Launcher
 from memserve.manager.registry import Registry
 from memserve.wire.messages import DeadInstance, RequestReport
 
@@ -44,18 +57,33 @@ class ClusterManager:
         clock: Clock,
         on_report: Callable[[RequestReport], None],
         on_change: Callable[[ClusterView, tuple[DeadInstance, ...]], None],
+        launcher: Callable[[EndListener], Launcher],
+        port: int = 0,
+        config: bytes = b"{}",
         suspect_s: float = 5.0,
         dead_s: float = 20.0,
     ) -> None:
-        """`bind` is the address on which instances reach the registry; the port is a free one."""
+        """`bind` is the address on which instances reach the registry; port 0 takes a free one.
+
+        `launcher` is made with what it is to call when an instance ends by itself; `config` is what those who
+        start an instance elsewhere are told to make it like.
+        """
         self._clock = clock
         self._on_change = on_change
         self._membership = Membership(clock=clock, suspect_s=suspect_s, dead_s=dead_s)
         self._registry = Registry(
-            cluster=cluster, bind=bind, membership=self._membership, tell=self._tell, on_report=on_report
+            cluster=cluster,
+            bind=bind,
+            port=port,
+            membership=self._membership,
+            tell=self._tell,
+            on_report=on_report,
+            on_drain=self._asked_to_drain,
+            config=config,
         )
-        self._children: dict[InstanceId, Child] = {}
-        self._failures: list[str] = []
+        self.launcher = launcher(self._ended)
+        self._drain: Callable[[InstanceId], None] = self.ask_drain
+        self._failures: dict[InstanceId, str] = {}
         self._stopping = False
         self._changed = asyncio.Event()
         self._checked: set[tuple[InstanceId, Incarnation]] = set()
@@ -77,14 +105,13 @@ class ClusterManager:
         await self._registry.start()
         started = asyncio.Event()
         self._runner = asyncio.create_task(self._run(started), name="cluster manager")
-        self._runner.add_done_callback(self._ended)
+        self._runner.add_done_callback(self._broke_down)
         await started.wait()
 
     async def stop(self) -> None:
-        """Stop the children (within 10 s), then watching and listening. Idempotent."""
+        """Stop its own instances (within 10 s), then watching and listening. Idempotent."""
         self._stopping = True
-        children, self._children = list(self._children.values()), {}
-        await asyncio.gather(*(child.stop() for child in children))
+        await self.launcher.close()
         await self._registry.close()
         runner, self._runner = self._runner, None
         if runner is not None:
@@ -96,43 +123,74 @@ class ClusterManager:
         _log.warning("%s failed a request: %s", instance, why)
         self._tell(RequestFailed(instance=instance, incarnation=incarnation))
 
-    async def run_local(self, plan: LaunchPlan) -> None:
-        """Start the plan's children and watch them until they end; returns once all are started.
+    def ask_drain(self, instance: InstanceId) -> None:
+        """No new requests from now on. Raises ConfigError with the reason when it must not go."""
+        self._tell(DrainAsked(instance=instance))
+
+    def ask_role(self, instance: InstanceId, role: Role) -> None:
+        """Raises ConfigError with the reason when it cannot, or must not, become that."""
+        self._tell(RoleAsked(instance=instance, role=role))
+
+    def left(self, instance: InstanceId, incarnation: Incarnation) -> None:
+        """It has been stopped on purpose: out of the view, also where it had no time to say goodbye."""
+        self._tell(LeaveReceived(instance=instance, incarnation=incarnation))
+
+    def let_drain(self, drain: Callable[[InstanceId], None]) -> None:
+        """From now on `drain` is told when an instance asks to be drained; its errors refuse that."""
+        self._drain = drain
+
+    def dismiss(self, instance: InstanceId) -> None:
+        """Tell it, or whoever runs it elsewhere, that it is wanted no more: it is to end by itself."""
+        present = self.view.find(instance)
+        if present is not None:
+            self._registry.dismiss(instance, present.incarnation)
+
+    async def launch(self, specs: Iterable[LaunchSpec]) -> None:
+        """Start instances of its own and keep them running; returns once all are started.
 
         Raises ConfigError when one cannot be started; those started before it stay until `stop`.
         """
-        if self._group is None:
-            raise InvariantError("run_local before start")
-        for spec in plan.specs:
-            child = await start(spec, plan.machine)
-            self._children[spec.instance] = child
-            self._group.create_task(self._watch(child), name=f"watch {spec.instance}")
-            _log.info("%s started, log %s", spec.instance, spec.log)
+        for spec in specs:
+            self._failures.pop(spec.instance, None)
+            await self.launcher.start(spec)
 
-    async def wait_ready(self, count: int, deadline_s: float) -> None:
-        """Until `count` instances are active.
+    def failure_of(self, instance: InstanceId) -> str:
+        """Why it ended the last time, as far as it ended by itself; "" otherwise."""
+        return self._failures.get(instance, "")
 
-        Raises ConfigError with the reason of a child that ended meanwhile, DeadlineExceeded with the states.
+    async def wait_change(self) -> None:
+        """Until something happens to membership or to an instance of its own."""
+        await self._changed.wait()
+
+    async def wait_empty(self) -> None:
+        """Until nobody is in the cluster and nobody will be started again."""
+        while self.view.instances or self.launcher.specs:
+            await self._changed.wait()
+
+    async def wait_ready(self, count: int, deadline_s: float | None) -> None:
+        """Until `count` instances are active; without a deadline as long as it takes.
+
+        Raises ConfigError with the reason of an own one that ended meanwhile, DeadlineExceeded with the states.
         """
         try:
             async with asyncio.timeout(deadline_s):
                 while self._num_ready() < count:
                     if self._failures:
-                        raise ConfigError("; ".join(self._failures))
+                        raise ConfigError("; ".join(self._failures.values()))
                     if self._runner is None or self._runner.done():
                         raise InvariantError("the cluster manager is not running; its log says why")
                     await self._changed.wait()
         except TimeoutError as error:
-            raise DeadlineExceeded(self._unready(count, deadline_s)) from error
+            raise DeadlineExceeded(self._unready(count, deadline_s or 0.0)) from error
 
     def _num_ready(self) -> int:
         return len(self.view.active(Role.PREFILL, Role.DECODE, Role.COLOCATED))
 
     def _unready(self, count: int, deadline_s: float) -> str:
         states = {view.instance: str(view.state) for view in self.view.instances}
-        states = dict.fromkeys(self._children, "started, not joined") | states
+        states = dict.fromkeys(self.launcher.specs, "started, not joined") | states
         listed = ", ".join(f"{name} {state}" for name, state in sorted(states.items())) or "none joined"
-        logs = "".join(f"; log of {name}: {child.spec.log}" for name, child in sorted(self._children.items()))
+        logs = "".join(f"; log of {name}: {spec.log}" for name, spec in sorted(self.launcher.specs.items()))
         return f"{self._num_ready()} of {count} instances are ready after {deadline_s:g} s ({listed}){logs}"
 
     async def _run(self, started: asyncio.Event) -> None:
@@ -144,7 +202,7 @@ class ClusterManager:
         finally:
             self._http, self._group = None, None
 
-    def _ended(self, runner: "asyncio.Task[None]") -> None:
+    def _broke_down(self, runner: "asyncio.Task[None]") -> None:
         if not runner.cancelled() and runner.exception() is not None:
             _log.critical("the cluster manager broke down: membership stands still", exc_info=runner.exception())
         self._wake()
@@ -166,14 +224,20 @@ class ClusterManager:
             return
         dead = [effect for effect in effects if isinstance(effect, InstanceDied)]
         for effect in dead:
-            level = logging.INFO if self._stopping else logging.WARNING
-            _log.log(level, "%s is out of the cluster: %s", effect.instance, effect.why)
+            self._take_leave(effect)
         told = tuple(DeadInstance(instance=d.instance, incarnation=d.incarnation) for d in dead)
         for changed in (effect for effect in effects if isinstance(effect, ViewChanged)):
             self._on_change(changed.view, told)
         self._wake()
         for instance in self.view.instances:
             self._check_health(instance)
+
+    def _take_leave(self, dead: InstanceDied) -> None:
+        is_expected = self._stopping or self._registry.has_dismissed(dead.instance, dead.incarnation)
+        level = logging.INFO if is_expected else logging.WARNING
+        _log.log(level, "%s is out of the cluster: %s", dead.instance, dead.why)
+        if dead.cause is Cause.SILENT:
+            self.launcher.fence(dead.instance)
 
     def _wake(self) -> None:
         self._changed.set()
@@ -201,16 +265,16 @@ class ClusterManager:
         found = self.view.find(instance)
         return found is not None and found.incarnation == incarnation and found.state is InstanceState.JOINING
 
-    async def _watch(self, child: Child) -> None:
-        await child.wait()
-        instance = child.spec.instance
-        if self._children.get(instance) is not child:
-            return  # stopped on purpose
-        why = await child.why_it_ended()
-        _log.error("%s ended: %s; log %s", instance, why, child.spec.log)
-        self._failures.append(f"{instance} ended: {why}; its log is {child.spec.log}")
-        self._tell(ProcessExited(instance=instance, why=why))
+    def _asked_to_drain(self, instance: InstanceId) -> None:
+        self._drain(instance)
+
+    def _ended(self, end: InstanceEnded) -> None:
+        again = "it is given up" if end.restart_in_s is None else f"starting it again in {end.restart_in_s:g} s"
+        number = f" (restart {end.num_restarts} in a row)" if end.restart_in_s is not None else ""
+        _log.error("%s ended: %s; %s%s", end.instance, end.why, again, number)
+        self._failures[end.instance] = f"{end.instance} ended: {end.why}"
+        self._tell(ProcessExited(instance=end.instance, why=end.why))
         self._wake()
 
     def __repr__(self) -> str:
-        return f"ClusterManager({self.endpoint or 'not started'}, {self._membership}, {len(self._children)} children)"
+        return f"ClusterManager({self.endpoint or 'not started'}, {self._membership}, {self.launcher})"

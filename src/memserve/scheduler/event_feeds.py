@@ -107,9 +107,14 @@ class EventFeeds:
         self._discarded: Counter[tuple[InstanceId, Discard]] = Counter()
 
     def admit(self, instance: InstanceId, incarnation: Incarnation, role: Role) -> None:
-        """Follow this incarnation from now on; what an older one held is forgotten. An older one is ignored."""
+        """Follow this incarnation in this role; what an older one held is forgotten, an older one is ignored.
+
+        One that has changed its role begins with a snapshot as if it were new.
+        """
         known = self._feeds.get(instance)
-        if known is not None and known.incarnation >= incarnation:
+        if known is not None and known.incarnation > incarnation:
+            return
+        if known is not None and known.incarnation == incarnation and known.tree is self._trees[role]:
             return
         for tree in self._trees.values():
             tree.forget(instance)

@@ -44,6 +44,11 @@ class Flight(msgspec.Struct, frozen=True, kw_only=True):
     """When it was decided, in clock seconds; None when the first instance has to pull or to do something else."""
     prefilled: bool = False
 
+    def needs(self, instance: InstanceId) -> bool:
+        """It has something to do there, now or later."""
+        computes = self.first is not None and self.first.instance == instance and (self.alone or not self.prefilled)
+        return computes or (self.decode is not None and self.decode.instance == instance)
+
     def without(self, instance: InstanceId) -> "Flight":
         """The same flight when nobody there has anything to do with it."""
         first, decode = _unless(self.first, instance), _unless(self.decode, instance)

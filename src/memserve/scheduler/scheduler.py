@@ -210,6 +210,10 @@ class Scheduler:
         for request, flight in self._flights.items():
             self._flights[request] = flight.without(instance)
 
+    def num_in_flight(self, instance: InstanceId) -> int:
+        """Requests that still need this instance; one that has computed a prompt for another is done with it."""
+        return sum(flight.needs(instance) for flight in self._flights.values())
+
     def stats(self) -> SchedulerStats:
         return SchedulerStats(
             policy=self._policy,

@@ -10,14 +10,19 @@ gateway, and everything is gone within 10 s.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 
+import msgspec
+
+from memserve.cluster.restarts import RestartRules
 from memserve.cluster.view import ClusterView, InstanceState
+from memserve.config import parse_address
 from memserve.core.clock import Clock, SystemClock
 from memserve.core.enums import Role
 from memserve.core.errors import InstanceUnavailable
+from memserve.core.ids import InstanceId
 from memserve.gateway.app import create_app
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.metrics import GatewayMetrics
@@ -29,39 +34,45 @@ from memserve.gateway.served_model import ServedModel
 from memserve.gateway.server import running
 from memserve.gateway.switches import Switches
 from memserve.gateway.tokenization import Tokenization, load_tokenization
+from memserve.manager.elasticity import START_S, Elasticity
 from memserve.manager.event_subscriptions import EventSubscriptions
+from memserve.manager.launch_plan import LaunchPlan, LaunchSpec, num_instances
+from memserve.manager.local_launcher import LocalLauncher
 from memserve.manager.manager import ClusterManager
 from memserve.manager.role_args import role_args
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
+from memserve.serving.growth import more_instances
 from memserve.serving.model_facts import served_model
-from memserve.serving.prepare import LOOPBACK, PreparedRun
+from memserve.serving.prepare import PreparedRun
 from memserve.serving.profiles import PEER_PATH, profile_for, profile_identity
 from memserve.serving.watcher import Watcher
 from memserve.wire.messages import DeadInstance
-
-START_DEADLINE_S = 1800.0
-"""For the slowest instance to load its weights; one that dies is noticed at once."""
 
 
 class Cluster:
     """What the owner of a running cluster can ask."""
 
-    def __init__(self, *, url: str, model: str, manager: ClusterManager, emptied: asyncio.Event) -> None:
+    def __init__(self, *, url: str, model: str, manager: ClusterManager, num_own: int) -> None:
         self.url = url
         """Base URL of the gateway."""
         self.model = model
         """What clients put into "model"."""
         self._manager = manager
-        self._emptied = emptied
+        self._num_own = num_own
 
     @property
     def view(self) -> ClusterView:
         return self._manager.view
 
     async def wait_empty(self) -> None:
-        """Until no instance is left: nothing can be served any more."""
-        await self._emptied.wait()
+        """Until no instance is left and none will be started again: nothing can be served any more.
+
+        Never where none was started here: those that joined may come back.
+        """
+        if not self._num_own:
+            await asyncio.Event().wait()
+        await self._manager.wait_empty()
 
     def __repr__(self) -> str:
         return f"Cluster({self.url}, {self._manager})"
@@ -74,7 +85,6 @@ class _Changes:
         self._watcher = watcher
         self._ready: set[tuple[str, int]] = set()
         self._subscriptions: EventSubscriptions | None = None
-        self.emptied = asyncio.Event()
 
     def follow(self, subscriptions: EventSubscriptions, view: ClusterView) -> None:
         """Keep these up with the cluster, too, from this view on."""
@@ -89,8 +99,6 @@ class _Changes:
                 self._watcher.ready(instance)
         if self._subscriptions is not None:
             self._subscriptions.update(view)
-        if not view.instances:
-            self.emptied.set()
 
 
 @asynccontextmanager
@@ -105,9 +113,7 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
     history = RequestHistory(clock=clock)
     metrics = GatewayMetrics(lambda: manager.view)
     reports = ReportLog(history=history, metrics=metrics)
-    manager = ClusterManager(
-        cluster=run.cluster, bind=LOOPBACK, clock=clock, on_report=reports.ingest, on_change=changes.changed
-    )
+    manager = _manager(run, reports, changes, clock)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(manager.stop)
         tokenizer, model = await _start(run, manager, listener)
@@ -122,12 +128,15 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
         subscriptions = EventSubscriptions(scheduler, clock=clock)
         await stack.enter_async_context(subscriptions.running())
         changes.follow(subscriptions, manager.view)
+        elasticity = _elasticity(run, manager, scheduler, listener)
+        await stack.enter_async_context(elasticity.running())
         context = GatewayContext(
             settings=run.config.gateway,
             base_models=frozenset({run.model_name, ""}),
             model=model,
             scheduler=scheduler,
             cluster=manager,
+            elasticity=elasticity,
             tokenizer=tokenizer,
             releases=releases,
             pools=pools,
@@ -140,7 +149,38 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
         port = await stack.enter_async_context(running(create_app(context), host=host, port=run.config.gateway.port))
         stack.push_async_callback(manager.stop)
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        yield Cluster(url=url, model=run.model_name, manager=manager, emptied=changes.emptied)
+        yield Cluster(url=url, model=run.model_name, manager=manager, num_own=num_instances(run.config))
+
+
+def _manager(run: PreparedRun, reports: ReportLog, changes: _Changes, clock: Clock) -> ClusterManager:
+    host, port = parse_address(run.config.cluster.manager, "cluster.manager")
+    return ClusterManager(
+        cluster=run.cluster,
+        bind=host,
+        port=port,
+        clock=clock,
+        on_report=reports.ingest,
+        on_change=changes.changed,
+        launcher=lambda on_end: LocalLauncher(
+            machine=run.machine,
+            rules=RestartRules(max_restarts=run.config.cluster.max_restarts),
+            clock=clock,
+            on_end=on_end,
+        ),
+        config=msgspec.json.encode(run.config),
+    )
+
+
+def _elasticity(run: PreparedRun, manager: ClusterManager, scheduler: Scheduler, watcher: Watcher) -> Elasticity:
+    async def make_specs(roles: Sequence[Role], taken: Collection[InstanceId]) -> Sequence[LaunchSpec]:
+        beside = tuple(manager.launcher.specs.values())
+        specs = await asyncio.to_thread(
+            more_instances, run, roles, manager_endpoint=manager.endpoint, taken=taken, beside=beside
+        )
+        watcher.starting(LaunchPlan(specs=specs, machine=run.machine))
+        return specs
+
+    return Elasticity(manager, in_flight=scheduler.num_in_flight, make_specs=make_specs)
 
 
 async def _start(run: PreparedRun, manager: ClusterManager, watcher: Watcher) -> tuple[Tokenization, ServedModel]:
@@ -148,12 +188,12 @@ async def _start(run: PreparedRun, manager: ClusterManager, watcher: Watcher) ->
     await manager.start()
     plan = run.plan(manager_endpoint=manager.endpoint)
     watcher.starting(plan)
-    await manager.run_local(plan)
+    await manager.launch(plan.specs)
     tokenizer = await asyncio.to_thread(load_tokenization, run.config.model)
     try:
         args = [arg for role in Role for arg in role_args(run.config, role)]
         model = await asyncio.to_thread(served_model, run.config.model, args, tokenizer)
-        await manager.wait_ready(len(plan.specs), START_DEADLINE_S)
+        await manager.wait_ready(max(1, len(plan.specs)), START_S if plan.specs else None)
     except BaseException:
         tokenizer.close()
         raise

@@ -73,7 +73,7 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
     found = msgspec.structs.replace(config, model=_find_model(config.model, cache), pool=pool)
     warnings = preflight(found, machine=machine)
     ask_hub(found.model, machine.environment)
-    cluster = secrets.token_hex(4)
+    cluster = config.cluster.name or secrets.token_hex(4)
     return PreparedRun(
         config=found,
         machine=machine,

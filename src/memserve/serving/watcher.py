@@ -8,7 +8,7 @@ class Watcher:
     """Tells the owner what happens; a subclass overrides what it wants to hear."""
 
     def starting(self, plan: LaunchPlan) -> None:
-        """The instances are about to be started."""
+        """These instances are about to be started: at the beginning, or when the cluster grows."""
 
     def ready(self, instance: InstanceView) -> None:
         """This instance takes requests from now on."""

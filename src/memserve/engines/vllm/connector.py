@@ -25,7 +25,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from memserve.config import ConnectorConfig, convert, parse_disk, parse_size
 from memserve.core.clock import SystemClock
-from memserve.core.enums import Phase
+from memserve.core.enums import Phase, Role
 from memserve.core.errors import ConfigError
 from memserve.core.ids import RequestId
 from memserve.engines.vllm.committer import Committer
@@ -51,6 +51,9 @@ logger = logging.getLogger(__name__)
 
 PARAMS_KEY = "memserve"
 """Our part of vLLM's kv_transfer_params."""
+
+_CAN_PLAY = (Role.PREFILL, Role.DECODE, Role.COLOCATED)
+"""A request says which part it wants to be played, so the engine needs no restart for another role."""
 
 _SERVED = {
     RequestStatus.FINISHED_STOPPED,
@@ -98,7 +101,6 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self._scheduler = SchedulerSide(
             pool=self._pool,
             arena=arena,
-            role=config.role,
             caching=config.caching,
             transfer=config.transfer,
             block_size=identity.block_size,
@@ -108,7 +110,12 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
         logger.info("memserve pool %s", msgspec.json.encode(self._pool.info).decode())
         if config.join:
             self._pool.join(
-                config.join, cluster=config.cluster, role=config.role, url=config.url, load=self._scheduler.load
+                config.join,
+                cluster=config.cluster,
+                role=config.role,
+                url=config.url,
+                load=self._scheduler.load,
+                can_play=_CAN_PLAY,
             )
 
     @property

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from memserve.core.clock import Clock
-from memserve.core.enums import CachingMode, DataPath, Phase, Role, TransferMode
+from memserve.core.enums import CachingMode, DataPath, Phase, TransferMode
 from memserve.core.ids import InstanceId, RequestId, TransferId
 from memserve.engines.vllm.job_book import JobBook, Part
 from memserve.engines.vllm.jobs import JobKind, JobResult, Pace, StepPlan
@@ -49,9 +49,12 @@ RESERVATION_TTL_S = 600.0
 """The receiver's last resort; the reservations of a dead sender go when the cluster manager tells."""
 
 
-def caches_here(role: Role, caching: CachingMode) -> bool:
-    """Whether an instance of this role keeps historical KV in this mode (see CachingMode)."""
-    if role is Role.DECODE:
+def caches_for(phase: Phase, caching: CachingMode) -> bool:
+    """Whether whoever has this part in a request keeps its KV in this mode (see CachingMode).
+
+    The part counts, not the instance's role: that may change while it runs.
+    """
+    if phase is Phase.DECODE:
         return caching in {CachingMode.BOTH, CachingMode.RETURN}
     return caching is not CachingMode.BASIC
 
@@ -64,7 +67,6 @@ class SchedulerSide:
         *,
         pool: MemPool,
         arena: ArenaRef,
-        role: Role,
         caching: CachingMode,
         transfer: TransferMode,
         block_size: int,
@@ -74,7 +76,6 @@ class SchedulerSide:
         self._pool = pool
         self._arena = arena
         self._caching = caching
-        self._caches_here = caches_here(role, caching)
         self._transfer = transfer
         self._block_size = block_size
         self._clock = clock
@@ -115,7 +116,7 @@ class SchedulerSide:
             state.handing_over = self._reserve(state, state.prompt)
         elif state.phase is Phase.DECODE:
             state.wait_until = self._clock.now() + HANDOFF_WAIT_S
-        if params.source is not None and state.phase is not Phase.DECODE and self._caches_here:
+        if params.source is not None and state.phase is not Phase.DECODE and self._caches(state):
             state.pulling = self._cache.pull(state, params.source)
 
     def _num_prompts(self) -> int:
@@ -144,7 +145,7 @@ class SchedulerSide:
             if handoff.state is HandoffState.READY:
                 state.loading = Loading(blocks=handoff.blocks, num_tokens=handoff.num_tokens, lease=None)
         state.num_hbm_tokens = num_local_tokens
-        if state.loading is None and self._caches_here:
+        if state.loading is None and self._caches(state):
             state.loading = self._cache.look_up(state, tokens())
             if self._waits_for_disk(state, tokens):
                 return None
@@ -243,7 +244,7 @@ class SchedulerSide:
         state.engine_blocks = tuple(engine_blocks)
         state.num_output_tokens = num_output_tokens
         whole = _as_bytes(tokens)[: len(tokens) // self._block_size * self._block_size * 4]
-        if self._caches_here and whole:
+        if self._caches(state) and whole:
             self._cache.save(state, whole)
         if state.phase is Phase.DECODE and state.peer is not None and self._caching is CachingMode.RETURN and whole:
             state.returning = self._reserve(state, whole)
@@ -305,7 +306,7 @@ class SchedulerSide:
         self._num_transfers += 1
         path = self._pool.path_to(state.peer)
         is_handoff = state.phase is Phase.PREFILL
-        keeps = not is_handoff or caches_here(Role.DECODE, self._caching)
+        keeps = not is_handoff or caches_for(Phase.DECODE, self._caching)
         request = ReserveRequest(
             transfer=TransferId(f"{self._pool.info.instance}/{self._pool.info.incarnation}/{self._num_transfers}"),
             request=state.request,
@@ -350,6 +351,9 @@ class SchedulerSide:
                 commit=commit,
                 room=outgoing.remote_room,
             )
+
+    def _caches(self, state: RequestState) -> bool:
+        return caches_for(state.phase, self._caching)
 
     def _report(self, state: RequestState, *, moved: tuple[MovedBlocks, ...]) -> RequestReport:
         num_found = state.num_hbm_tokens + state.num_dram_tokens + state.num_disk_tokens + state.num_received_tokens

@@ -53,11 +53,45 @@ class HeartbeatReply(Message, frozen=True):
     """Instances that left after the epoch that was seen: free what they hold here."""
     role: Role | None = None
     """What it is now, which may not be what it joined as; None when it is not known."""
+    dismissed: bool = False
+    """It has been drained: it is to end by itself."""
 
 
 class LeaveRequest(Message, frozen=True):
     instance: InstanceId
     incarnation: Incarnation
+
+
+class DrainRequest(Message, frozen=True):
+    """From an instance that would like to go: drain me, and tell me by `dismissed` when that is done."""
+
+    instance: InstanceId
+    incarnation: Incarnation
+
+
+class WelcomeRequest(Message, frozen=True):
+    """From whoever is about to start an instance: what has it to be like?"""
+
+
+class WelcomeReply(Message, frozen=True):
+    cluster: str
+    config: bytes
+    """The settings of the cluster as JSON, in the shape of memserve.config.ServeConfig."""
+
+
+class MemberRequest(Message, frozen=True):
+    """From whoever runs an instance: how is it?"""
+
+    instance: InstanceId
+
+
+class MemberReply(Message, frozen=True):
+    state: str
+    """Of the incarnation that is in the cluster; "" when there is none."""
+    dismissed: bool
+    """It has been drained: end it."""
+    refusal: str
+    """Why the latest one that wanted to join under this name was refused; "" when it was not."""
 
 
 class MovedBlocks(Record, frozen=True):
@@ -112,5 +146,6 @@ class ReportRequest(Message, frozen=True):
 
 
 ClusterMessage = (
-    JoinRequest | JoinReply | HeartbeatRequest | HeartbeatReply | LeaveRequest | ReportRequest | AckReply | ErrorReply
-)
+    JoinRequest | JoinReply | HeartbeatRequest | HeartbeatReply | LeaveRequest | ReportRequest | DrainRequest
+    | WelcomeRequest | WelcomeReply | MemberRequest | MemberReply | AckReply | ErrorReply
+)  # fmt: skip

@@ -97,7 +97,10 @@ def _join(connector: dict[str, Any]) -> MemPool:
         bind=connector["bind"],
     )
     role = Role(connector["role"])
-    pool.join(connector["join"], cluster=connector["cluster"], role=role, url=connector["url"], load=Load)
+    roles = (Role.PREFILL, Role.DECODE, Role.COLOCATED)
+    pool.join(
+        connector["join"], cluster=connector["cluster"], role=role, url=connector["url"], load=Load, can_play=roles
+    )
     return pool
 
 

@@ -15,8 +15,8 @@ import pytest
 from children import alive, leaving_nothing, processes, spec, until
 
 from memserve.core.errors import ConfigError
+from memserve.manager.child import start
 from memserve.manager.guard import command
-from memserve.manager.launcher import start
 from memserve.manager.machine import Machine
 
 HERE = Machine.here()

@@ -1,0 +1,103 @@
+"""One instance as a child process of this one.
+
+Owns the process and its log file. Decides nothing: what to run is in the LaunchSpec, what an end
+means is for whoever started it. The child has a guard above it (guard.py), which ends the child's
+whole process group within seconds when told to, and also when this process dies without a word.
+
+    Child: start -> wait -> (ended)      stop may come at any time and again
+"""
+
+import asyncio
+import os
+from pathlib import Path
+
+from memserve.core.errors import ConfigError
+from memserve.manager.failure import reason
+from memserve.manager.guard import AT_ONCE, command, remove_files
+from memserve.manager.launch_plan import LaunchSpec
+from memserve.manager.machine import Machine
+
+_STOP_S = 8.0
+"""The guard needs up to 5 s before it kills; beyond this it is killed itself, and its child by the kernel."""
+_LOG_TAIL_BYTES = 256 << 10
+
+
+class Child:
+    """One running instance under its guard."""
+
+    def __init__(self, spec: LaunchSpec, process: asyncio.subprocess.Process, *, log_begin: int) -> None:
+        """What it says stands in the log from `log_begin` bytes on: an earlier life may have written before."""
+        self.spec = spec
+        self._process = process
+        self._log_begin = log_begin
+
+    @property
+    def pid(self) -> int:
+        """Of the guard."""
+        return self._process.pid
+
+    async def wait(self) -> int:
+        """Exit code as a shell has it, once the child, its group and its shared memory are gone."""
+        code = await self._process.wait()
+        await asyncio.to_thread(remove_files, self.spec.shared_memory)
+        return code
+
+    async def why_it_ended(self) -> str:
+        """One line for an operator from the log and the exit code; only after `wait`."""
+        log = await asyncio.to_thread(_tail, Path(self.spec.log), self._log_begin)
+        return reason(log, self._process.returncode or 0)
+
+    async def stop(self) -> None:
+        """End it, gently at first; returns when it is gone, within 10 s. Idempotent."""
+        if self._process.returncode is None:
+            self._process.terminate()
+        try:
+            async with asyncio.timeout(_STOP_S):
+                await self.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self.wait()
+
+    def kill(self) -> None:
+        """End it and its helpers at once, whatever it does, even where it stands still; `wait` tells when."""
+        if self._process.returncode is None:
+            self._process.send_signal(AT_ONCE)
+
+    def __repr__(self) -> str:
+        state = "running" if self._process.returncode is None else f"ended with {self._process.returncode}"
+        return f"Child({self.spec.instance}, pid {self.pid}, {state})"
+
+
+async def start(spec: LaunchSpec, machine: Machine) -> Child:
+    """Start the child; its output goes to `spec.log`. Raises ConfigError when that cannot be done."""
+    try:
+        log = await asyncio.to_thread(_open_log, Path(spec.log))
+        log_begin = os.fstat(log).st_size
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command(argv=spec.argv, cores=spec.cores, shared_memory=spec.shared_memory, python=machine.python),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**machine.environment, **spec.env},
+                start_new_session=True,
+            )
+        finally:
+            os.close(log)
+    except OSError as error:
+        raise ConfigError(f"cannot start {spec.instance}: {error}") from error
+    return Child(spec, process, log_begin=log_begin)
+
+
+def _open_log(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def _tail(path: Path, begin: int) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(begin, file.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError as error:
+        return f"OSError: the log {path} cannot be read: {error.strerror}"
