@@ -62,7 +62,9 @@ async def manager(desk: ManagerDesk) -> AsyncIterator[RpcServer[object]]:
 
 
 def join(pool: MemPool, manager: RpcServer[object]) -> None:
-    pool.join(manager.endpoint, cluster="c", role=Role.DECODE, url="http://x", load=lambda: Load(num_running=3))
+    pool.membership.join(
+        manager.endpoint, cluster="c", role=Role.DECODE, url="http://x", load=lambda: Load(num_running=3)
+    )
 
 
 def report(number: int) -> RequestReport:
@@ -122,7 +124,7 @@ async def test_reports_arrive_in_order(a: MemPool, desk: ManagerDesk, manager: R
 
 
 async def test_reports_wait_for_a_manager_and_the_oldest_are_dropped(a: MemPool) -> None:
-    a.join("tcp://127.0.0.1:9", cluster="c", role=Role.DECODE, url="", load=Load)
+    a.membership.join("tcp://127.0.0.1:9", cluster="c", role=Role.DECODE, url="", load=Load)
     for number in range(1030):
         a.report(report(number))
     assert a.stats().num_reports_dropped == 6

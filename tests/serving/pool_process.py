@@ -74,7 +74,7 @@ def main() -> None:
         hbm_bytes=48 * BLOCK_BYTES,
         cluster=cluster,
     ) as pool:
-        pool.join(manager, cluster=cluster, role=Role(role), url="", load=Load)
+        pool.membership.join(manager, cluster=cluster, role=Role(role), url="", load=Load)
         for line in sys.stdin:
             command, _, number = line.strip().partition(" ")
             if command == "held":

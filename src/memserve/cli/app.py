@@ -93,29 +93,8 @@ def serve(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and start nothing.")] = False,
 ) -> None:
     """Serve a model on a cluster of vLLM instances: memserve serve [MODEL] [OPTIONS] -- [ENGINE ARGUMENTS]"""
-    options = ServeOptions(
-        model=model,
-        prefill=prefill,
-        decode=decode,
-        colocated=colocated,
-        caching=caching,
-        transfer=transfer,
-        policy=policy,
-        profile=profile,
-        name=name,
-        manager=manager,
-        max_restarts=max_restarts,
-        host=host,
-        port=port,
-        dram=dram,
-        disk=disk,
-        ttl_s=ttl_s,
-        pin_share=pin_share,
-        config=config,
-        engine_args=context.obj or (),
-        prefill_args=prefill_args,
-        decode_args=decode_args,
-    )
+    typed = {name: value for name, value in locals().items() if name not in ("context", "dry_run")}
+    options = ServeOptions(**typed, engine_args=context.obj or ())
     with refusals():
         settings = serve_config(options)
         from memserve.cli.serve import run_serve  # noqa: PLC0415

@@ -9,17 +9,15 @@ what an inference engine needs beside them. Block bytes are opaque here.
 Thread-safe. The nine calls may wait for a peer, with a deadline; those of the engine path never do.
 """
 
-import os
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
 
 from memserve.config import ALL_PATHS, DEFAULT_KEEPING, DEFAULT_MARKS, DiskPlace, Keeping, Watermarks
 from memserve.core.clock import Clock, SystemClock
-from memserve.core.enums import DataPath, Role, Tier
-from memserve.core.errors import ConfigError, StorageFailed
+from memserve.core.enums import DataPath, Tier
+from memserve.core.errors import StorageFailed
 from memserve.core.ids import BlockId, Incarnation, InstanceId
 from memserve.instance.addresses import Addresses
 from memserve.instance.agent import Agent, Ticker
@@ -30,7 +28,7 @@ from memserve.instance.event_publisher import COLLECT_S
 from memserve.instance.hand_on import HandOn
 from memserve.instance.inbox import Inbox
 from memserve.instance.locked_ledger import LockedLedger
-from memserve.instance.membership_client import MembershipClient
+from memserve.instance.membership import Membership
 from memserve.instance.peer_links import PeerLinks
 from memserve.instance.pool_pins import PoolPins
 from memserve.instance.puller import PULL_DEADLINE_S, Puller
@@ -47,8 +45,6 @@ from memserve.wire.identity import KvIdentity, Namespace
 from memserve.wire.messages import (
     ArenaRef,
     BlockList,
-    JoinRequest,
-    Load,
     PeerInfo,
     RequestReport,
 )
@@ -121,7 +117,7 @@ class MemPool:
         self._remote = RemoteBlocks(agent=self._agent, links=self._links)
         self.engine_path = EnginePath(core=self._core, agent=self._agent, links=self._links)
         self._puller = self._new_puller()
-        self._membership: MembershipClient | None = None
+        self.membership = Membership(agent=self._agent, local=lambda: self.info, peer_died=self._receiver.peer_left)
         self.info = self._start(identity)
 
     # ------------------------------------------------------------ the nine calls
@@ -267,7 +263,7 @@ class MemPool:
                 num_transfers_open=sessions.num_open,
                 num_handoffs=sessions.num_handoffs,
                 num_notices_dropped=self._inbox.num_dropped,
-                num_reports_dropped=self._membership.num_dropped if self._membership else 0,
+                num_reports_dropped=self.membership.num_dropped,
                 disk=self.tiers.stats(),
             )
 
@@ -297,48 +293,9 @@ class MemPool:
 
     # ------------------------------------------------------------ membership
 
-    def join(
-        self,
-        manager_endpoint: str,
-        *,
-        cluster: str,
-        role: Role,
-        url: str,
-        load: Callable[[], Load],
-        can_play: tuple[Role, ...] = (),
-        dismissed: Callable[[], None] | None = None,
-    ) -> None:
-        """Join a cluster in the background, and again when the manager forgets; `load` must not block.
-
-        `can_play` are roles that this instance can change to while it runs. `dismissed` is called, perhaps more
-        than once and in the pool's own thread, when it has been drained and is to end.
-        """
-        if self._membership is not None:
-            raise ConfigError("this pool has joined a cluster already: one pool belongs to one cluster")
-        request = JoinRequest(cluster=cluster, peer=self.info, role=role, url=url, pid=os.getpid(), can_play=can_play)
-        self._membership = MembershipClient(
-            endpoint=manager_endpoint,
-            join=request,
-            load=load,
-            peer_died=self._receiver.peer_left,
-            dismissed=dismissed or _nothing,
-        )
-        self._agent.run_background(self._membership.run())
-
-    def ask_drain(self) -> None:
-        """Ask the cluster manager to let this instance go: `dismissed` is called once its cache is handed on.
-
-        Raises InstanceUnavailable when no manager answers, ConfigError when it refuses or none was joined.
-        """
-        if self._membership is None:
-            raise ConfigError("this pool has joined no cluster: nobody is there to drain it")
-        self._agent.wait(self._membership.ask_drain())
-
     def report(self, report: RequestReport) -> None:
         """Queue a report for the cluster manager; dropped when this pool has not joined one."""
-        if self._membership is not None:
-            self._membership.report(report)
-            self._agent.call_soon(self._membership.wake)
+        self.membership.report(report)
 
     # ------------------------------------------------------------ lifecycle
 
@@ -421,4 +378,4 @@ class MemPool:
 
 
 def _nothing() -> None:
-    """Where there is nothing to give back, or nobody to be told."""
+    """Releases the lease of a match that found nothing."""

@@ -109,7 +109,7 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
         )
         logger.info("memserve pool %s", msgspec.json.encode(self._pool.info).decode())
         if config.join:
-            self._pool.join(
+            self._pool.membership.join(
                 config.join,
                 cluster=config.cluster,
                 role=config.role,

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from memserve.core.clock import Clock
-from memserve.core.enums import Tier
+from memserve.core.enums import CachingMode, Phase, Tier
 from memserve.core.errors import InstanceUnavailable, InvalidBlocks, PoolExhausted, TransferFailed
 from memserve.core.ids import BlockId, InstanceId, RequestId, block_index, num_mappable
 from memserve.engines.vllm.awaited import Awaited
@@ -29,6 +29,16 @@ PULL_WAIT_S = 2.0
 """A request waits this long for KV that another instance holds; then it is computed."""
 PROMOTE_WAIT_S = 2.0
 """A request waits this long for KV on the own disk; then what is not there is computed."""
+
+
+def caches_for(phase: Phase, caching: CachingMode) -> bool:
+    """Whether whoever has this part in a request keeps its KV in this mode (see CachingMode).
+
+    The part counts, not the instance's role: that may change while it runs.
+    """
+    if phase is Phase.DECODE:
+        return caching in {CachingMode.BOTH, CachingMode.RETURN}
+    return caching is not CachingMode.BASIC
 
 
 class OwnCache:

@@ -21,7 +21,7 @@ from memserve.core.ids import InstanceId, RequestId, TransferId
 from memserve.engines.vllm.job_book import JobBook, Part
 from memserve.engines.vllm.jobs import JobKind, JobResult, Pace, StepPlan
 from memserve.engines.vllm.outgoing import Outgoing
-from memserve.engines.vllm.own_cache import OwnCache, positions
+from memserve.engines.vllm.own_cache import OwnCache, caches_for, positions
 from memserve.engines.vllm.request_state import Loading, RequestState, Saving
 from memserve.instance.mempool import MemPool
 from memserve.transfer.handoff import HandoffState
@@ -47,16 +47,6 @@ HANDOFF_WAIT_S = 20.0
 """A decode waits this long for KV under way; then it recomputes."""
 RESERVATION_TTL_S = 600.0
 """The receiver's last resort; the reservations of a dead sender go when the cluster manager tells."""
-
-
-def caches_for(phase: Phase, caching: CachingMode) -> bool:
-    """Whether whoever has this part in a request keeps its KV in this mode (see CachingMode).
-
-    The part counts, not the instance's role: that may change while it runs.
-    """
-    if phase is Phase.DECODE:
-        return caching in {CachingMode.BOTH, CachingMode.RETURN}
-    return caching is not CachingMode.BASIC
 
 
 class SchedulerSide:
@@ -116,7 +106,7 @@ class SchedulerSide:
             state.handing_over = self._reserve(state, state.prompt)
         elif state.phase is Phase.DECODE:
             state.wait_until = self._clock.now() + HANDOFF_WAIT_S
-        if params.source is not None and state.phase is not Phase.DECODE and self._caches(state):
+        if params.source is not None and state.phase is not Phase.DECODE and caches_for(state.phase, self._caching):
             state.pulling = self._cache.pull(state, params.source)
 
     def _num_prompts(self) -> int:
@@ -145,7 +135,7 @@ class SchedulerSide:
             if handoff.state is HandoffState.READY:
                 state.loading = Loading(blocks=handoff.blocks, num_tokens=handoff.num_tokens, lease=None)
         state.num_hbm_tokens = num_local_tokens
-        if state.loading is None and self._caches(state):
+        if state.loading is None and caches_for(state.phase, self._caching):
             state.loading = self._cache.look_up(state, tokens())
             if self._waits_for_disk(state, tokens):
                 return None
@@ -244,7 +234,7 @@ class SchedulerSide:
         state.engine_blocks = tuple(engine_blocks)
         state.num_output_tokens = num_output_tokens
         whole = _as_bytes(tokens)[: len(tokens) // self._block_size * self._block_size * 4]
-        if self._caches(state) and whole:
+        if caches_for(state.phase, self._caching) and whole:
             self._cache.save(state, whole)
         if state.phase is Phase.DECODE and state.peer is not None and self._caching is CachingMode.RETURN and whole:
             state.returning = self._reserve(state, whole)
@@ -351,9 +341,6 @@ class SchedulerSide:
                 commit=commit,
                 room=outgoing.remote_room,
             )
-
-    def _caches(self, state: RequestState) -> bool:
-        return caches_for(state.phase, self._caching)
 
     def _report(self, state: RequestState, *, moved: tuple[MovedBlocks, ...]) -> RequestReport:
         num_found = state.num_hbm_tokens + state.num_dram_tokens + state.num_disk_tokens + state.num_received_tokens

@@ -98,7 +98,7 @@ def _join(connector: dict[str, Any]) -> MemPool:
     )
     role = Role(connector["role"])
     roles = (Role.PREFILL, Role.DECODE, Role.COLOCATED)
-    pool.join(
+    pool.membership.join(
         connector["join"], cluster=connector["cluster"], role=role, url=connector["url"], load=Load, can_play=roles
     )
     return pool
