@@ -17,7 +17,14 @@ COSTS = PullPolicy(
 
 
 def candidate(instance: InstanceId, *, matched: int, queued: int = 0) -> Candidate:
-    return Candidate(instance=instance, role=Role.PREFILL, matched_tokens=matched, queued_tokens=queued, score=0.0)
+    return Candidate(
+        instance=instance,
+        role=Role.PREFILL,
+        matched_tokens=matched,
+        queued_tokens=queued,
+        wait_s=queued * 0.001,
+        score=0.0,
+    )
 
 
 def weighing(*, transfer_s: float) -> PullWeighing:

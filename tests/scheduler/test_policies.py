@@ -2,60 +2,105 @@
 
 from random import Random
 
+import numpy as np
 import pytest
 
+from memserve.core.enums import Phase
 from memserve.core.errors import ConfigError
 from memserve.core.ids import InstanceId
-from memserve.scheduler.policies import Choice, find_policy
+from memserve.scheduler.choice import Choice, Costs
+from memserve.scheduler.cost_model import DecodeTerms
+from memserve.scheduler.load import InstanceLoads
+from memserve.scheduler.policies import find_policy
 
-NAMES = [InstanceId(f"i{n}") for n in range(4)]
+NAMES = tuple(InstanceId(f"i{n}") for n in range(4))
+FOUR = (0.0, 0.0, 0.0, 0.0)
+STEPS = DecodeTerms(fixed_s=0.01, per_sequence_s=0.001, per_context_token_s=0.0)
 
 
 def choice(
     *,
-    matched: tuple[int, ...] = (0, 0, 0, 0),
-    queued: tuple[int, ...] = (0, 0, 0, 0),
+    phase: Phase = Phase.WHOLE,
+    queued: tuple[float, ...] = FOUR,
     used: tuple[int, ...] = (0, 0, 0, 0),
     session: str = "",
-    tokens: int = 100,
+    wait_s: tuple[float, ...] = FOUR,
+    compute_s: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
+    move_s: tuple[float, ...] = FOUR,
+    decodes: tuple[float, ...] = FOUR,
+    share: tuple[float, ...] = FOUR,
+    output_tokens: float = 0.0,
 ) -> Choice:
-    names = NAMES[: len(queued)]
+    count = len(queued)
+    loads = InstanceLoads(
+        tokens=np.array(queued),
+        prefill_s=np.array(wait_s),
+        decodes=np.array(decodes),
+        context=np.zeros(count),
+        prefill_share=np.array(share),
+        pace=np.ones(count),
+    )
+    costs = Costs(
+        compute_s=np.array(compute_s),
+        whole_s=1.0,
+        move_s=np.array(move_s),
+        decode=STEPS,
+        decode_pace=1.0,
+        output_tokens=output_tokens,
+    )
     return Choice(
-        prompt_tokens=tokens, session=session, instances=names, matched=matched, queued=queued, used=used[: len(queued)]
+        phase=phase,
+        may_split=True,
+        prompt_tokens=100,
+        session=session,
+        instances=NAMES[:count],
+        matched=np.zeros(count, dtype=np.int64),
+        used=np.array(used[:count]),
+        loads=loads,
+        costs=costs,
     )
 
 
 def best(name: str, *choices: Choice) -> list[int]:
     weigh = find_policy(name).make(Random(1))
-    all_scores = [weigh.scores(one) for one in choices]
-    return [scores.index(min(scores)) for scores in all_scores]
+    return [int(np.argmin(weigh.scores(one))) for one in choices]
 
 
-def test_prompt_tree_takes_the_fewest_tokens_to_compute_in_all() -> None:
-    assert best("prompt-tree", choice(matched=(96, 0, 48, 0), queued=(90, 10, 0, 60))) == [2]
+def test_prompt_tree_takes_the_least_time_to_wait_and_compute_in_all() -> None:
+    assert best("prompt-tree", choice(compute_s=(0.1, 1.0, 0.5, 1.0), wait_s=(0.9, 0.2, 0.0, 0.6))) == [2]
 
 
 def test_prompt_tree_leaves_a_loaded_holder_for_an_idle_instance_only_when_that_is_sooner() -> None:
-    busy_by_50 = choice(matched=(80, 0, 0, 0), queued=(50, 0, 0, 0))
-    busy_by_110 = choice(matched=(80, 0, 0, 0), queued=(110, 0, 0, 0))
-    assert best("prompt-tree", busy_by_50) == [0]
-    assert best("prompt-tree", busy_by_110) != [0]
+    busy, busier = ((wait, 0.0, 0.0, 0.0) for wait in (0.5, 1.0))
+    assert best("prompt-tree", choice(compute_s=(0.2, 1.0, 1.0, 1.0), wait_s=busy)) == [0]
+    assert best("prompt-tree", choice(compute_s=(0.2, 1.0, 1.0, 1.0), wait_s=busier)) != [0]
 
 
 def test_prompt_tree_keeps_a_prompt_where_it_is_held_while_all_queues_are_long() -> None:
-    crowded = choice(matched=(80, 0, 0, 0), queued=(1200, 1100, 1100, 1100))
-    assert best("prompt-tree", crowded) == [0]
-    far_behind = choice(matched=(80, 0, 0, 0), queued=(3000, 1100, 1100, 1100))
-    assert best("prompt-tree", far_behind) == [1]
+    crowded, far_behind = ((wait, 11.0, 11.5, 11.5) for wait in (12.0, 30.0))
+    assert best("prompt-tree", choice(compute_s=(0.2, 1.0, 1.0, 1.0), wait_s=crowded)) == [0]
+    assert best("prompt-tree", choice(compute_s=(0.2, 1.0, 1.0, 1.0), wait_s=far_behind)) == [1]
 
 
-def test_a_short_prefix_that_all_share_draws_nobody_to_its_first_holder() -> None:
-    assert best("prompt-tree", choice(matched=(0, 9, 0, 0))) == [0]
-    assert best("prompt-tree", choice(matched=(0, 10, 0, 0))) == [1]
+def test_prompt_tree_spares_those_who_are_decoding_a_prefill() -> None:
+    assert best("prompt-tree", choice(decodes=(9, 3, 5, 9))) == [1]
+
+
+def test_prompt_tree_has_answers_produced_where_few_prefills_are_in_the_way() -> None:
+    shares = (0.8, 0.4, 0.0, 0.6)
+    assert best("prompt-tree", choice(phase=Phase.DECODE, share=shares, output_tokens=100)) == [2]
+
+
+def test_prompt_tree_has_answers_produced_where_least_has_to_be_moved() -> None:
+    assert best("prompt-tree", choice(phase=Phase.DECODE, move_s=(0.2, 0.2, 0.1, 0.2), output_tokens=100)) == [2]
+
+
+def test_prompt_tree_prefers_the_less_busy_of_two_that_cost_the_same() -> None:
+    assert best("prompt-tree", choice(share=(0.5, 0.2, 0.3, 0.5))) == [1]
 
 
 def test_least_load_ignores_what_is_held() -> None:
-    assert best("least-load", choice(matched=(96, 0, 0, 0), queued=(3, 2, 1, 4))) == [2]
+    assert best("least-load", choice(compute_s=(0.0, 1.0, 1.0, 1.0), queued=(3, 2, 1, 4))) == [2]
 
 
 def test_round_robin_gives_each_its_turn() -> None:
@@ -73,7 +118,7 @@ def test_sessions_spread() -> None:
 def test_when_an_instance_leaves_only_its_own_sessions_move() -> None:
     for session in (f"chat-{n}" for n in range(30)):
         before = best("session", choice(session=session))[0]
-        after = best("session", choice(session=session, matched=(0, 0, 0), queued=(0, 0, 0)))[0]
+        after = best("session", choice(session=session, queued=(0, 0, 0)))[0]
         assert before in (after, 3)
 
 

@@ -84,23 +84,23 @@ def test_a_narrow_path_makes_long_prefixes_not_worth_it_either() -> None:
 
 def test_slow_transfers_raise_the_crossover_of_their_pair_first() -> None:
     by = policy()
-    by.moved(moved(seconds=100.0))
-    by.moved(moved(seconds=0.1))
+    by.predictions.moved(moved(seconds=100.0))
+    by.predictions.moved(moved(seconds=0.1))
     assert not weigh(by, 200).is_worth_it
     for _ in range(20):
-        by.moved(moved(seconds=0.1))
+        by.predictions.moved(moved(seconds=0.1))
     assert weigh(by, 200).is_worth_it
 
 
 def test_blocks_sent_layer_by_layer_tell_nothing_of_the_path() -> None:
     by = policy()
-    by.moved(moved(seconds=100.0, mode=TransferMode.BY_LAYER))
+    by.predictions.moved(moved(seconds=100.0, mode=TransferMode.BY_LAYER))
     assert weigh(by, 200).is_worth_it
 
 
 def test_a_path_that_was_once_slow_is_tried_again_some_day() -> None:
     by = policy()
-    by.moved(moved(seconds=1.0))
+    by.predictions.moved(moved(seconds=1.0))
     declined = 0
     while not (weighing := weigh(by, 200)).is_worth_it:
         by.declined(weighing, B)
@@ -111,14 +111,14 @@ def test_a_path_that_was_once_slow_is_tried_again_some_day() -> None:
 def test_a_fast_engine_recomputes_what_a_slow_one_pulls() -> None:
     by = policy()
     for _ in range(20):
-        by.prefilled(B, prompt_tokens=4_000, held_tokens=0, seconds=0.45)
+        by.predictions.prefilled(B, prompt_tokens=4_000, held_tokens=0, seconds=0.45)
     assert not weigh(by, 500).is_worth_it
     assert weigh(by, 2_000).is_worth_it
 
 
 def test_short_prefills_tell_nothing_of_the_engine() -> None:
     by = policy()
-    by.prefilled(B, prompt_tokens=4_000, held_tokens=3_900, seconds=60.0)
+    by.predictions.prefilled(B, prompt_tokens=4_000, held_tokens=3_900, seconds=60.0)
     assert not weigh(by, 99).is_worth_it
 
 

@@ -13,6 +13,7 @@ from memserve.core.errors import ConfigError, InstanceUnavailable, InvalidTokens
 from memserve.core.ids import InstanceId, RequestId
 from memserve.scheduler.decision import Decision, Outcome
 from memserve.scheduler.scheduler import Scheduler
+from memserve.wire.events import SnapshotPart
 from memserve.wire.messages import RequestReport
 
 PROMPT = list(range(100, 140))
@@ -294,3 +295,28 @@ def test_nothing_is_promised_where_nobody_caches() -> None:
     scheduler.decide(request=ONE, tokens=PROMPT, view=where)
     scheduler.sent(ONE)
     assert set(held(scheduler.decide(request=TWO, tokens=PROMPT, view=where)).values()) == {0}
+
+
+def followed(scheduler: Scheduler, where: ClusterView) -> None:
+    """Its instances announce what they hold: nothing so far."""
+    for one in where.instances:
+        scheduler.admit(one.instance, one.incarnation, one.role)
+        part = SnapshotPart(
+            instance=one.instance, incarnation=one.incarnation, seq=0, entries=(), is_first=True, is_last=True
+        )
+        scheduler.reset(part)
+
+
+def test_a_promise_lasts_while_the_request_waits_for_its_prefill_and_ends_soon_after_it_failed() -> None:
+    clock = ManualClock()
+    scheduler, where = new_scheduler(clock=clock), colocated(2)
+    followed(scheduler, where)
+    first = scheduler.decide(request=ONE, tokens=PROMPT, view=where)
+    scheduler.sent(ONE)
+    for _ in range(20):  # 200 s in the queue, while others come
+        clock.advance(10.0)
+        scheduler.decide(request=TWO, tokens=OTHER, view=where)
+    assert held(scheduler.decide(request=RequestId("3"), tokens=PROMPT, view=where))[first.decode] == len(PROMPT)
+    scheduler.finish(ONE, outcome=Outcome.FAILED)
+    clock.advance(410.0)
+    assert set(held(scheduler.decide(request=RequestId("3"), tokens=PROMPT, view=where)).values()) == {0}

@@ -10,7 +10,7 @@ from memserve.core.errors import ConfigError
 from memserve.simulator.figure import draw_cache, draw_simulation
 from memserve.simulator.profiles import load_profile
 from memserve.simulator.report import CacheReport, SimulationReport, cache_report, simulate, write_json
-from memserve.simulator.run import Setting
+from memserve.simulator.setting import Setting
 
 TRACE = trace_of(conversations(4, 3))
 BASE = Setting(policy="prompt-tree", instances=1, profile=load_profile("h800-llama2-13b-tp2"))

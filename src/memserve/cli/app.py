@@ -184,10 +184,20 @@ def calibrate(
 @app.command()
 def simulate(
     trace: Annotated[
-        Path, typer.Argument(help="Mooncake's .jsonl (hashes of prefix blocks) or Azure's .csv (lengths).")
+        Path,
+        typer.Argument(
+            help="Mooncake's .jsonl (hashes of prefix blocks), Azure's .csv (lengths), or a made-up workload: "
+            "prefill-heavy, decode-heavy, shared-prefix, multi-turn, bursts, mixed."
+        ),
     ],
     *,
-    instances: Annotated[str, typer.Option(help="Numbers of instances, with commas.")] = "4,16,64",
+    instances: Annotated[str, typer.Option(help="Numbers of instances, with commas.")] = "4,16,64,256",
+    layout: Annotated[
+        str, typer.Option(help="Their roles, with commas: colocated, flexible, disaggregated, 3p1d.")
+    ] = "colocated",
+    answers: Annotated[
+        bool, typer.Option("--answers", help="Cache answers, too, where a later prompt of the trace goes on after one.")
+    ] = False,
     policy: Annotated[
         str, typer.Option(help="Routing policies, with commas.")
     ] = "prompt-tree,least-load,session,round-robin,power-of-two",
@@ -214,6 +224,8 @@ def simulate(
             SimulateOptions(
                 trace=trace,
                 instances=instances,
+                layout=layout,
+                answers=answers,
                 policy=policy,
                 profile=profile,
                 pool_blocks=pool_blocks,

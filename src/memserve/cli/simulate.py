@@ -9,18 +9,23 @@ from rich.console import Console
 from rich.table import Table
 
 from memserve.core.errors import ConfigError
+from memserve.simulator.answers import with_answers
 from memserve.simulator.figure import draw_cache, draw_simulation
 from memserve.simulator.profiles import load_profile
 from memserve.simulator.report import CacheReport, SimulationReport, cache_report, simulate, write_json
-from memserve.simulator.run import Setting
-from memserve.simulator.trace import load_trace
+from memserve.simulator.setting import Setting
+from memserve.simulator.trace import Trace, load_trace
+from memserve.simulator.workloads import made_up, workload_names
 
 
 class SimulateOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`memserve simulate` as typed."""
 
     trace: Path
+    """A file, or the name of a made-up workload."""
     instances: str
+    layout: str
+    answers: bool
     policy: str
     profile: str
     pool_blocks: int | None
@@ -48,7 +53,7 @@ class SimulateCacheOptions(msgspec.Struct, frozen=True, kw_only=True):
 def run_simulate(options: SimulateOptions) -> None:
     """Play, print, write. Raises ConfigError for what cannot be."""
     sizes, policies = _numbers(options.instances, "--instances"), _names(options.policy, "--policy")
-    trace = load_trace(options.trace, max_requests=options.max_requests)
+    trace = _trace(options)
     base = Setting(
         policy=policies[0],
         instances=sizes[0],
@@ -67,7 +72,8 @@ def run_simulate(options: SimulateOptions) -> None:
             base,
             policies=policies,
             sizes=sizes,
-            each=lambda done: status.update(f"simulated {done.policy} over {done.instances} instances"),
+            layouts=_names(options.layout, "--layout"),
+            each=lambda done: status.update(f"simulated {done.policy} over {done.instances} {done.layout} instances"),
         )
     console.print(f"{report.trace}: {report.requests} requests, {report.profile.model} on {report.profile.machine}")
     console.print(f"an endless shared cache would hit {report.results[0].ideal_hit_ratio:.3f} of blocks")
@@ -96,11 +102,13 @@ def run_simulate_cache(options: SimulateCacheOptions) -> None:
 def simulation_table(report: SimulationReport) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("policy", no_wrap=True)
-    for heading in ("inst.", "hits", "TTFT s", "p99", "JCT s", "p99", "busy", "max/mean", "decide"):
+    table.add_column("layout", no_wrap=True)
+    for heading in ("inst.", "hits", "TTFT s", "p99", "JCT s", "p99", "busy", "max/mean", "split", "pull", "decide"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.results:
         table.add_row(
             row.policy,
+            row.layout,
             str(row.instances),
             f"{row.hit_ratio:.3f}",
             f"{row.ttft_avg_s:.3f}",
@@ -109,6 +117,8 @@ def simulation_table(report: SimulationReport) -> Table:
             f"{row.jct_p99_s:.2f}",
             f"{row.utilisation:.0%}",
             f"{row.load_max_over_mean:.2f}",
+            f"{row.split_ratio:.0%}",
+            f"{row.pull_ratio:.0%}",
             f"{row.decide_p50_us:.0f} µs",
         )
     return table
@@ -125,6 +135,13 @@ def cache_table(report: CacheReport) -> Table:
         row = [result for result in report.results if result.capacity_blocks == capacity]
         table.add_row(str(capacity), *[f"{r.hit_ratio:.4f}" for r in row], f"{row[0].ideal_hit_ratio:.4f}")
     return table
+
+
+def _trace(options: SimulateOptions) -> Trace:
+    if str(options.trace) in workload_names() and not options.trace.exists():
+        return made_up(str(options.trace), seed=options.seed)
+    trace = load_trace(options.trace, max_requests=options.max_requests)
+    return with_answers(trace) if options.answers else trace
 
 
 def _names(text: str, option: str) -> Sequence[str]:

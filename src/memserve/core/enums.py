@@ -17,6 +17,8 @@ class Role(StrEnum):
     PREFILL = "prefill"
     DECODE = "decode"
     COLOCATED = "colocated"
+    FLEXIBLE = "flexible"
+    """Any of the above, as the scheduler decides for each request."""
     MEMORY = "memory"
 
 

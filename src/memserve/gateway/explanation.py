@@ -97,9 +97,10 @@ def _weight(candidate: Candidate) -> str:
 
 def _pull(pull: PullWeighing, computes: InstanceId) -> str:
     verdict = "pulled" if pull.is_worth_it else "computed instead"
+    send_s = pull.queue_s + pull.transfer_s
     return (
         f"{pull.source} holds {pull.gained_tokens} tokens more than {computes} ({pull.num_bytes / 1e6:.1f} MB): "
-        f"{seconds(pull.transfer_s)} to send against {seconds(pull.recompute_s)} to compute, so {verdict}."
+        f"{seconds(send_s)} to send against {seconds(pull.recompute_s)} to compute, so {verdict}."
     )
 
 

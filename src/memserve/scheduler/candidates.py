@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from memserve.cluster.view import ClusterView, InstanceView
-from memserve.core.enums import Role
+from memserve.core.enums import CachingMode, Role
 from memserve.core.ids import InstanceId
 
-SERVING = (Role.PREFILL, Role.DECODE, Role.COLOCATED)
+SERVING = (Role.PREFILL, Role.DECODE, Role.COLOCATED, Role.FLEXIBLE)
 """Roles of instances with an engine."""
+
+_NOBODY = np.zeros(0, dtype=np.int64)
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,34 +22,73 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     instances: tuple[InstanceId, ...] = ()
     roles: tuple[Role, ...] = ()
     """Of each instance, in order."""
-    used: tuple[int, ...] = ()
+    used: npt.NDArray[np.int64] = _NOBODY
     """Of each instance, tokens in blocks of its pool that are held for somebody: reserved or leased."""
     kinds: tuple[Role, ...] = ()
     """Each role once."""
 
     def __add__(self, other: "Group") -> "Group":
+        if not self.instances or not other.instances:
+            return self if self.instances else other
         return _group([*self._rows(), *other._rows()])
 
     def without(self, excluded: frozenset[InstanceId]) -> "Group":
+        if not excluded:
+            return self
         return _group([row for row in self._rows() if row[0] not in excluded])
 
     def _rows(self) -> "zip[tuple[InstanceId, Role, int]]":
-        return zip(self.instances, self.roles, self.used, strict=True)
+        return zip(self.instances, self.roles, self.used.tolist(), strict=True)
 
 
 class Candidates(msgspec.Struct, frozen=True, kw_only=True):
-    first: Group
-    """May compute the prompt, and serve the whole request unless they are prefill instances with a decode group."""
+    whole: Group
+    """May serve the whole request."""
+    prefill: Group
+    """May compute the prompt for one of `decode`; empty where no two instances can split a request."""
     decode: Group
-    """May decode what a prefill instance hands over."""
+    """May decode what one of `prefill` hands over."""
+    first: Group
+    """May compute the prompt: all of `prefill` and `whole`, each once."""
+    givers: Group
+    """May send what they hold to who computes the prompt; memory instances among them."""
+    bytes_per_token: float
+    """Of KV, on the wire."""
+
+    @property
+    def kinds(self) -> tuple[Role, ...]:
+        """Roles of all, each once."""
+        return tuple(dict.fromkeys((*self.first.kinds, *self.decode.kinds, *self.givers.kinds)))
 
 
-def candidates(view: ClusterView, exclude: frozenset[InstanceId] = frozenset()) -> Candidates:
-    """With both halves present, prefill and colocated ones compete; else whoever is left works alone."""
-    prefills, decodes, colocated = (_active(view, role).without(exclude) for role in SERVING)
-    if prefills.instances and decodes.instances:
-        return Candidates(first=prefills + colocated, decode=decodes)
-    return Candidates(first=prefills + decodes + colocated, decode=Group())
+def candidates(
+    view: ClusterView, exclude: frozenset[InstanceId] = frozenset(), *, caching: CachingMode = CachingMode.RETURN
+) -> Candidates:
+    """Who may do what. Where nobody is meant for whole requests and no two can split one, whoever is left works alone.
+
+    KV of decode instances comes back in PD-Caching-3 only: the other milestones leave it where it is.
+    """
+    prefills, decodes, colocated, flexible = (_active(view, role).without(exclude) for role in SERVING)
+    prefill, decode, whole = prefills + flexible, decodes + flexible, colocated + flexible
+    givers = prefills + whole + _active(view, Role.MEMORY).without(exclude)
+    if caching is CachingMode.RETURN:
+        givers += decodes
+    if len({*prefill.instances, *decode.instances}) < 2 or not prefill.instances or not decode.instances:
+        prefill = decode = Group()
+        whole = prefills + decodes + colocated + flexible if not whole.instances else whole
+    return Candidates(
+        whole=whole,
+        prefill=prefill,
+        decode=decode,
+        first=(prefills if prefill.instances else Group()) + whole,
+        givers=givers if caching is not CachingMode.BASIC else Group(),
+        bytes_per_token=_bytes_per_token(view),
+    )
+
+
+def _bytes_per_token(view: ClusterView) -> float:
+    identity = view.instances[0].peer.identity if view.instances else None
+    return identity.block_bytes / identity.block_size if identity is not None else 0.0
 
 
 def nobody(view: ClusterView, exclude: frozenset[InstanceId]) -> str:
@@ -77,6 +120,6 @@ def _group(rows: Sequence[tuple[InstanceId, Role, int]]) -> Group:
     return Group(
         instances=tuple(instance for instance, _, _ in rows),
         roles=roles,
-        used=tuple(used for _, _, used in rows),
+        used=np.array([used for _, _, used in rows], dtype=np.int64),
         kinds=tuple(dict.fromkeys(roles)),
     )

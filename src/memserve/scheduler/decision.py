@@ -20,6 +20,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """Leading prompt tokens that the prompt tree says it holds."""
     queued_tokens: int
     """Prompt tokens that it still has to compute for others."""
+    wait_s: float = 0.0
+    """Predicted until all of them are computed."""
     score: float
     """Lower is better; the policy gives the unit."""
 
@@ -34,10 +36,12 @@ class PullWeighing(msgspec.Struct, frozen=True, kw_only=True):
     num_bytes: int
     transfer_s: float
     recompute_s: float
+    queue_s: float = 0.0
+    """Until the path between the two is free."""
 
     @property
     def is_worth_it(self) -> bool:
-        return self.transfer_s < self.recompute_s
+        return self.queue_s + self.transfer_s < self.recompute_s
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +86,13 @@ class Placement(StrEnum):
     """One instance serves the request and first pulls what another one holds."""
     SPLIT = "split"
     SPLIT_PULLING = "split-pulling"
+
+
+def placement(decode: Candidate | None, source: InstanceId | None) -> Placement:
+    """Of a decision with this decode instance beside the one that computes, and with this source of a pull."""
+    if source is None:
+        return Placement.ALONE if decode is None else Placement.SPLIT
+    return Placement.ALONE_PULLING if decode is None else Placement.SPLIT_PULLING
 
 
 class Outcome(StrEnum):

@@ -22,11 +22,10 @@ def forecast(
         return Forecast(queue_s=0.0, pull_s=0.0, prefill_s=0.0, handover_s=0.0)
     pulled = pull if pull is not None and pull.is_worth_it else None
     held = first.matched_tokens + (pulled.gained_tokens if pulled else 0)
-    queued = first.queued_tokens
     return Forecast(
-        queue_s=costs.compute_s(first.instance, prompt_tokens=queued, held_tokens=0) if queued else 0.0,
-        pull_s=pulled.transfer_s if pulled else 0.0,
-        prefill_s=costs.compute_s(first.instance, prompt_tokens=prompt_tokens, held_tokens=held),
+        queue_s=first.wait_s,
+        pull_s=pulled.queue_s + pulled.transfer_s if pulled else 0.0,
+        prefill_s=costs.predictions.prefill_s(first.instance, prompt_tokens, held),
         handover_s=_handover_s(first.instance, decode, prompt_tokens, bytes_per_token, costs),
     )
 
@@ -37,4 +36,4 @@ def _handover_s(
     if decode is None:
         return 0.0
     lacking = prompt_tokens - decode.matched_tokens
-    return costs.move_s(source, decode.instance, round(lacking * bytes_per_token))
+    return costs.predictions.transfer_s(source, decode.instance, lacking * bytes_per_token)

@@ -23,6 +23,7 @@ class Holdings:
     def __init__(self, *, block_size: int, clock: Clock, ttl_s: float, confirm_s: float, max_tree_blocks: int) -> None:
         """`block_size` in tokens, `max_tree_blocks` per role."""
         self._confirm_s = confirm_s
+        self._ttl_s = ttl_s
         self._trees = {
             role: PromptTree(block_size=block_size, clock=clock, ttl_s=ttl_s, max_blocks=max_tree_blocks)
             for role in Role
@@ -37,9 +38,10 @@ class Holdings:
             held.update(self._trees[other].match(asked.data, asked.namespace))
         return held
 
-    def believe(self, place: Place, tokens: bytes, namespace: Namespace) -> None:
-        """A response says that this instance holds these tokens."""
-        keep_s = self._confirm_s if self._feeds.is_followed(place.instance) else None
+    def believe(self, place: Place, tokens: bytes, namespace: Namespace, *, at_least_s: float = 0.0) -> None:
+        """This instance holds these tokens, or will soon: for `at_least_s` and no longer than `ttl_s`."""
+        is_followed = self._feeds.is_followed(place.instance)
+        keep_s = min(max(self._confirm_s, at_least_s), self._ttl_s) if is_followed else None
         self._trees[place.role].insert(place.instance, tokens, namespace, keep_s=keep_s)
 
     def admit(self, instance: InstanceId, incarnation: Incarnation, role: Role) -> None:

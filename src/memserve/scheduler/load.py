@@ -1,30 +1,92 @@
-"""Who has what queued, in tokens: what each instance still has to do for requests already sent to it.
+"""Who has what to do: tokens and predicted seconds of the requests already sent to each instance.
 
-A request weighs on an instance in up to two shares, one per phase: the prompt tokens that it lacks
-and must compute or take in, and the output it is expected to produce. A count of requests would call
-a 4,000-token prompt and a 40-token one the same.
+A request weighs on an instance in up to two shares, one per phase: the prompt tokens that it lacks and must compute
+or take in, and the output it is expected to produce, with the context that it keeps meanwhile. A count of requests
+would call a 4,000-token prompt and a 40-token one the same. Owns also how much of its recent time each instance was
+given to spend on prefills, which is what its decodes have to wait for.
+
+Numbers lie in arrays, a slot per instance, so that many instances are weighed at once.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable
-from itertools import repeat
+from math import exp
 
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from memserve.core.clock import Clock
 from memserve.core.enums import Phase
 from memserve.core.ids import InstanceId, RequestId
+
+Numbers = npt.NDArray[np.float64]
+
+RECENT_S = 10.0
+"""Over which the share of time spent on prefills fades."""
+
+_MAX_SHARE = 0.9
+_MAX_GROUPS = 64
+_TOKENS, _PREFILL_S, _PREFILLS, _SINCE, _DECODES, _CONTEXT, _SPENT_S, _SPENT_AT, _PACE = range(9)
+"""Rows of the table."""
+
+
+class InstanceLoads(msgspec.Struct, frozen=True, kw_only=True):
+    """Of some instances, in order."""
+
+    tokens: Numbers
+    """Queued: to compute, to take in, to produce."""
+    prefill_s: Numbers
+    """Predicted seconds until all prompts that are queued there are computed."""
+    decodes: Numbers
+    """Answers that it has been given to produce and that are not complete."""
+    context: Numbers
+    """Tokens of these, prompts included."""
+    prefill_share: Numbers
+    """Of its recent time, what was given to prefills; up to 0.9."""
+    pace: Numbers
+    """Seconds that its prefills take over those that the terms alone predict."""
+
+
+class _Share(msgspec.Struct, frozen=True, kw_only=True):
+    instance: InstanceId
+    num_tokens: int
+    seconds: float
+    context_tokens: int
 
 
 class LoadLedger:
     """Shares go in with `add` and out with `drop`; both may be repeated."""
 
-    def __init__(self) -> None:
-        self._shares: dict[RequestId, dict[Phase, tuple[InstanceId, int]]] = {}
-        self._queued: defaultdict[InstanceId, int] = defaultdict(int)
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._shares: dict[RequestId, dict[Phase, _Share]] = {}
+        self._slots: dict[InstanceId, int] = {}
+        self._free: list[int] = []
+        self._groups: dict[tuple[InstanceId, ...], npt.NDArray[np.intp]] = {}
+        self._table = np.zeros((9, 8))
+        self._table[_PACE] = 1.0
+        self._usual_pace = 1.0
+        self._paced: set[InstanceId] = set()
 
-    def add(self, *, request: RequestId, phase: Phase, instance: InstanceId, num_tokens: int) -> None:
-        """Put the request's share of this phase on `instance`; an earlier share of it goes."""
+    def add(
+        self,
+        *,
+        request: RequestId,
+        phase: Phase,
+        instance: InstanceId,
+        num_tokens: int,
+        seconds: float = 0.0,
+        context_tokens: int = 0,
+    ) -> None:
+        """Put the request's share of this phase on `instance`; an earlier share of it goes.
+
+        `seconds` are those of its prefill, `context_tokens` those that its decode keeps.
+        """
         self._take_out(request, phase)
-        self._shares.setdefault(request, {})[phase] = (instance, num_tokens)
-        self._queued[instance] += num_tokens
+        share = _Share(instance=instance, num_tokens=num_tokens, seconds=seconds, context_tokens=context_tokens)
+        self._shares.setdefault(request, {})[phase] = share
+        self._count(share, phase, +1)
+        if seconds:
+            self._spend(self._slot(instance), seconds)
 
     def drop(self, request: RequestId, phase: Phase) -> None:
         """The phase is over."""
@@ -35,30 +97,92 @@ class LoadLedger:
         for phase in list(self._shares.get(request, ())):
             self._take_out(request, phase)
 
+    def set_pace(self, instance: InstanceId, factor: float, *, usual: float) -> None:
+        """It takes this many times as long as the terms alone predict; `usual` goes for those not told of."""
+        self._paced.add(instance)
+        self._usual_pace = usual
+        for name, slot in self._slots.items():
+            if name not in self._paced:
+                self._table[_PACE, slot] = usual
+        self._table[_PACE, self._slot(instance)] = factor
+
     def forget(self, instance: InstanceId) -> None:
         """The instance is gone; what was queued on it is queued no more."""
-        gone = [(r, phase) for r, shares in self._shares.items() for phase, (i, _) in shares.items() if i == instance]
-        for request, phase in gone:
-            self._take_out(request, phase)
+        for request, shares in list(self._shares.items()):
+            for phase in [phase for phase, share in shares.items() if share.instance == instance]:
+                self._take_out(request, phase)
+        self._paced.discard(instance)
+        slot = self._slots.pop(instance, None)
+        if slot is not None:
+            self._free.append(slot)
+            self._groups.clear()
 
-    def queued(self, instances: Iterable[InstanceId]) -> list[int]:
-        """Tokens queued on each, in order."""
-        return [*map(self._queued.get, instances, repeat(0))]
+    def of(self, instances: tuple[InstanceId, ...]) -> InstanceLoads:
+        """All at once, in order."""
+        slots = self._slots_of(instances)
+        rows = self._table[:, slots]
+        now = self._clock.now()
+        waited_s = np.minimum(now - rows[_SINCE], rows[_PREFILL_S] / np.maximum(rows[_PREFILLS], 1.0))
+        share = rows[_SPENT_S] * np.exp((rows[_SPENT_AT] - now) / RECENT_S) / RECENT_S
+        return InstanceLoads(
+            tokens=rows[_TOKENS],
+            prefill_s=rows[_PREFILL_S] - waited_s,
+            decodes=rows[_DECODES],
+            context=rows[_CONTEXT],
+            prefill_share=np.minimum(share, _MAX_SHARE),
+            pace=rows[_PACE],
+        )
 
     def snapshot(self) -> dict[InstanceId, int]:
         """Tokens queued per instance; those with nothing are left out."""
-        return dict(self._queued)
+        tokens = self._table[_TOKENS]
+        return {instance: int(tokens[slot]) for instance, slot in self._slots.items() if tokens[slot]}
 
     def _take_out(self, request: RequestId, phase: Phase) -> None:
         shares = self._shares.get(request)
         if shares is None or phase not in shares:
             return
-        instance, num_tokens = shares.pop(phase)
+        share = shares.pop(phase)
         if not shares:
             del self._shares[request]
-        self._queued[instance] -= num_tokens
-        if not self._queued[instance]:
-            del self._queued[instance]
+        self._count(share, phase, -1)
+
+    def _count(self, share: _Share, phase: Phase, sign: int) -> None:
+        slot, table = self._slot(share.instance), self._table
+        table[_TOKENS, slot] += sign * share.num_tokens
+        if phase is Phase.PREFILL:
+            table[_PREFILLS, slot] += sign
+            is_queued = table[_PREFILLS, slot] > 0
+            table[_PREFILL_S, slot] = table[_PREFILL_S, slot] + sign * share.seconds if is_queued else 0.0
+            if sign < 0 or table[_PREFILLS, slot] == 1:
+                table[_SINCE, slot] = self._clock.now()  # the next one begins
+        else:
+            table[_DECODES, slot] += sign
+            table[_CONTEXT, slot] += sign * share.context_tokens
+
+    def _spend(self, slot: int, seconds: float) -> None:
+        now, table = self._clock.now(), self._table
+        faded = table[_SPENT_S, slot] * exp((table[_SPENT_AT, slot] - now) / RECENT_S)
+        table[_SPENT_S, slot] = faded + seconds
+        table[_SPENT_AT, slot] = now
+
+    def _slots_of(self, instances: tuple[InstanceId, ...]) -> npt.NDArray[np.intp]:
+        found = self._groups.get(instances)
+        if found is None:
+            if len(self._groups) >= _MAX_GROUPS:
+                self._groups.clear()
+            found = self._groups[instances] = np.array([self._slot(i) for i in instances], dtype=np.intp)
+        return found
+
+    def _slot(self, instance: InstanceId) -> int:
+        slot = self._slots.get(instance)
+        if slot is None:
+            slot = self._slots[instance] = self._free.pop() if self._free else len(self._slots)
+            if slot >= self._table.shape[1]:
+                self._table = np.concatenate([self._table, np.zeros_like(self._table)], axis=1)
+            self._table[:, slot] = 0.0
+            self._table[_PACE, slot] = self._usual_pace
+        return slot
 
     def __repr__(self) -> str:
-        return f"LoadLedger({len(self._shares)} requests, {dict(self._queued)})"
+        return f"LoadLedger({len(self._shares)} requests, {self.snapshot()})"

@@ -1,56 +1,26 @@
-"""How instances are weighed against each other for one request: lower scores are better.
+"""Policies by name: how instances are weighed against each other for one request.
 
-A policy is one method. The scheduler takes one of those with the lowest score, at random among equals,
-so that many idle instances share the work. One policy object weighs the candidates of one phase.
+A policy is one method (choice.py). The scheduler takes one of those with the lowest score, at random among equals,
+so that many idle instances share the work. One policy object weighs all candidates.
 
     find_policy ──> one that comes along, or a class of that name which an installed package offers as an
                     entry point of the group "memserve.policies" (docs/policies.md)
 """
 
-from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
-from operator import add
 from random import Random
-from typing import Protocol
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from memserve.core.errors import ConfigError
-from memserve.core.ids import InstanceId
+from memserve.scheduler.choice import Choice, MakePolicy
+from memserve.scheduler.prompt_tree_policy import PromptTreePolicy
 
 ENTRY_POINTS = "memserve.policies"
 """Group under which other packages offer policies."""
-
-_LEAST_PREFIX = 0.1
-"""Share of a prompt below which a held prefix is not worth a place in a queue."""
-
-
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """One request and its candidates: entry i of each list belongs to instance i; at least one."""
-
-    prompt_tokens: int
-    session: str
-    """What the client calls its conversation; "" for none."""
-    instances: Sequence[InstanceId]
-    matched: Sequence[int]
-    """Leading prompt tokens that the instance holds."""
-    queued: Sequence[int]
-    """Tokens that it still has to do for others."""
-    used: Sequence[int]
-    """Tokens in those blocks of its pool that are held for somebody, as its last heartbeat told."""
-
-    def loads(self) -> list[int]:
-        """Of each instance: what it still has to compute, and what it has to keep and read meanwhile."""
-        return [*map(add, self.queued, self.used)]
-
-
-class Policy(Protocol):
-    """Made with the scheduler's Random, which is the only one to draw from."""
-
-    def scores(self, choice: Choice) -> list[float]:
-        """One score per instance, in order."""
-        ...
 
 
 class RoundRobin:
@@ -59,10 +29,10 @@ class RoundRobin:
     def __init__(self, random: Random) -> None:
         self._turn = -1
 
-    def scores(self, choice: Choice) -> list[float]:
+    def scores(self, choice: Choice) -> npt.ArrayLike:
         self._turn += 1
         count = len(choice.instances)
-        return [float((i - self._turn) % count) for i in range(count)]
+        return (np.arange(count) - self._turn) % count
 
 
 class LeastLoad:
@@ -71,8 +41,8 @@ class LeastLoad:
     def __init__(self, random: Random) -> None:
         pass
 
-    def scores(self, choice: Choice) -> list[float]:
-        return [float(load) for load in choice.loads()]
+    def scores(self, choice: Choice) -> npt.ArrayLike:
+        return choice.load
 
 
 class Session:
@@ -84,7 +54,7 @@ class Session:
     def __init__(self, random: Random) -> None:
         self._without = LeastLoad(random)
 
-    def scores(self, choice: Choice) -> list[float]:
+    def scores(self, choice: Choice) -> npt.ArrayLike:
         if not choice.session:
             return self._without.scores(choice)
         return [float(xxhash.xxh3_64_intdigest(f"{choice.session}\0{i}".encode())) for i in choice.instances]
@@ -96,39 +66,15 @@ class PowerOfTwo:
     def __init__(self, random: Random) -> None:
         self._random = random
 
-    def scores(self, choice: Choice) -> list[float]:
+    def scores(self, choice: Choice) -> npt.ArrayLike:
         count = len(choice.instances)
         drawn = self._random.sample(range(count), min(2, count))
-        loads = choice.loads()
-        return [float(loads[i]) if i in drawn else float("inf") for i in range(count)]
+        scores = np.full(count, np.inf)
+        scores[drawn] = choice.load[drawn]
+        return scores
 
 
-class PromptTreePolicy:
-    """argmin over (tokens queued + own tokens not held): the choice of arXiv 2406.17565, counted in tokens.
-
-    The paper sums predicted execution times; tokens to compute stand for them here, which orders
-    instances of one kind the same way as long as time grows with tokens. Two things are added, both shown by
-    `memserve simulate` on recorded traces. Tokens not held delay everyone who queues behind, so they weigh more
-    once the mean queue is longer than the prompt: a prompt held nowhere then weighs that queue more, which
-    keeps conversations in their place under overload and lets no queue grow past about twice the mean for it.
-    And a prefix of less than a tenth of the prompt counts as none: a short one that all share, such as a system
-    prompt, would otherwise draw everyone to the first instance that held it.
-    """
-
-    def __init__(self, random: Random) -> None:
-        pass
-
-    def scores(self, choice: Choice) -> list[float]:
-        own = choice.prompt_tokens
-        worth = own * _LEAST_PREFIX
-        crowd = sum(choice.queued) / len(choice.queued) / max(own, 1)
-        weight = 1 + crowd if crowd > 1 else 1.0
-        # Instances hold few different lengths: each is weighed once, not once an instance.
-        lacking = {held: weight * (own - (held if held >= worth else 0)) for held in set(choice.matched)}
-        return [*map(add, choice.queued, map(lacking.__getitem__, choice.matched))]
-
-
-_BUILT_IN: dict[str, Callable[[Random], Policy]] = {
+_BUILT_IN: dict[str, MakePolicy] = {
     "prompt-tree": PromptTreePolicy,
     "session": Session,
     "least-load": LeastLoad,
@@ -141,7 +87,7 @@ class PolicyKind(msgspec.Struct, frozen=True, kw_only=True):
     """A policy that is at hand, by its name."""
 
     name: str
-    make: Callable[[Random], Policy]
+    make: MakePolicy
 
 
 def find_policy(name: str) -> PolicyKind:
@@ -159,12 +105,12 @@ def known_policies() -> tuple[str, ...]:
     return tuple(sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINTS))}))
 
 
-def _offered(name: str) -> Callable[[Random], Policy]:
+def _offered(name: str) -> MakePolicy:
     found = [entry for entry in entry_points(group=ENTRY_POINTS) if entry.name == name]
     if not found:
         raise ConfigError(f'policy "{name}" is not known: choose one of {", ".join(known_policies())}')
     try:
-        make: Callable[[Random], Policy] = found[0].load()
+        make: MakePolicy = found[0].load()
         make(Random(0))  # noqa: S311 - only to see that it can be made
     except (ImportError, AttributeError, TypeError) as error:
         raise ConfigError(f'policy "{name}" is offered as {found[0].value}, which cannot be used: {error}') from error

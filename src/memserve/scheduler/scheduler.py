@@ -24,17 +24,21 @@ from memserve.core.enums import CachingMode, Phase, Role
 from memserve.core.errors import InstanceUnavailable
 from memserve.core.ids import Incarnation, InstanceId, RequestId
 from memserve.scheduler.candidates import Candidates, Group, candidates, nobody
-from memserve.scheduler.decision import Candidate, Decision, Forecast, Outcome, Placement, PullWeighing
+from memserve.scheduler.decision import Candidate, Decision, Forecast, Outcome, Placement, PullWeighing, placement
 from memserve.scheduler.event_feeds import EventStats
 from memserve.scheduler.flight import Asked, Flight, Place
 from memserve.scheduler.forecast import forecast
 from memserve.scheduler.holdings import Holdings
 from memserve.scheduler.load import LoadLedger
-from memserve.scheduler.policies import Policy, PolicyKind, find_policy
+from memserve.scheduler.path_queues import PathQueues
+from memserve.scheduler.planner import Plan, plan
+from memserve.scheduler.policies import PolicyKind, find_policy
+from memserve.scheduler.predictions import Predictions
+from memserve.scheduler.promises import Promises
 from memserve.scheduler.prompt_tree import PromptTreeStats
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.tokens import Tokens, token_bytes
-from memserve.scheduler.weighing import Weighed, weigh
+from memserve.scheduler.weighing import Prospect, Weigher
 from memserve.wire.events import Applied, EventBatch, SnapshotPart
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import RequestReport
@@ -76,23 +80,34 @@ class Scheduler:
         """
         self._random = random
         self._caching = caching
-        self.use(find_policy(policy))
+        self._policy = find_policy(policy)
+        self._by = self._policy.make(random)
         self._holdings = Holdings(
             block_size=block_size, clock=clock, ttl_s=ttl_s, confirm_s=confirm_s, max_tree_blocks=max_tree_blocks
         )
         self._pulls = pulls
         self._clock = clock
-        self._load = LoadLedger()
+        self._load = LoadLedger(clock)
+        self._paths = PathQueues(clock)
+        self._predictions = pulls.predictions if pulls is not None else Predictions()
+        self._weigher = Weigher(
+            holdings=self._holdings,
+            load=self._load,
+            predictions=self._predictions,
+            paths=self._paths,
+            clock=clock,
+            random=random,
+        )
         self._flights: dict[RequestId, Flight] = {}
+        self._promises = Promises(clock, confirm_s=confirm_s)
         self._decisions: Counter[tuple[str, Placement]] = Counter()
         self._expected_output = float(_FIRST_OUTPUT_GUESS)
         self._view: ClusterView | None = None
-        self._everyone = Candidates(first=Group(), decode=Group())
+        self._everyone = candidates(ClusterView(), caching=caching)
 
     def use(self, policy: PolicyKind) -> None:
         """Route by this policy from the next request on."""
-        self._policy = policy.name
-        self._first_policy, self._decode_policy = policy.make(self._random), policy.make(self._random)
+        self._policy, self._by = policy, policy.make(self._random)
 
     def decide(
         self,
@@ -106,46 +121,46 @@ class Scheduler:
     ) -> Decision:
         """Where the request goes; its load counts from now on. Deciding again for it replaces the first decision.
 
-        Prefill and decode instances work as a pair; colocated ones compete with the pair's prefill half.
-        When a role has nobody left, any active instance may serve the whole request alone.
-        Raises InstanceUnavailable when no instance is active, InvalidTokens on tokens that are none.
+        Who may compute, decode or do both follows from the roles; when a role has nobody left, any active instance
+        may serve the whole request alone. Raises InstanceUnavailable when no instance is active, InvalidTokens on
+        tokens that are none.
         """
-        data = token_bytes(tokens)
+        asked = Asked(data=token_bytes(tokens), namespace=namespace, session=session)
         self._forget_request(request)
+        self._renew_promises()
         found = self._candidates(view, exclude)
-        asked = Asked(data=data, namespace=namespace, session=session)
-        weighed = [self._weigh(self._first_policy, found.first, asked)]
-        first, decode = weighed[0].candidates[0], None
-        if first.role is Role.PREFILL and found.decode.instances:
-            weighed.append(self._weigh(self._decode_policy, found.decode, asked))
-            decode = weighed[1].candidates[0]
-        pull = self._weigh_pull(asked, first, weighed, view)
+        prospect = self._weigher.look(
+            asked,
+            found,
+            givers=found.givers if self._pulls is not None else Group(),
+            output_tokens=self._expected_output,
+        )
+        made = plan(self._weigher, self._by, found, prospect, self._random)
+        pull = self._weigh_pull(prospect, made.first)
         source = pull.source if pull is not None and pull.is_worth_it else None
         gained = pull.gained_tokens if pull is not None and source is not None else 0
-        self._enter(request, asked, first, decode, held_tokens=first.matched_tokens + gained)
-        self._decisions[self._policy, _placement(decode, source)] += 1
+        self._enter(request, prospect, made, held_tokens=made.first.matched_tokens + gained)
+        self._decisions[self._policy.name, placement(made.decode, source)] += 1
         return Decision(
             request=request,
             epoch=view.epoch,
-            policy=self._policy,
-            prefill=first.instance if decode else None,
-            decode=decode.instance if decode else first.instance,
-            candidates=tuple(candidate for group in weighed for candidate in group.candidates),
+            policy=self._policy.name,
+            prefill=made.first.instance if made.decode else None,
+            decode=made.decode.instance if made.decode else made.first.instance,
+            candidates=made.candidates,
             source=source,
             pull=pull,
-            forecast=self._forecast(asked, first, decode, pull, view),
+            forecast=self._forecast(prospect, made, pull),
         )
 
     def sent(self, request: RequestId) -> None:
         """The request is on its way to its instance, which is counted on to hold the prompt before long.
 
         So those that share the prompt and come before it is computed follow it, instead of having it computed
-        once more elsewhere. If nothing comes of it, the promise ends like any that nobody confirms, and cost a
-        recomputation.
+        once more elsewhere. The promise lasts while the request waits for its prefill. If nothing comes of it, it
+        ends like any that nobody confirms, and cost a recomputation.
         """
-        flight = self._flights.get(request)
-        if flight is not None and flight.first is not None and self._caching is not CachingMode.BASIC:
-            self._holdings.believe(flight.first, flight.asked.data, flight.asked.namespace)
+        self._promise(request)
 
     def prefilled(self, request: RequestId) -> None:
         """The prompt is computed: its load goes, and the instance that computed it is known to hold it."""
@@ -158,13 +173,16 @@ class Scheduler:
             return
         if self._caching is not CachingMode.BASIC:
             self._holdings.believe(flight.first, flight.asked.data, flight.asked.namespace)
-        if self._pulls is not None and flight.started is not None:
-            self._pulls.prefilled(
-                flight.first.instance,
+        if flight.started is not None:
+            instance = flight.first.instance
+            self._predictions.prefilled(
+                instance,
                 prompt_tokens=flight.asked.num_tokens,
                 held_tokens=flight.held_tokens,
                 seconds=self._clock.now() - flight.started,
             )
+            pace = self._predictions.computing
+            self._load.set_pace(instance, pace.of(instance), usual=pace.of(None))
 
     def finish(self, request: RequestId, *, outcome: Outcome, output_tokens: Sequence[int] = ()) -> None:
         """The request is over: its load goes. SERVED also tells what its instances now hold. Idempotent."""
@@ -175,9 +193,8 @@ class Scheduler:
 
     def answered(self, report: RequestReport) -> None:
         """Learn how long answers are from an instance that produced one, and what moving blocks takes."""
-        if self._pulls is not None:
-            for moved in report.moved:
-                self._pulls.moved(moved)
+        for moved in report.moved:
+            self._predictions.moved(moved)
         if report.phase is not Phase.PREFILL and report.output_tokens > 0:
             self._expected_output += _OUTPUT_MEMORY * (report.output_tokens - self._expected_output)
 
@@ -207,6 +224,7 @@ class Scheduler:
         """
         self._holdings.forget(instance, incarnation)
         self._load.forget(instance)
+        self._paths.forget(instance)
         for request, flight in self._flights.items():
             self._flights[request] = flight.without(instance)
 
@@ -216,7 +234,7 @@ class Scheduler:
 
     def stats(self) -> SchedulerStats:
         return SchedulerStats(
-            policy=self._policy,
+            policy=self._policy.name,
             num_in_flight=len(self._flights),
             trees=self._holdings.tree_stats(),
             queued_tokens=self._load.snapshot(),
@@ -224,74 +242,67 @@ class Scheduler:
         )
 
     def __repr__(self) -> str:
-        return f"Scheduler({self._policy}, {len(self._flights)} in flight, {self._load}, {self._holdings})"
+        return f"Scheduler({self._policy.name}, {len(self._flights)} in flight, {self._load}, {self._holdings})"
 
     def _candidates(self, view: ClusterView, exclude: frozenset[InstanceId]) -> Candidates:
         if view is not self._view:
-            self._view, self._everyone = view, candidates(view)
-        found = candidates(view, exclude) if exclude else self._everyone
+            self._view, self._everyone = view, candidates(view, caching=self._caching)
+        found = candidates(view, exclude, caching=self._caching) if exclude else self._everyone
         if not found.first.instances:
             raise InstanceUnavailable(nobody(view, exclude))
         return found
 
-    def _weigh(self, policy: Policy, group: Group, asked: Asked) -> Weighed:
-        return weigh(policy, group, asked, holdings=self._holdings, load=self._load, random=self._random)
-
-    def _weigh_pull(
-        self, asked: Asked, first: Candidate, weighed: list[Weighed], view: ClusterView
-    ) -> PullWeighing | None:
-        """Whether `first` should pull from who holds most; None when that is nobody else.
-
-        KV of decode instances comes back in PD-Caching-3 only: the other milestones leave it where it is.
-        """
-        groups = weighed if self._caching is CachingMode.RETURN else weighed[:1]
-        most = max(groups, key=lambda group: group.held_tokens)
-        if self._pulls is None or most.held_tokens <= first.matched_tokens:
+    def _weigh_pull(self, prospect: Prospect, first: Candidate) -> PullWeighing | None:
+        """Whether `first` should pull from who holds most; None when that is nobody else."""
+        if self._pulls is None or prospect.source is None or prospect.source_tokens <= first.matched_tokens:
             return None
-        source = view.find(most.holder)
-        if source is None or self._caching is CachingMode.BASIC:
-            return None
-        identity = source.peer.identity
         pull = self._pulls.weigh(
             target=first.instance,
-            source=most.holder,
-            prompt_tokens=asked.num_tokens,
+            source=prospect.source,
+            prompt_tokens=prospect.asked.num_tokens,
             held_tokens=first.matched_tokens,
-            source_tokens=most.held_tokens,
-            bytes_per_token=identity.block_bytes / identity.block_size,
+            source_tokens=prospect.source_tokens,
+            bytes_per_token=prospect.bytes_per_token,
+            queue_s=self._paths.wait_s(prospect.source, first.instance),
         )
-        if not pull.is_worth_it:
+        if pull.is_worth_it:
+            self._paths.begin(prospect.source, first.instance, pull.transfer_s)
+        else:
             self._pulls.declined(pull, first.instance)
         return pull
 
-    def _forecast(
-        self, asked: Asked, first: Candidate, decode: Candidate | None, pull: PullWeighing | None, view: ClusterView
-    ) -> Forecast | None:
-        taker = view.find(decode.instance if decode is not None else first.instance)
-        if self._pulls is None or taker is None:
+    def _forecast(self, prospect: Prospect, made: Plan, pull: PullWeighing | None) -> Forecast | None:
+        if self._pulls is None:
             return None
-        identity = taker.peer.identity
         return forecast(
-            first=first,
-            decode=decode,
+            first=made.first,
+            decode=made.decode,
             pull=pull,
-            prompt_tokens=asked.num_tokens,
-            bytes_per_token=identity.block_bytes / identity.block_size,
+            prompt_tokens=prospect.asked.num_tokens,
+            bytes_per_token=prospect.bytes_per_token,
             costs=self._pulls,
         )
 
-    def _enter(
-        self, request: RequestId, asked: Asked, first: Candidate, decode: Candidate | None, *, held_tokens: int
-    ) -> None:
-        add, output = self._load.add, round(self._expected_output)
-        lacks = asked.num_tokens - held_tokens
+    def _enter(self, request: RequestId, prospect: Prospect, made: Plan, *, held_tokens: int) -> None:
+        asked, first, decode = prospect.asked, made.first, made.decode
+        output, total = round(self._expected_output), asked.num_tokens
+        self._load.add(
+            request=request,
+            phase=Phase.PREFILL,
+            instance=first.instance,
+            num_tokens=total - held_tokens,
+            seconds=self._predictions.prefill_s(first.instance, total, held_tokens),
+        )
+        answers = first if decode is None else decode
+        takes_in = 0 if decode is None else total - decode.matched_tokens
+        self._load.add(
+            request=request,
+            phase=Phase.DECODE,
+            instance=answers.instance,
+            num_tokens=takes_in + output,
+            context_tokens=total + output,
+        )
         pulls_nothing = held_tokens == first.matched_tokens
-        add(request=request, phase=Phase.PREFILL, instance=first.instance, num_tokens=lacks)
-        if decode is None:
-            add(request=request, phase=Phase.DECODE, instance=first.instance, num_tokens=output)
-        else:
-            takes_in = asked.num_tokens - decode.matched_tokens
-            add(request=request, phase=Phase.DECODE, instance=decode.instance, num_tokens=takes_in + output)
         self._flights[request] = Flight(
             asked=asked,
             first=Place(instance=first.instance, role=first.role),
@@ -300,6 +311,17 @@ class Scheduler:
             held_tokens=held_tokens,
             started=self._clock.now() if pulls_nothing and first.queued_tokens == 0 else None,
         )
+
+    def _promise(self, request: RequestId, *, since: float | None = None) -> None:
+        flight = self._flights.get(request)
+        if flight is None or flight.first is None or flight.prefilled or self._caching is CachingMode.BASIC:
+            return
+        keep_s = self._promises.make(request, since=since)
+        self._holdings.believe(flight.first, flight.asked.data, flight.asked.namespace, at_least_s=keep_s)
+
+    def _renew_promises(self) -> None:
+        for request, since in self._promises.due():
+            self._promise(request, since=since)
 
     def _learn(self, flight: Flight, output_tokens: Sequence[int]) -> None:
         """The last output token was never fed back, so no instance holds its KV."""
@@ -316,9 +338,3 @@ class Scheduler:
     def _forget_request(self, request: RequestId) -> None:
         self._flights.pop(request, None)
         self._load.drop_all(request)
-
-
-def _placement(decode: Candidate | None, source: InstanceId | None) -> Placement:
-    if source is None:
-        return Placement.ALONE if decode is None else Placement.SPLIT
-    return Placement.ALONE_PULLING if decode is None else Placement.SPLIT_PULLING

@@ -1,66 +1,222 @@
-"""One group of candidates weighed for one prompt: what each holds and has queued, its score, who is best.
+"""Candidates weighed for one prompt: what each holds and has queued, what it would cost, its score.
 
-Owns the choice among equals, by the injected Random, and nothing that lasts.
+Owns the numbers that policies see, and the choice among equals by the injected Random; nothing that lasts but how
+often prefixes were asked for. What a heavy hitter costs to bring to a further instance is not counted against that
+instance, as those that come after gain from it: so it spreads, in proportion to how often it is asked for and to no
+more than MAX_REPLICAS instances, before its holders' queues are long.
 """
 
 from itertools import repeat
 from random import Random
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
+from memserve.core.clock import Clock
+from memserve.core.enums import Phase
 from memserve.core.errors import InvariantError
 from memserve.core.ids import InstanceId
-from memserve.scheduler.candidates import Group
+from memserve.scheduler.candidates import Candidates, Group
+from memserve.scheduler.choice import Choice, Costs, Policy
 from memserve.scheduler.decision import MAX_CANDIDATES, Candidate
 from memserve.scheduler.flight import Asked
 from memserve.scheduler.holdings import Holdings
-from memserve.scheduler.load import LoadLedger
-from memserve.scheduler.policies import Choice, Policy
+from memserve.scheduler.load import InstanceLoads, LoadLedger, Numbers
+from memserve.scheduler.path_queues import PathQueues
+from memserve.scheduler.predictions import Predictions
+from memserve.scheduler.prefix_heat import PrefixHeat
+from memserve.scheduler.tokens import TOKEN_BYTES
+
+MAX_REPLICAS = 16
+"""A prefix that so many instances hold is brought to no further one ahead of need."""
+HEAVY_HITTER = 4.0
+"""Asked for as often within PrefixHeat's time by each instance that holds it, a prefix goes to a further one."""
+
+
+class Prospect(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt before anyone is chosen."""
+
+    asked: Asked
+    may_split: bool
+    """Serve it on one instance or on two: there are candidates for both."""
+    held: dict[InstanceId, int]
+    """Leading tokens by instance; those that hold none are left out."""
+    source: InstanceId | None
+    """Of those that hold most and may give it to others, the one whose path is free soonest."""
+    source_tokens: int
+    source_wait_s: float
+    """Until its path is free."""
+    bytes_per_token: float
+    is_spreading: bool
+    """The longest held prefix is a heavy hitter that few hold: whom it is brought to is not charged for it."""
+    output_tokens: float
 
 
 class Weighed(msgspec.Struct, frozen=True, kw_only=True):
-    """One group, weighed."""
+    """One group, weighed for one phase."""
 
-    candidates: list[Candidate]
-    """The chosen one, one of the best at random, and after it the next best."""
-    holder: InstanceId
-    """One of those that hold most of the prompt, the chosen one if it is among them."""
-    held_tokens: int
-    """What the holder has of the prompt."""
+    group: Group
+    matched: npt.NDArray[np.int64]
+    queued: Numbers
+    wait_s: Numbers
+    scores: Numbers
 
+    def best(self, random: Random, *, besides: InstanceId | None = None) -> int:
+        """One of those with the lowest score; of the others, where there are some, when one is left out."""
+        scores = self.scores
+        if besides in self.group.instances and len(scores) > 1:
+            scores = scores.copy()
+            scores[self.group.instances.index(besides)] = np.inf
+        lowest = int(scores.argmin())
+        equals = np.flatnonzero(scores == scores[lowest])
+        return lowest if len(equals) == 1 else int(equals[int(random.random() * len(equals))])
 
-def weigh(
-    policy: Policy, group: Group, asked: Asked, *, holdings: Holdings, load: LoadLedger, random: Random
-) -> Weighed:
-    """`group` must not be empty."""
-    held = holdings.match(group.kinds, asked)
-    matched = [*map(held.get, group.instances, repeat(0))]
-    queued = load.queued(group.instances)
-    choice = Choice(
-        prompt_tokens=asked.num_tokens,
-        session=asked.session,
-        instances=group.instances,
-        matched=matched,
-        queued=queued,
-        used=group.used,
-    )
-    scores = policy.scores(choice)
-    if len(scores) != len(matched):
-        raise InvariantError(f"{policy!r} gave {len(scores)} scores to {len(matched)} instances: give one to each")
-    order = sorted(range(len(scores)), key=scores.__getitem__)
-    best = order.pop(int(random.random() * scores.count(scores[order[0]])))
-    most = max(matched)
-    holder = group.instances[best]
-    if most > matched[best]:
-        holder = random.choice([i for i, m in zip(group.instances, matched, strict=True) if m == most])
-    chosen = [
-        Candidate(
-            instance=group.instances[i],
-            role=group.roles[i],
-            matched_tokens=matched[i],
-            queued_tokens=queued[i],
-            score=scores[i],
+    def listed(self, chosen: int) -> tuple[Candidate, ...]:
+        """The chosen one and after it the next best."""
+        order = self.scores.argsort(kind="stable")[:MAX_CANDIDATES].tolist()
+        if chosen in order:
+            order.remove(chosen)
+        kept = [chosen, *order[: MAX_CANDIDATES - 1]]
+        columns = [column[kept].tolist() for column in (self.matched, self.queued, self.wait_s, self.scores)]
+        instances, roles = self.group.instances, self.group.roles
+        return tuple(
+            Candidate(
+                instance=instances[i],
+                role=roles[i],
+                matched_tokens=held,
+                queued_tokens=int(queued),
+                wait_s=wait_s,
+                score=score,
+            )
+            for i, held, queued, wait_s, score in zip(kept, *columns, strict=True)
         )
-        for i in (best, *order[: MAX_CANDIDATES - 1])
-    ]
-    return Weighed(candidates=chosen, holder=holder, held_tokens=most)
+
+
+class _Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to know of a group for one prompt, whatever the phase."""
+
+    matched: npt.NDArray[np.int64]
+    loads: InstanceLoads
+    costs: Costs
+
+
+class Weigher:
+    def __init__(
+        self,
+        *,
+        holdings: Holdings,
+        load: LoadLedger,
+        predictions: Predictions,
+        paths: PathQueues,
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        self._holdings = holdings
+        self._load = load
+        self._predictions = predictions
+        self._paths = paths
+        self._heat = PrefixHeat(clock)
+        self._random = random
+        self._last: tuple[Prospect | None, Group | None, _Seen | None] = (None, None, None)
+
+    def look(self, asked: Asked, found: Candidates, *, givers: Group, output_tokens: float) -> Prospect:
+        """What is held of the prompt and by whom; only `givers` are asked to give it to others."""
+        held = self._holdings.match(found.kinds, asked)
+        most = max(map(held.get, givers.instances, repeat(0)), default=0) if held else 0
+        sources = [i for i in givers.instances if held.get(i, 0) == most] if most else []
+        source = self._least_busy(sources)
+        return Prospect(
+            asked=asked,
+            may_split=bool(found.prefill.instances and found.whole.instances),
+            held=held,
+            source=source,
+            source_wait_s=0.0 if source is None else self._paths.wait_s(source),
+            source_tokens=most,
+            bytes_per_token=found.bytes_per_token,
+            is_spreading=self._is_spreading(asked, held),
+            output_tokens=output_tokens,
+        )
+
+    def weigh(self, policy: Policy, group: Group, phase: Phase, prospect: Prospect) -> Weighed:
+        """`group` must not be empty. Raises InvariantError for a policy that does not give each a score."""
+        seen = self._seen(group, prospect)
+        choice = Choice(
+            phase=phase,
+            may_split=prospect.may_split,
+            prompt_tokens=prospect.asked.num_tokens,
+            session=prospect.asked.session,
+            instances=group.instances,
+            matched=seen.matched,
+            used=group.used,
+            loads=seen.loads,
+            costs=seen.costs,
+        )
+        scores = np.asarray(policy.scores(choice), dtype=np.float64)
+        if scores.shape != seen.matched.shape:
+            raise InvariantError(f"{policy!r} gave {scores.size} scores to {seen.matched.size} instances: one each")
+        loads = seen.loads
+        return Weighed(group=group, matched=seen.matched, queued=loads.tokens, wait_s=loads.prefill_s, scores=scores)
+
+    def _seen(self, group: Group, prospect: Prospect) -> _Seen:
+        """Once for a group and a prompt: all phases of a flexible instance share it."""
+        last_prospect, last_group, seen = self._last
+        if last_prospect is prospect and last_group is group and seen is not None:
+            return seen
+        matched = [*map(prospect.held.get, group.instances, repeat(0))]
+        loads = self._load.of(group.instances)
+        seen = _Seen(
+            matched=np.array(matched, dtype=np.int64), loads=loads, costs=self._costs(prospect, matched, loads)
+        )
+        self._last = prospect, group, seen
+        return seen
+
+    def _costs(self, prospect: Prospect, matched: list[int], loads: InstanceLoads) -> Costs:
+        """Few lengths are held: each is predicted once, not once an instance."""
+        predictions = self._predictions
+        compute_s = {held: self._compute_s(prospect, held) for held in {*matched}}
+        if prospect.is_spreading:
+            compute_s = dict.fromkeys(compute_s, min(compute_s.values()))
+        move_s = {held: self._move_s(prospect, held) for held in compute_s}
+        return Costs(
+            compute_s=np.array([*map(compute_s.__getitem__, matched)]) * loads.pace,
+            whole_s=predictions.prefill.seconds(prospect.asked.num_tokens, 0.0) * predictions.computing.of(None),
+            move_s=np.array([*map(move_s.__getitem__, matched)]),
+            decode=predictions.decode,
+            decode_pace=predictions.decoding.of(None),
+            output_tokens=prospect.output_tokens,
+        )
+
+    def _compute_s(self, prospect: Prospect, held: int) -> float:
+        """On an instance of the usual speed that holds so much, or pulls more if that is sooner."""
+        prefill, total, most = self._predictions.prefill, max(prospect.asked.num_tokens, 1), prospect.source_tokens
+        own_s = prefill.seconds(total, held / total)
+        if prospect.source is None or held >= most:
+            return own_s
+        path_s = self._predictions.path.seconds((most - held) * prospect.bytes_per_token) * self._transfer_pace
+        return min(own_s, prospect.source_wait_s + path_s + prefill.seconds(total, most / total))
+
+    def _move_s(self, prospect: Prospect, held: int) -> float:
+        lacking_bytes = (prospect.asked.num_tokens - held) * prospect.bytes_per_token
+        return self._predictions.path.seconds(lacking_bytes) * self._transfer_pace
+
+    @property
+    def _transfer_pace(self) -> float:
+        return self._predictions.transferring.of(None)
+
+    def _least_busy(self, sources: list[InstanceId]) -> InstanceId | None:
+        if len(sources) < 2:
+            return sources[0] if sources else None
+        start = int(self._random.random() * len(sources))
+        return min(sources[start:] + sources[:start], key=self._paths.wait_s)
+
+    def _is_spreading(self, asked: Asked, held: dict[InstanceId, int]) -> bool:
+        most = max(held.values(), default=0)
+        if not most:
+            return False
+        heat = self._heat.asked(asked.data[: most * TOKEN_BYTES], asked.namespace)
+        num_holders = sum(tokens == most for tokens in held.values())
+        return num_holders < MAX_REPLICAS and heat >= HEAVY_HITTER * num_holders
+
+    def __repr__(self) -> str:
+        return f"Weigher({self._predictions}, {self._heat})"

@@ -47,6 +47,8 @@ class PromptPool:
     def store(self, blocks: tuple[int, ...]) -> int:
         """Keep the prompt, or as many leading blocks as the pool can hold; how many were held already."""
         fitting = blocks[: self._num_blocks]
+        if not fitting:
+            return 0
         match = self._ledger.match(fitting, owner=_OWNER)
         held = match.blocks
         if len(held) < len(fitting):

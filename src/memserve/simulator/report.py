@@ -9,7 +9,9 @@ import msgspec
 from memserve.core.errors import ConfigError
 from memserve.scheduler.cost_model import ProfileIdentity
 from memserve.simulator.replay import CacheResult, replay
-from memserve.simulator.run import Setting, Simulation, SimulationResult, check_setting
+from memserve.simulator.result import SimulationResult
+from memserve.simulator.run import Simulation
+from memserve.simulator.setting import Setting, check_setting
 from memserve.simulator.trace import Trace
 
 
@@ -42,13 +44,19 @@ def simulate(
     *,
     policies: Sequence[str],
     sizes: Sequence[int],
+    layouts: Sequence[str] = ("colocated",),
     each: Callable[[SimulationResult], None] = lambda _: None,
 ) -> SimulationReport:
-    """Every policy at every number of instances, otherwise as `base`; `each` sees every result as it comes.
+    """Every policy in every layout at every number of instances, otherwise as `base`.
 
-    Raises ConfigError, before the first run, for a setting that cannot be.
+    `each` sees every result as it comes. Raises ConfigError, before the first run, for a setting that cannot be.
     """
-    settings = [msgspec.structs.replace(base, policy=policy, instances=size) for size in sizes for policy in policies]
+    settings = [
+        msgspec.structs.replace(base, policy=policy, instances=size, layout=layout)
+        for size in sizes
+        for layout in layouts
+        for policy in policies
+    ]
     for setting in settings:
         check_setting(trace, setting)
     results: list[SimulationResult] = []

@@ -1,71 +1,44 @@
 """A trace played against the real scheduler and a number of modelled instances, event by event.
 
-Owns the order of events and the figures of a run. Time is a manual clock; the same trace, settings and seed give
-the same run, but for `decide_p50_us`, which is measured on the machine that simulates.
+Owns the order of events. What the scheduler decides is done as in a cluster of caching mode `return`:
+
+    decide ──> [pull: source ──> who computes] ──> whole ─────────────────────────────> finish
+                                               └─> prefill ──> hand over ──> decode ──> finish, answer goes back
+
+Time is a manual clock; the same trace, settings and seed give the same run, but for `decide_p50_us`, which is
+measured on the machine that simulates.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from heapq import heappop, heappush
+from itertools import count
 from math import inf
 from random import Random
 
 import msgspec
-import numpy as np
 
-from memserve.cluster.view import ClusterView, InstanceState, InstanceView
 from memserve.core.clock import Clock, ManualClock, SystemClock
-from memserve.core.enums import Phase, Role
-from memserve.core.errors import ConfigError
-from memserve.core.ids import Epoch, Incarnation, InstanceId, RequestId
-from memserve.pool.eviction import eviction_policy
+from memserve.core.enums import Phase
+from memserve.core.ids import InstanceId, RequestId
 from memserve.scheduler.cost_model import CostModel, CostProfile
-from memserve.scheduler.decision import Outcome
-from memserve.scheduler.policies import find_policy
+from memserve.scheduler.decision import Decision, Outcome
+from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
-from memserve.simulator.engine import Finished, ModelledInstance, Prefilled
+from memserve.simulator.engine import Finished, FirstToken, Happened, ModelledInstance, Prefilled, Task
+from memserve.simulator.links import PEER, Links
 from memserve.simulator.pool import PromptPool, expanded
-from memserve.simulator.trace import BLOCK_TOKENS, Trace, TraceRequest, ideal_hit_ratio
+from memserve.simulator.result import SimulationResult, Tally
+from memserve.simulator.setting import INCARNATION, Setting, check_setting, cluster_view
+from memserve.simulator.trace import BLOCK_TOKENS, Trace, TraceRequest
 from memserve.wire.events import EventBatch, SnapshotPart
-from memserve.wire.identity import KvIdentity
-from memserve.wire.messages import Load, PeerInfo, RequestReport
+from memserve.wire.messages import MovedBlocks, RequestReport
 
-_INCARNATION = Incarnation(1)
+PULL_WAIT_S = 2.0
+"""A request waits this long for KV that is pulled for it, as in engines/vllm; what comes later is kept all the same."""
 
-
-class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """One run."""
-
-    policy: str
-    instances: int
-    profile: CostProfile
-    pool_blocks: int | None = None
-    """Of each instance, blocks of 512 tokens; None: so many that nothing is evicted."""
-    eviction: str = "lru"
-    ttl_s: float = 600.0
-    """How long the scheduler believes what it was not told again."""
-    confirm_s: float = 30.0
-    """How long it believes what it sent there, until the instance's own events confirm it."""
-    speed: float = 1.0
-    """Requests come this many times as fast as in the trace."""
-    seed: int = 0
-
-
-class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
-    policy: str
-    instances: int
-    hit_ratio: float
-    """Share of all prompt blocks that the instance in charge held."""
-    ideal_hit_ratio: float
-    """The same with one endless cache for everyone."""
-    ttft_avg_s: float
-    ttft_p99_s: float
-    jct_avg_s: float
-    jct_p99_s: float
-    load_max_over_mean: float
-    """Of the time that an instance computes, over the whole trace."""
-    decide_p50_us: float
-    utilisation: float
-    """Mean share of the time to the last answer in which an instance computes."""
-    requests: int
+_LANDS, _WAKES = 0, 1
+"""What arrives at a moment is there for what begins at that moment."""
 
 
 class Simulation:
@@ -78,22 +51,17 @@ class Simulation:
         self._setting = setting
         self._stopwatch = stopwatch or SystemClock()
         self._clock = ManualClock()
-        self._scheduler = Scheduler(
-            block_size=BLOCK_TOKENS,
-            policy=setting.policy,
-            clock=self._clock,
-            random=Random(setting.seed),  # noqa: S311 - chooses among equals, keeps no secret
-            ttl_s=setting.ttl_s,
-            confirm_s=setting.confirm_s,
-        )
-        self._view = _view(setting)
+        self._cost = CostModel(setting.profile)
+        self._scheduler = _scheduler(setting, self._clock)
+        self._view = cluster_view(setting)
         self._follow()
         self._instances = {view.instance: self._instance(view.instance) for view in self._view.instances}
-        self._wakes: list[tuple[float, InstanceId]] = []
-        self._first_token_s = np.zeros(len(trace.requests))
-        self._done_s = np.zeros(len(trace.requests))
-        self._decide_s: list[float] = []
-        self._hit_blocks = 0
+        self._links = Links(self._cost)
+        self._due: list[tuple[float, int, int, Callable[[], None]]] = []
+        self._order = count()
+        self._woken = dict.fromkeys(self._instances, inf)
+        self._decisions: dict[int, Decision] = {}
+        self._tally = Tally(len(trace.requests))
 
     def __repr__(self) -> str:
         return f"Simulation({self._trace.name}, {self._setting.policy} over {self._setting.instances} instances)"
@@ -105,15 +73,15 @@ class Simulation:
             self._move_to(at_s)
             self._arrive(number, request)
         self._work_until(inf)
-        return self._result()
+        return self._tally.result(self._trace, self._setting, list(self._instances.values()))
 
     def _follow(self) -> None:
         """Every instance starts empty and tells what it holds from then on."""
         for view in self._view.instances:
-            self._scheduler.admit(view.instance, _INCARNATION, view.role)
+            self._scheduler.admit(view.instance, INCARNATION, view.role)
             self._scheduler.reset(
                 SnapshotPart(
-                    instance=view.instance, incarnation=_INCARNATION, seq=0, entries=(), is_first=True, is_last=True
+                    instance=view.instance, incarnation=INCARNATION, seq=0, entries=(), is_first=True, is_last=True
                 )
             )
 
@@ -121,130 +89,190 @@ class Simulation:
         setting = self._setting
         enough = self._trace.num_distinct_blocks
         pool = PromptPool(num_blocks=setting.pool_blocks or enough, eviction=setting.eviction, clock=self._clock)
-        return ModelledInstance(instance=instance, cost=CostModel(setting.profile), pool=pool)
+        return ModelledInstance(instance=instance, cost=self._cost, pool=pool)
+
+    # ------------------------------------------------------------ one request
 
     def _arrive(self, number: int, request: TraceRequest) -> None:
         tokens = expanded(request.blocks)
         before = self._stopwatch.now()
         decision = self._scheduler.decide(request=_id(number), tokens=tokens, view=self._view, session=request.session)
-        self._decide_s.append(self._stopwatch.now() - before)
+        self._tally.decide_s.append(self._stopwatch.now() - before)
         self._scheduler.sent(decision.request)
-        instance = self._instances[decision.decode]
-        instance.accept(number, request, at_s=self._clock.now())
-        self._wake(instance)
+        self._decisions[number] = decision
+        instance = self._instances[decision.prefill or decision.decode]
+        self._tally.num_splits += decision.prefill is not None
+        task = Task(
+            number=number,
+            request=request,
+            phase=Phase.WHOLE if decision.prefill is None else Phase.PREFILL,
+            ready_at=self._pull(number, request, decision, instance),
+        )
+        self._accept(task, instance)
 
-    def _work_until(self, at_s: float) -> None:
-        while self._wakes and self._wakes[0][0] <= at_s:
-            due, name = heappop(self._wakes)
-            instance = self._instances[name]
-            self._move_to(due)
-            happened = instance.advance(due)
-            for fact in happened:
-                self._note(fact, name)
-            self._announce(instance)
-            if happened:
-                self._wake(instance)
+    def _pull(self, number: int, request: TraceRequest, decision: Decision, target: ModelledInstance) -> float:
+        """Have the source send what it holds beyond the target; when the request need not wait for it any more."""
+        now = self._clock.now()
+        if decision.source is None:
+            return now
+        source = self._instances[decision.source]
+        held, lacking = source.pool.fetch(request.blocks), target.pool.fetch(request.blocks)
+        if held <= lacking:
+            return now
+        num_bytes = (held - lacking) * BLOCK_TOKENS * self._setting.profile.kv_bytes_per_token
+        lands_at = self._send(source, target, num_bytes, request.blocks[:held], number=number)
+        self._tally.num_pulls += 1
+        return min(lands_at, now + PULL_WAIT_S)
 
-    def _note(self, fact: Prefilled | Finished, instance: InstanceId) -> None:
-        if isinstance(fact, Prefilled):
-            self._first_token_s[fact.number] = fact.at_s
-            self._hit_blocks += fact.hit_blocks
-            self._scheduler.prefilled(_id(fact.number))
-            return
-        self._done_s[fact.number] = fact.at_s
-        request = self._trace.requests[fact.number]
-        self._scheduler.answered(_report(fact.number, request, instance))
+    def _hand_over(self, number: int, prefill: ModelledInstance) -> None:
+        """To the decode instance, what it lacks; it loads all of the prompt from its pool then."""
+        request, decode = self._trace.requests[number], self._instances[self._decisions[number].decode]
+        held = min(decode.pool.fetch(request.blocks) * BLOCK_TOKENS, request.prompt_tokens)
+        per_token = self._setting.profile.kv_bytes_per_token
+        num_bytes = (request.prompt_tokens - held) * per_token
+        lands_at = self._send(prefill, decode, num_bytes, request.blocks, number=number)
+        self._at(lands_at, _LANDS, partial(self._release, number, prefill))
+        load_s = self._cost.transfer_s(request.prompt_tokens * per_token, "dram")
+        task = Task(number=number, request=request, phase=Phase.DECODE)
+        self._at(lands_at + load_s, _LANDS, partial(self._accept, task, decode))
+
+    def _send(
+        self,
+        source: ModelledInstance,
+        target: ModelledInstance,
+        num_bytes: float,
+        blocks: Sequence[int],
+        *,
+        number: int,
+    ) -> float:
+        """When the bytes are there; from then on the target holds these blocks."""
+        now = self._clock.now()
+        lands_at = self._links.send(source=source.instance, target=target.instance, num_bytes=num_bytes, at_s=now)
+        self._tally.moved_bytes += num_bytes
+        moved = MovedBlocks(
+            source=source.instance,
+            target=target.instance,
+            path=PEER,
+            num_blocks=len(blocks),
+            num_tokens=0,
+            num_bytes=round(num_bytes),
+            num_calls=1,
+            seconds=self._cost.transfer_s(num_bytes, PEER),
+        )
+        self._at(lands_at, _LANDS, partial(self._landed, target, tuple(blocks), number, moved))
+        return lands_at
+
+    # ------------------------------------------------------------ what happens later
+
+    def _landed(self, target: ModelledInstance, blocks: tuple[int, ...], number: int, moved: MovedBlocks) -> None:
+        target.pool.store(blocks)
+        self._announce(target)
+        self._scheduler.answered(_report(number, target.instance, Phase.PREFILL, moved=(moved,)))
+
+    def _release(self, number: int, prefill: ModelledInstance) -> None:
+        prefill.release(number, at_s=self._clock.now())
+        self._note((), prefill)
+
+    def _accept(self, task: Task, instance: ModelledInstance) -> None:
+        instance.accept(task, at_s=self._clock.now())
+        self._note((), instance)
+
+    def _advance(self, instance: ModelledInstance) -> None:
+        self._woken[instance.instance] = inf
+        self._note(instance.advance(self._clock.now()), instance)
+
+    def _note(self, happened: Sequence[Happened], instance: ModelledInstance) -> None:
+        for fact in happened:
+            match fact:
+                case Prefilled():
+                    self._tally.hit_blocks += fact.hit_blocks
+                    self._scheduler.prefilled(_id(fact.number))
+                    if self._decisions[fact.number].prefill is not None:
+                        self._hand_over(fact.number, instance)
+                case FirstToken():
+                    self._tally.first_token_s[fact.number] = fact.at_s
+                case Finished():
+                    self._finish(fact, instance)
+        self._announce(instance)
+        if instance.next_at < self._woken[instance.instance]:
+            self._woken[instance.instance] = instance.next_at
+            self._at(instance.next_at, _WAKES, partial(self._advance, instance))
+
+    def _finish(self, fact: Finished, instance: ModelledInstance) -> None:
+        self._tally.done_s[fact.number] = fact.at_s
+        request, decision = self._trace.requests[fact.number], self._decisions.pop(fact.number)
+        is_split = decision.prefill is not None
+        phase = Phase.DECODE if is_split else Phase.WHOLE
+        self._scheduler.answered(_report(fact.number, instance.instance, phase, output_tokens=request.output_tokens))
         self._scheduler.finish(_id(fact.number), outcome=Outcome.SERVED)
+        if decision.prefill is not None and request.afterwards:
+            back = self._instances[decision.prefill]
+            num_new = len(request.afterwards) - request.prompt_tokens // BLOCK_TOKENS
+            num_bytes = num_new * BLOCK_TOKENS * self._setting.profile.kv_bytes_per_token
+            self._send(instance, back, num_bytes, request.afterwards, number=fact.number)
 
     def _announce(self, instance: ModelledInstance) -> None:
         events = instance.pool.take_events()
         if events:
             self._scheduler.apply(
-                EventBatch(instance=instance.instance, incarnation=_INCARNATION, events=events, as_of=self._clock.now())
+                EventBatch(instance=instance.instance, incarnation=INCARNATION, events=events, as_of=self._clock.now())
             )
 
-    def _wake(self, instance: ModelledInstance) -> None:
-        if instance.next_at < inf:
-            heappush(self._wakes, (instance.next_at, instance.instance))
+    # ------------------------------------------------------------ time
+
+    def _at(self, at_s: float, kind: int, act: Callable[[], None]) -> None:
+        heappush(self._due, (at_s, kind, next(self._order), act))
+
+    def _work_until(self, at_s: float) -> None:
+        while self._due and self._due[0][0] <= at_s:
+            due, _, _, act = heappop(self._due)
+            self._move_to(due)
+            act()
 
     def _move_to(self, at_s: float) -> None:
         self._clock.advance(max(at_s - self._clock.now(), 0.0))
 
-    def _result(self) -> SimulationResult:
-        arrived = np.array([request.at_s for request in self._trace.requests]) / self._setting.speed
-        ttft, jct = self._first_token_s - arrived, self._done_s - arrived
-        busy = np.array([instance.busy_s for instance in self._instances.values()])
-        return SimulationResult(
-            policy=self._setting.policy,
-            instances=self._setting.instances,
-            hit_ratio=self._hit_blocks / self._trace.num_blocks,
-            ideal_hit_ratio=ideal_hit_ratio(self._trace),
-            ttft_avg_s=float(ttft.mean()),
-            ttft_p99_s=float(np.quantile(ttft, 0.99)),
-            jct_avg_s=float(jct.mean()),
-            jct_p99_s=float(np.quantile(jct, 0.99)),
-            load_max_over_mean=float(busy.max() / busy.mean()),
-            decide_p50_us=float(np.median(self._decide_s)) * 1e6,
-            utilisation=float(busy.mean() / self._done_s.max()),
-            requests=len(self._trace.requests),
-        )
+
+def _scheduler(setting: Setting, clock: Clock) -> Scheduler:
+    return Scheduler(
+        block_size=BLOCK_TOKENS,
+        policy=setting.policy,
+        clock=clock,
+        random=Random(setting.seed),  # noqa: S311 - chooses among equals, keeps no secret
+        ttl_s=setting.ttl_s,
+        confirm_s=setting.confirm_s,
+        pulls=_pulls(setting.profile),
+    )
 
 
-def check_setting(trace: Trace, setting: Setting) -> None:
-    """Raises ConfigError, with the numbers, for a run that cannot be."""
-    find_policy(setting.policy)
-    eviction_policy(setting.eviction)
-    if setting.instances < 1 or min(setting.speed, setting.ttl_s, setting.confirm_s) <= 0:
-        raise ConfigError(
-            f"{setting.instances} instances at speed {setting.speed} with a TTL of {setting.ttl_s} s "
-            f"and {setting.confirm_s} s to confirm: give at least 1 instance and the others above 0"
-        )
-    if setting.pool_blocks is not None and setting.pool_blocks < 1:
-        raise ConfigError(f"a pool of {setting.pool_blocks} blocks holds nothing: give at least 1")
-    longest = max(request.prompt_tokens + request.output_tokens for request in trace.requests)
-    capacity = setting.profile.kv_capacity_tokens
-    if longest > capacity:
-        raise ConfigError(
-            f"the longest request of {trace.name} has {longest} tokens and an instance of "
-            f"{setting.profile.identity.machine} holds the KV of {capacity}: choose another profile or a shorter trace"
-        )
+def _pulls(profile: CostProfile) -> PullPolicy:
+    """What a calibration would tell: cached tokens are loaded from host memory before they are read."""
+    load_s = profile.kv_bytes_per_token / profile.paths["dram"].bytes_per_s
+    prefill = msgspec.structs.replace(profile.prefill, per_cached_token_s=profile.prefill.per_cached_token_s + load_s)
+    return PullPolicy(prefill=prefill, decode=profile.decode, path=profile.paths[PEER])
 
 
 def _id(number: int) -> RequestId:
     return RequestId(str(number))
 
 
-def _report(number: int, request: TraceRequest, instance: InstanceId) -> RequestReport:
+def _report(
+    number: int,
+    instance: InstanceId,
+    phase: Phase,
+    *,
+    output_tokens: int = 0,
+    moved: tuple[MovedBlocks, ...] = (),
+) -> RequestReport:
     return RequestReport(
         request=_id(number),
         instance=instance,
-        phase=Phase.WHOLE,
-        prompt_tokens=request.prompt_tokens,
+        phase=phase,
+        prompt_tokens=0,
         hbm_tokens=0,
         dram_tokens=0,
         received_tokens=0,
-        computed_tokens=request.prompt_tokens,
-        output_tokens=request.output_tokens,
-    )
-
-
-def _view(setting: Setting) -> ClusterView:
-    profile = setting.profile
-    identity = KvIdentity(
-        model=profile.identity.model,
-        dtype="modelled",
-        engine=profile.identity.engine,
-        backend="modelled",
-        block_size=BLOCK_TOKENS,
-        block_bytes=BLOCK_TOKENS * profile.kv_bytes_per_token,
-        num_layers=1,
-    )
-    names = [InstanceId(f"i{number}") for number in range(setting.instances)]
-    peers = [PeerInfo(instance=n, incarnation=_INCARNATION, endpoint="modelled", identity=identity) for n in names]
-    return ClusterView(
-        epoch=Epoch(1),
-        instances=tuple(
-            InstanceView(peer=peer, role=Role.COLOCATED, url="modelled", state=InstanceState.ACTIVE, load=Load())
-            for peer in peers
-        ),
+        computed_tokens=0,
+        output_tokens=output_tokens,
+        moved=moved,
     )

@@ -28,6 +28,8 @@ class TraceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the prompt's blocks, the last one partial; a name stands for all that comes before it, too."""
     session: str
     """Requests of one conversation have the same; see `name_sessions`."""
+    afterwards: tuple[int, ...] = ()
+    """Names of the whole blocks of prompt and answer together, as far as a later prompt tells them; see answers.py."""
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,12 +80,16 @@ def load_trace(file: Path, *, max_requests: int | None = None) -> Trace:
 
 
 def ideal_hit_ratio(trace: Trace) -> float:
-    """Share of all prompt blocks that an endless cache, shared by everyone, would already hold."""
+    """Share of all prompt blocks that an endless cache, shared by everyone, would already hold.
+
+    It holds answers, too, where the trace names their blocks.
+    """
     seen: set[int] = set()
     num_hits = 0
     for request in trace.requests:
         num_hits += num_leading(request.blocks, seen)
         seen.update(request.blocks)
+        seen.update(request.afterwards)
     return num_hits / trace.num_blocks
 
 

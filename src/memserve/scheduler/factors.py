@@ -1,0 +1,44 @@
+"""Factors by which predictions were off, per key and over all keys: what a profile cannot know, learnt while serving.
+
+Each is a running mean in the logarithm. A key that was not seen yet gets the factor of all together. Bounded: the
+key that was learnt first goes first.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from math import exp, log
+
+_LEAST_WEIGHT = 0.1
+_MAX_LOG = log(1e4)
+_FADING = 0.99
+_MAX_KEYS = 8192
+
+
+class Factors:
+    def __init__(self) -> None:
+        self._means: OrderedDict[Hashable, tuple[float, int]] = OrderedDict({None: (0.0, 0)})
+
+    def of(self, key: Hashable) -> float:
+        """1.0 while nothing was learnt."""
+        return exp((self._means.get(key) or self._means[None])[0])
+
+    def learn(self, key: Hashable, factor: float) -> None:
+        """`factor` is what really happened over what the terms alone predict."""
+        seen = min(max(log(factor), -_MAX_LOG), _MAX_LOG)
+        for name in (key, None):
+            mean, count = self._means.get(name) or self._means[None]
+            weight = max(_LEAST_WEIGHT, 1 / (count + 2))
+            self._means[name] = mean + weight * (seen - mean), count + 1
+        self._means.move_to_end(None)
+        if len(self._means) > _MAX_KEYS:
+            self._means.popitem(last=False)
+
+    def fade(self, key: Hashable) -> None:
+        """Believe a bad experience a little less, so that it is tried again some day."""
+        for name in (key, None):
+            mean, count = self._means.get(name, (0.0, 0))
+            if mean > 0:
+                self._means[name] = mean * _FADING, count
+
+    def __repr__(self) -> str:
+        return f"Factors(x{self.of(None):.2f} over {len(self._means) - 1} keys)"

@@ -1,0 +1,90 @@
+"""One instance for the whole request, or one for its prompt and another one for its answer.
+
+Pure but for the policy's own memory. A policy that scores in seconds is asked for all three phases: the request goes
+where the whole of it costs least, or to the pair whose two halves together cost less still. Any other policy ranks
+those who may compute the prompt, and prefill instances hand over to the best of those who may decode.
+"""
+
+from random import Random
+
+import msgspec
+
+from memserve.core.enums import Phase, Role
+from memserve.scheduler.candidates import Candidates
+from memserve.scheduler.choice import Policy
+from memserve.scheduler.decision import Candidate
+from memserve.scheduler.weighing import Prospect, Weighed, Weigher
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    first: Candidate
+    """Computes the prompt."""
+    decode: Candidate | None
+    """Produces the answer; None: `first` does."""
+    candidates: tuple[Candidate, ...]
+    """Of each phase the chosen one, then the next best; first phase first."""
+
+
+class _Pair(msgspec.Struct, frozen=True, kw_only=True):
+    first: int
+    decode: int
+    score: float
+
+
+def plan(weigher: Weigher, policy: Policy, found: Candidates, prospect: Prospect, random: Random) -> Plan:
+    """`found.first` must not be empty."""
+    if getattr(policy, "in_seconds", False):
+        return _cheapest(weigher, policy, found, prospect, random)
+    first = weigher.weigh(policy, found.first, _first_phase(found), prospect)
+    chosen = first.best(random)
+    if first.group.roles[chosen] is not Role.PREFILL or not found.decode.instances:
+        return _alone(first, chosen)
+    decode = weigher.weigh(policy, found.decode, Phase.DECODE, prospect)
+    return _split(first, chosen, decode, decode.best(random))
+
+
+def _cheapest(weigher: Weigher, policy: Policy, found: Candidates, prospect: Prospect, random: Random) -> Plan:
+    whole = weigher.weigh(policy, found.whole, Phase.WHOLE, prospect) if found.whole.instances else None
+    if not found.prefill.instances:
+        assert whole is not None  # noqa: S101 - somebody is left, and no two can split a request
+        return _alone(whole, whole.best(random))
+    prefill = weigher.weigh(policy, found.prefill, Phase.PREFILL, prospect)
+    decode = weigher.weigh(policy, found.decode, Phase.DECODE, prospect)
+    pair = _best_pair(prefill, decode, random)
+    if whole is not None:
+        chosen = whole.best(random)
+        if whole.scores[chosen] <= pair.score:
+            return _alone(whole, chosen)
+    return _split(prefill, pair.first, decode, pair.decode)
+
+
+def _best_pair(prefill: Weighed, decode: Weighed, random: Random) -> _Pair:
+    """The two best, or the best two that are not the same."""
+    first, second = prefill.best(random), decode.best(random)
+    here, there = prefill.group.instances[first], decode.group.instances[second]
+    if here != there:
+        return _pair(prefill, first, decode, second)
+    options = []
+    if len(decode.scores) > 1:
+        options.append(_pair(prefill, first, decode, decode.best(random, besides=here)))
+    if len(prefill.scores) > 1:
+        options.append(_pair(prefill, prefill.best(random, besides=there), decode, second))
+    return min(options, key=lambda pair: pair.score)
+
+
+def _pair(prefill: Weighed, first: int, decode: Weighed, second: int) -> _Pair:
+    return _Pair(first=first, decode=second, score=float(prefill.scores[first] + decode.scores[second]))
+
+
+def _alone(whole: Weighed, chosen: int) -> Plan:
+    listed = whole.listed(chosen)
+    return Plan(first=listed[0], decode=None, candidates=listed)
+
+
+def _split(prefill: Weighed, first: int, decode: Weighed, second: int) -> Plan:
+    one, two = prefill.listed(first), decode.listed(second)
+    return Plan(first=one[0], decode=two[0], candidates=(*one, *two))
+
+
+def _first_phase(found: Candidates) -> Phase:
+    return Phase.PREFILL if found.prefill.instances and not found.whole.instances else Phase.WHOLE

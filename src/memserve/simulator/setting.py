@@ -1,0 +1,112 @@
+"""What a simulated run is asked for: policy, cluster, profile. Owns the checks and the view of the made-up cluster."""
+
+import re
+
+import msgspec
+
+from memserve.cluster.view import ClusterView, InstanceState, InstanceView
+from memserve.core.enums import Role
+from memserve.core.errors import ConfigError
+from memserve.core.ids import Epoch, Incarnation, InstanceId
+from memserve.pool.eviction import eviction_policy
+from memserve.scheduler.cost_model import CostProfile
+from memserve.scheduler.policies import find_policy
+from memserve.simulator.trace import BLOCK_TOKENS, Trace
+from memserve.wire.identity import KvIdentity
+from memserve.wire.messages import Load, PeerInfo
+
+INCARNATION = Incarnation(1)
+
+LAYOUTS = ("colocated", "flexible", "disaggregated")
+"""By name, for any number of instances; the last one is half prefill, half decode. "3p1d" and "1p1d2c" work, too."""
+
+_COUNTED = re.compile(r"(\d+)p(\d+)d(?:(\d+)c)?")
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """One run."""
+
+    policy: str
+    instances: int
+    profile: CostProfile
+    layout: str = "colocated"
+    """Which roles the instances have, see LAYOUTS."""
+    pool_blocks: int | None = None
+    """Of each instance, blocks of 512 tokens; None: so many that nothing is evicted."""
+    eviction: str = "lru"
+    ttl_s: float = 600.0
+    """How long the scheduler believes what it was not told again."""
+    confirm_s: float = 30.0
+    """How long it believes what a response told, until the instance's own events confirm it."""
+    speed: float = 1.0
+    """Requests come this many times as fast as in the trace."""
+    seed: int = 0
+
+
+def check_setting(trace: Trace, setting: Setting) -> None:
+    """Raises ConfigError, with the numbers, for a run that cannot be."""
+    find_policy(setting.policy)
+    eviction_policy(setting.eviction)
+    if setting.instances < 1 or min(setting.speed, setting.ttl_s, setting.confirm_s) <= 0:
+        raise ConfigError(
+            f"{setting.instances} instances at speed {setting.speed} with a TTL of {setting.ttl_s} s "
+            f"and {setting.confirm_s} s to confirm: give at least 1 instance and the others above 0"
+        )
+    roles(setting)
+    if setting.pool_blocks is not None and setting.pool_blocks < 1:
+        raise ConfigError(f"a pool of {setting.pool_blocks} blocks holds nothing: give at least 1")
+    missing = {"dram", "peer"} - setting.profile.paths.keys()
+    if missing:
+        raise ConfigError(f"the cost profile has no path {' and no path '.join(sorted(missing))}: calibrate again")
+    longest = max(request.prompt_tokens + request.output_tokens for request in trace.requests)
+    capacity = setting.profile.kv_capacity_tokens
+    if longest > capacity:
+        raise ConfigError(
+            f"the longest request of {trace.name} has {longest} tokens and an instance of "
+            f"{setting.profile.identity.machine} holds the KV of {capacity}: choose another profile or a shorter trace"
+        )
+
+
+def roles(setting: Setting) -> list[Role]:
+    """Of each instance. Raises ConfigError for a layout that there is not, or not with so many instances."""
+    count = setting.instances
+    match setting.layout:
+        case "colocated":
+            return [Role.COLOCATED] * count
+        case "flexible":
+            return [Role.FLEXIBLE] * count
+        case "disaggregated" if count >= 2:
+            return [Role.PREFILL] * (count // 2) + [Role.DECODE] * (count - count // 2)
+    found = _COUNTED.fullmatch(setting.layout)
+    if found is None:
+        raise ConfigError(
+            f'layout "{setting.layout}" with {count} instances: choose one of {", ".join(LAYOUTS)} '
+            "(the last one from 2 instances on), or count them as in 3p1d or 1p1d2c"
+        )
+    prefill, decode, colocated = (int(number or 0) for number in found.groups())
+    if prefill + decode + colocated != count or bool(prefill) != bool(decode):
+        raise ConfigError(
+            f'layout "{setting.layout}" names {prefill + decode + colocated} of {count} instances: '
+            "name as many as there are, and prefill and decode ones only together"
+        )
+    return [Role.PREFILL] * prefill + [Role.DECODE] * decode + [Role.COLOCATED] * colocated
+
+
+def cluster_view(setting: Setting) -> ClusterView:
+    """All instances of the run, ready to serve."""
+    profile = setting.profile
+    identity = KvIdentity(
+        model=profile.identity.model,
+        dtype="modelled",
+        engine=profile.identity.engine,
+        backend="modelled",
+        block_size=BLOCK_TOKENS,
+        block_bytes=BLOCK_TOKENS * profile.kv_bytes_per_token,
+        num_layers=1,
+    )
+    instances = []
+    for number, role in enumerate(roles(setting)):
+        name = InstanceId(f"i{number}")
+        peer = PeerInfo(instance=name, incarnation=INCARNATION, endpoint="modelled", identity=identity)
+        instances.append(InstanceView(peer=peer, role=role, url="modelled", state=InstanceState.ACTIVE, load=Load()))
+    return ClusterView(epoch=Epoch(1), instances=tuple(instances))
