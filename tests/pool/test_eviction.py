@@ -148,6 +148,19 @@ def test_adaptive_comes_near_the_better_expert_while_habits_last(
     assert played("adaptive", prompts) >= 0.98 * played(expert, prompts)
 
 
+def rare_favourites(random: Random, count: int) -> list[range]:
+    """Every fifth prompt is one of 24, which a pool that fills up many times between two of them has to remember."""
+    favourite = [random.randrange(24) if number % 5 == 0 else 1000 + number for number in range(count)]
+    return [range(10 * prompt, 10 * prompt + 4) for prompt in favourite]
+
+
+def test_adaptive_sees_the_worth_of_what_comes_back_after_many_turnovers() -> None:
+    prompts = rare_favourites(Random(5), 4000)
+    hits = {policy: played(policy, prompts, capacity=150) for policy in ("lru", "lfu", "adaptive")}
+    assert hits["lfu"] > 1.5 * hits["lru"]
+    assert hits["adaptive"] >= 0.98 * hits["lfu"]
+
+
 def test_adaptive_evicts_the_same_blocks_when_the_same_calls_come_again() -> None:
     prompts = old_favourites(Random(3), 500)
     assert played("adaptive", prompts) == played("adaptive", prompts)

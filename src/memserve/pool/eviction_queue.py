@@ -12,8 +12,8 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 
 from memserve.core.enums import Tier
-from memserve.pool.eviction import EvictionPolicy
 from memserve.pool.radix_node import Node
+from memserve.pool.ranking import EvictionPolicy
 
 _SLACK = 256
 """Entries that a heap may always have before it is searched for removed nodes."""
@@ -81,13 +81,9 @@ class EvictionQueue:
             return node
         return None
 
-    def evicted(self, prefix: bytes | memoryview, *, num_blocks: int, num_left: int) -> None:
-        """The node popped last lost the last block of `prefix` and what followed it; so many blocks are left."""
-        self._policy.evicted(prefix, num_blocks=num_blocks, num_left=num_left)
-
-    def returned(self, prefix: bytes | memoryview) -> None:
-        """The last block of `prefix` is stored anew: it may have been evicted too early."""
-        self._policy.returned(prefix)
+    def evicted(self, num_blocks: int) -> None:
+        """Of so many blocks in the index, the node popped last loses some."""
+        self._policy.evicted(num_blocks)
 
     def park(self, node: Node, tier: Tier) -> None:
         """Anchors protect all that a popped node has of the tier: leave it out until `unpark`."""

@@ -22,7 +22,6 @@ from memserve.pool.active import ActiveBlocks, require_distinct
 from memserve.pool.block import BlockState, by_tier, tier_runs
 from memserve.pool.disk_index import DiskIndex
 from memserve.pool.events import EventLog, PoolEvent
-from memserve.pool.eviction import EvictionPolicy, LeastRecentlyUsed
 from memserve.pool.eviction_queue import EvictionQueue
 from memserve.pool.invariants import check_index, check_queued, check_stock
 from memserve.pool.labels import StoredRun
@@ -30,6 +29,7 @@ from memserve.pool.lease import Allocation, Hold, HoldBook, Lease, deadline_afte
 from memserve.pool.pins import PinBook
 from memserve.pool.radix_index import Insertion, RadixIndex, differing
 from memserve.pool.radix_node import Node
+from memserve.pool.ranking import EvictionPolicy, LeastRecentlyUsed
 from memserve.pool.reclaim import num_protected
 from memserve.pool.room import RoomMaker
 from memserve.pool.snapshot import IndexSnapshot
@@ -67,7 +67,8 @@ class PoolLedger:
         self._clock = clock
         self._stock = BlockStock(capacity)
         self._index = RadixIndex(block_size=block_size)
-        self._queue = EvictionQueue(eviction or LeastRecentlyUsed())
+        self._eviction = eviction or LeastRecentlyUsed()
+        self._queue = EvictionQueue(self._eviction)
         self._holds = HoldBook()
         self._active = ActiveBlocks(self._holds)
         self._events = EventLog()
@@ -142,13 +143,13 @@ class PoolLedger:
         self._room.lifetimes.prolong(held, deadline)
         if new:
             self._room.lifetimes.begin(new, deadline)
-            self._queue.returned(data[: (len(held) + 1) * self._index.block_token_bytes])
             self._active.remove(new)
             self._stock.states.move(new, BlockState.ACTIVE, BlockState.HISTORICAL)
             self._adopt(self._index.graft(place, data, new, namespace=namespace))
             self._announce_stored(data, new, namespace)
         elif place:
             self._queue.used(place.node)
+        self._eviction.stored(data, width=self._index.block_token_bytes, namespace=namespace)
         faster = self._faster_copies(blocks, held) if duplicates else {}
         duplicates = tuple(block for block in duplicates if block not in faster)
         self._active.remove((*duplicates, *faster))
@@ -164,7 +165,9 @@ class PoolLedger:
         now = self._clock.now()
         deadline = deadline_after(now, ttl_s)
         self._room.expire(now)
-        place = self._index.find(self._index.whole_blocks(tokens), namespace=namespace)
+        data = self._index.whole_blocks(tokens)
+        place = self._index.find(data, namespace=namespace)
+        self._eviction.looked_up(data, width=self._index.block_token_bytes, namespace=namespace)
         if place is None:
             return Match()
         self._queue.used(place.node)

@@ -108,6 +108,5 @@ class RoomMaker:
             )
 
     def _cut(self, node: Node, keep: int) -> None:
-        _, tokens = self._index.path(node, keep + 1)
         num_blocks = self.prune(node, keep)
-        self._queue.evicted(tokens, num_blocks=num_blocks, num_left=self._index.num_blocks)
+        self._queue.evicted(num_blocks + self._index.num_blocks)
