@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/setup.stamp
 
-.PHONY: bench-peers demo test test-quick check setup clean
+.PHONY: bench-peers demo test test-quick check setup soak clean
 
 demo: $(STAMP)
 	$(BIN)/memserve demo $(ARGS)
@@ -13,6 +13,10 @@ test: $(STAMP)
 
 test-quick: $(STAMP)
 	$(BIN)/pytest -m "not engine" $(ARGS)
+
+# Ten minutes of random calls and kills; ARGS="--seconds 60" for less.
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak.run $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ before its next call.
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from memserve.core.errors import InstanceUnavailable, ProtocolError
@@ -25,7 +26,7 @@ class _Link:
 
     def __init__(self, endpoint: str) -> None:
         self.client: RpcClient[object] = RpcClient(endpoint, PeerMessage)
-        self.introducing = asyncio.Lock()
+        self.introducing: asyncio.Task[PeerInfo] | None = None
         self.peer: PeerInfo | None = None
 
 
@@ -101,14 +102,28 @@ class PeerLinks:
         return link
 
     async def _introduce(self, link: _Link) -> PeerInfo:
-        async with link.introducing:
-            local = self._local()
-            answer = await link.client.call(HelloRequest(peer=local), deadline_s=HELLO_DEADLINE_S)
-            if not isinstance(answer, HelloReply):
-                raise ProtocolError(f"the handshake was answered with {type(answer).__name__}")
-            local.identity.check_same(answer.peer.identity, answer.peer.instance)
-            link.peer = answer.peer
-            return answer.peer
+        """All who wait for an introduction wait for the same one: a peer that is gone costs one deadline, not many."""
+        task = link.introducing
+        if task is None:
+            task = link.introducing = asyncio.create_task(self._hello(link))
+            task.add_done_callback(partial(_introduced, link))
+        return await asyncio.shield(task)
+
+    async def _hello(self, link: _Link) -> PeerInfo:
+        local = self._local()
+        answer = await link.client.call(HelloRequest(peer=local), deadline_s=HELLO_DEADLINE_S)
+        if not isinstance(answer, HelloReply):
+            raise ProtocolError(f"the handshake was answered with {type(answer).__name__}")
+        local.identity.check_same(answer.peer.identity, answer.peer.instance)
+        link.peer = answer.peer
+        return answer.peer
 
     def __repr__(self) -> str:
         return f"PeerLinks({len(self._links)} connections)"
+
+
+def _introduced(link: _Link, task: "asyncio.Task[PeerInfo]") -> None:
+    """The next one introduces itself anew; an error is read here, too, as those who waited may have given up."""
+    link.introducing = None
+    if not task.cancelled():
+        task.exception()
