@@ -42,10 +42,10 @@ class KvLayout(msgspec.Struct, frozen=True, kw_only=True):
         values = self.num_layers * 2 * self.num_kv_heads * self.block_size * self.head_dim
         return values * int(self.torch_dtype.itemsize)
 
-    def tensor_of(self, block: memoryview) -> torch.Tensor:
-        """[num_layers, 2, num_kv_heads, block_size, head_dim] that aliases the bytes of one writable block."""
+    def tensor_of(self, block: torch.Tensor) -> torch.Tensor:
+        """[num_layers, 2, num_kv_heads, block_size, head_dim] that aliases the bytes of one block, a uint8 tensor."""
         shape = (self.num_layers, 2, self.num_kv_heads, self.block_size, self.head_dim)
-        return torch.frombuffer(block, dtype=self.torch_dtype).view(shape)
+        return block.view(self.torch_dtype).view(shape)
 
     def empty_run(self, num_blocks: int, device: torch.device) -> torch.Tensor:
         """Room for consecutive blocks: [num_layers, 2, num_kv_heads, num_blocks, block_size, head_dim].
