@@ -28,11 +28,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ClusterSettings(Settings, frozen=True):
-    """How many instances of which role; colocated ones exclude prefill and decode ones."""
+    """How many instances of which role."""
 
     prefill: int = 0
     decode: int = 0
     colocated: int = 0
+    instances: int = 0
+    """Those that may play any role."""
     caching: CachingMode = CachingMode.RETURN
     transfer: TransferMode = TransferMode.BY_REQUEST
     pieces: PiecePlan = PiecePlan.AGGREGATED
@@ -48,22 +50,18 @@ class ClusterSettings(Settings, frozen=True):
 
     def check(self) -> None:
         """Raise ConfigError unless the numbers make a cluster."""
-        for name in ("prefill", "decode", "colocated"):
+        for name in ("prefill", "decode", "colocated", "instances"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"--{name} {getattr(self, name)}: the number of instances cannot be negative")
         check_name(self.name)
         parse_address(self.manager, "manager")
         if self.max_restarts < 0:
             raise ConfigError(f"--max-restarts {self.max_restarts}: give 0 to restart nothing, or more")
-        if self.colocated and (self.prefill or self.decode):
-            raise ConfigError(
-                f"--colocated {self.colocated} together with --prefill {self.prefill} --decode {self.decode}: "
-                "give either --colocated N or both --prefill N and --decode M"
-            )
-        if not self.colocated and bool(self.prefill) != bool(self.decode):
+        if bool(self.prefill) != bool(self.decode) and not self.instances:
             raise ConfigError(
                 f"--prefill {self.prefill} --decode {self.decode}: a disaggregated cluster needs at least one of each; "
-                "use --colocated N for instances that do both, or 0 of both for a gateway that instances join"
+                "use --colocated N for instances that do both, --instances N for those that play any role, or 0 of "
+                "all for a gateway that instances join"
             )
 
 

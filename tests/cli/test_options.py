@@ -76,3 +76,23 @@ def test_a_typed_pair_overrules_colocated_instances_of_the_file(tmp_path: Path) 
 
 def test_colocated_instances_of_a_file_stay_when_nothing_is_typed(tmp_path: Path) -> None:
     assert counts(serve_config(with_file(tmp_path, "[cluster]\ncolocated = 3\n")).cluster) == (0, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ({"instances": 2}, (0, 0, 0, 2)),
+        ({"colocated": 1, "prefill": 1}, (1, 3, 1, 0)),
+        ({"instances": 1, "decode": 2}, (2, 2, 0, 1)),
+        ({"instances": 1, "prefill": 1, "decode": 0}, (1, 0, 0, 1)),
+    ],
+)
+def test_roles_may_be_mixed_and_typed_ones_overrule_the_others_of_the_file(
+    tmp_path: Path, typed: dict[str, int], expected: tuple[int, int, int, int]
+) -> None:
+    cluster = serve_config(with_file(tmp_path, **typed)).cluster
+    assert (*counts(cluster), cluster.instances) == expected
+
+
+def test_flexible_instances_of_a_file_stay_when_nothing_is_typed(tmp_path: Path) -> None:
+    assert serve_config(with_file(tmp_path, "[cluster]\ninstances = 3\n")).cluster.instances == 3

@@ -73,7 +73,8 @@ def test_a_missing_settings_file_is_refused_by_name(capsys: pytest.CaptureFixtur
     ("options", "told"),
     [
         (("--prefill", "0"), "--prefill 0 --decode 1: a disaggregated cluster needs at least one of each"),
-        (("--colocated", "2", "--prefill", "1"), "--colocated 2 together with --prefill 1"),
+        (("--colocated", "2", "--prefill", "0"), "--prefill 0 --decode 1: a disaggregated cluster needs"),
+        (("--instances", "-2"), "--instances -2: the number of instances cannot be negative"),
         (("--colocated", "-1"), "--colocated -1: the number of instances cannot be negative"),
     ],
 )

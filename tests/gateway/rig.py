@@ -290,12 +290,18 @@ class Rigs:
         prefill: int = 1,
         decode: int = 1,
         colocated: int = 0,
+        flexible: int = 0,
         deadline_s: float = 30.0,
         retry_reserve: int = 100,
     ) -> AsyncIterator[Rig]:
-        """Engines p0.., d0.., c0.. behind a gateway."""
+        """Engines p0.., d0.., c0.., f0.. behind a gateway."""
         made = Rig(deadline_s=deadline_s, retry_reserve=retry_reserve)
-        roles = {"p": (Role.PREFILL, prefill), "d": (Role.DECODE, decode), "c": (Role.COLOCATED, colocated)}
+        roles = {
+            "p": (Role.PREFILL, prefill),
+            "d": (Role.DECODE, decode),
+            "c": (Role.COLOCATED, colocated),
+            "f": (Role.FLEXIBLE, flexible),
+        }
         for letter, (role, number) in roles.items():
             for name in (f"{letter}{i}" for i in range(number)):
                 engine = made.engines[name] = FakeEngine(name)

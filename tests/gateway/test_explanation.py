@@ -14,7 +14,10 @@ P, Q, D = InstanceId("prefill-0"), InstanceId("prefill-1"), InstanceId("decode-0
 
 
 def candidate(instance: InstanceId, role: Role, *, matched: int = 0, queued: int = 0) -> Candidate:
-    return Candidate(instance=instance, role=role, matched_tokens=matched, queued_tokens=queued, score=float(queued))
+    phase = Phase.DECODE if role is Role.DECODE else Phase.PREFILL
+    return Candidate(
+        instance=instance, role=role, phase=phase, matched_tokens=matched, queued_tokens=queued, score=float(queued)
+    )
 
 
 def decision(*, pull: PullWeighing | None = None) -> Decision:

@@ -186,3 +186,15 @@ async def test_salt_and_adapter_keep_prompts_apart_in_routing(rig: Rigs) -> None
             [decision] = record["decisions"]
             matched.append([c["matched_tokens"] > 0 for c in decision["candidates"] if c["role"] == Role.PREFILL])
         assert matched == [[False], [True], [False], [False]]
+
+
+async def test_instances_of_any_role_serve_a_request_alone_and_work_as_a_pair_when_one_decodes(rig: Rigs) -> None:
+    async with rig(prefill=1, decode=0, flexible=1) as cluster:
+        for _ in range(6):
+            status, _ = await cluster.post(chat())
+            assert status == 200
+        assert set(cluster.phases("p0")) <= {"prefill"}
+        assert set(cluster.phases("f0")) <= {"whole", "decode"}
+        status, _ = await cluster.post(chat(prompt_logprobs=1))  # cannot be split
+        assert status == 200
+        assert cluster.phases("f0")[-1] == "whole"

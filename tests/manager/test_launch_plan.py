@@ -18,7 +18,7 @@ from memserve.manager.machine import Machine
 
 
 def planned(wanted: ServeConfig, machine: Machine = CPU) -> LaunchPlan:
-    count = wanted.cluster.prefill + wanted.cluster.decode + wanted.cluster.colocated
+    count = wanted.cluster.prefill + wanted.cluster.decode + wanted.cluster.colocated + wanted.cluster.instances
     return plan(
         wanted,
         manager_endpoint="tcp://127.0.0.1:7",
@@ -196,7 +196,7 @@ def test_what_clients_see_cannot_differ_by_role() -> None:
 
 
 def test_arguments_for_roles_that_are_not_there_are_refused() -> None:
-    with pytest.raises(ConfigError, match="there are colocated ones only"):
+    with pytest.raises(ConfigError, match="but there are none"):
         planned(config(decode_args=("-tp", "2"), colocated=2))
 
 
@@ -244,3 +244,14 @@ def test_every_instance_is_in_the_printed_plan() -> None:
     text = planned(config()).shell()
     assert "# prefill-0: http://127.0.0.1:8100, log /logs/prefill-0.log" in text
     assert "# decode-0: http://127.0.0.1:8101" in text
+
+
+def test_instances_of_any_role_are_planned_beside_others() -> None:
+    specs = planned(config(prefill=1, decode=1, colocated=1, instances=2)).specs
+    assert [(s.instance, s.role) for s in specs] == [
+        ("prefill-0", Role.PREFILL),
+        ("decode-0", Role.DECODE),
+        ("colocated-0", Role.COLOCATED),
+        ("flexible-0", Role.FLEXIBLE),
+        ("flexible-1", Role.FLEXIBLE),
+    ]

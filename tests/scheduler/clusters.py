@@ -27,3 +27,7 @@ def disaggregated(num_prefill: int, num_decode: int) -> ClusterView:
 
 def colocated(count: int) -> ClusterView:
     return view(*[instance(f"c{i}", Role.COLOCATED) for i in range(count)])
+
+
+def flexible(count: int) -> ClusterView:
+    return view(*[instance(f"f{i}", Role.FLEXIBLE) for i in range(count)])

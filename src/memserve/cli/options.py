@@ -12,7 +12,8 @@ from memserve.config import ClusterSettings, EngineSettings, PoolSettings, RoleS
 from memserve.core.enums import CachingMode, TransferMode
 from memserve.core.errors import ConfigError
 
-_ONE_OF_EACH = {"prefill": 1, "decode": 1}
+_ONE_OF_EACH: dict[str, object] = {"prefill": 1, "decode": 1}
+_NONE: dict[str, object] = {"prefill": 0, "decode": 0, "colocated": 0, "instances": 0}
 
 
 class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +23,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     prefill: int | None = None
     decode: int | None = None
     colocated: int | None = None
+    instances: int | None = None
     caching: CachingMode | None = None
     transfer: TransferMode | None = None
     policy: str | None = None
@@ -73,15 +75,18 @@ def _pool(file: PoolSettings, options: ServeOptions) -> PoolSettings:
 
 
 def _with_instances(file: ClusterSettings, options: ServeOptions) -> ClusterSettings:
-    """A typed --colocated overrules a pair in the file, and the other way round; nothing at all is one of each."""
+    """Typed numbers overrule those of other roles in the file; of a pair, the other half stays or is one.
+
+    Nothing typed and nothing in the file is one prefill and one decode instance.
+    """
     pair = _given(prefill=options.prefill, decode=options.decode)
-    colocated = _given(colocated=options.colocated)
-    if colocated and not pair:
-        return msgspec.structs.replace(file, prefill=0, decode=0, **colocated)
-    if file.colocated and not pair:
-        return file
-    default = {"prefill": file.prefill, "decode": file.decode} if file.prefill or file.decode else _ONE_OF_EACH
-    return msgspec.structs.replace(file, **{**default, "colocated": 0, **pair, **colocated})
+    both = _given(colocated=options.colocated, instances=options.instances)
+    has_pair = bool(file.prefill or file.decode)
+    if not pair and not both:
+        return file if has_pair or file.colocated or file.instances else msgspec.structs.replace(file, **_ONE_OF_EACH)
+    if pair:
+        pair = (_given(prefill=file.prefill, decode=file.decode) if has_pair else _ONE_OF_EACH) | pair
+    return msgspec.structs.replace(file, **{**_NONE, **pair, **both})
 
 
 def _with_args(file: RoleSettings, typed: str | None, option: str) -> RoleSettings:

@@ -22,6 +22,10 @@ class Role(StrEnum):
     MEMORY = "memory"
 
 
+SERVING_ROLES = tuple(role for role in Role if role is not Role.MEMORY)
+"""Of instances with an engine."""
+
+
 class CachingMode(StrEnum):
     """The design milestones of MemServe, each a mode that can be measured (arXiv 2406.17565)."""
 

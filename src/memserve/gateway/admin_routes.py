@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from memserve.core.enums import Role, TransferMode
+from memserve.core.enums import SERVING_ROLES, TransferMode
 from memserve.core.errors import ConfigError
 from memserve.core.ids import RequestId
 from memserve.gateway.context import GatewayContext
@@ -51,7 +51,7 @@ class AdminRoutes:
 
     async def health(self, _: Request) -> Response:
         """200 when at least one instance can serve."""
-        if not self._context.cluster.view.active(Role.PREFILL, Role.DECODE, Role.COLOCATED):
+        if not self._context.cluster.view.active(*SERVING_ROLES):
             raise unavailable("no active instance; see /admin/cluster")
         return Response()
 

@@ -16,7 +16,7 @@ from http import HTTPStatus
 import msgspec
 
 from memserve.cluster.view import InstanceView
-from memserve.core.enums import Phase, Role
+from memserve.core.enums import SERVING_ROLES, Phase
 from memserve.gateway import continuable, request_body, response_body
 from memserve.gateway.answer_form import EventForm
 from memserve.gateway.client_connection import ClientConnection, RawHeaders
@@ -114,7 +114,7 @@ class Delivery:
 
     async def _context_length(self) -> int | None:
         """As any instance tells it."""
-        for instance in self._context.cluster.view.active(Role.DECODE, Role.COLOCATED, Role.PREFILL):
+        for instance in self._context.cluster.view.active(*SERVING_ROLES):
             length = await self._runtime.lengths.of(instance, self._runtime.upstream)
             if length is not None:
                 return length

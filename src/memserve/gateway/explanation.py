@@ -61,23 +61,14 @@ def _decisions(record: RequestRecord) -> Iterator[str]:
 def _decision(decision: Decision) -> Iterator[str]:
     computes = decision.prefill or decision.decode
     for chosen, task in ((computes, "computes the prompt"), (decision.decode, "decodes")):
-        group = [c for c in decision.candidates if c.role in _roles_with(decision, chosen)]
+        is_decode_half = task == "decodes"
+        group = [c for c in decision.candidates if (c.phase is Phase.DECODE) == is_decode_half]
         if task == "decodes" and decision.prefill is None:
             yield f"{chosen} decodes, too: nothing is handed over."
             continue
         yield from _choice(decision.policy, chosen, task, group)
     if decision.pull is not None:
         yield _pull(decision.pull, computes)
-
-
-def _roles_with(decision: Decision, chosen: InstanceId) -> set[str]:
-    """Roles that were weighed against the chosen one: the prefill half, or the decode half."""
-    at = next((i for i, c in enumerate(decision.candidates) if c.instance == chosen), None)
-    if at is None or decision.prefill is None:
-        return {c.role for c in decision.candidates}
-    is_decode_half = chosen == decision.decode
-    decode_role = next(c.role for c in decision.candidates if c.instance == decision.decode)
-    return {c.role for c in decision.candidates if (c.role == decode_role) == is_decode_half}
 
 
 def _choice(policy: str, chosen: InstanceId, task: str, group: list[Candidate]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from memserve.cluster.view import ClusterView, InstanceView
-from memserve.core.enums import Role
+from memserve.core.enums import SERVING_ROLES
 from memserve.core.errors import DeadlineExceeded
 from memserve.core.ids import InstanceId
 from memserve.gateway import request_body
@@ -20,7 +20,6 @@ from memserve.gateway.runtime import GatewayRuntime
 from memserve.gateway.upstream import forwarded_headers
 
 _MAX_ATTEMPTS = 3
-_SERVING = (Role.COLOCATED, Role.DECODE, Role.PREFILL)
 
 
 class PassThrough:
@@ -86,7 +85,7 @@ class PassThrough:
 
 def least_busy(view: ClusterView, excluded: frozenset[InstanceId] = frozenset()) -> InstanceView | None:
     """Of the active instances with an engine; None when there is none."""
-    usable = [i for i in view.active(*_SERVING) if i.instance not in excluded]
+    usable = [i for i in view.active(*SERVING_ROLES) if i.instance not in excluded]
     return min(usable, key=lambda i: i.load.num_running + i.load.num_waiting, default=None)
 
 

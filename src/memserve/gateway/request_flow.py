@@ -91,7 +91,7 @@ class RequestFlow:
 
     def _decide(self, excluded: frozenset[InstanceId], *, alone: bool) -> Route:
         view = self._context.cluster.view
-        if alone and view.active(Role.DECODE, Role.COLOCATED):
+        if alone and view.active(Role.DECODE, Role.COLOCATED, Role.FLEXIBLE):
             excluded |= {i.instance for i in view.instances if i.role is Role.PREFILL}
         decision = self._context.scheduler.decide(
             request=self._job.id,
@@ -99,6 +99,7 @@ class RequestFlow:
             namespace=self._job.request.namespace(self._context.base_models),
             view=view,
             exclude=excluded,
+            alone=alone,
             session=self._job.request.session or self._job.headers.get("x-session-id", ""),
         )
         self._context.history.decided(decision)

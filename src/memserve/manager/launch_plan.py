@@ -172,7 +172,12 @@ def _spec(
 
 def _roles(config: ServeConfig) -> tuple[tuple[Role, int], ...]:
     wanted = config.cluster
-    return (Role.PREFILL, wanted.prefill), (Role.DECODE, wanted.decode), (Role.COLOCATED, wanted.colocated)
+    return (
+        (Role.PREFILL, wanted.prefill),
+        (Role.DECODE, wanted.decode),
+        (Role.COLOCATED, wanted.colocated),
+        (Role.FLEXIBLE, wanted.instances),
+    )
 
 
 def _names(config: ServeConfig) -> Iterator[tuple[InstanceId, Role]]:

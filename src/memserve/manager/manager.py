@@ -29,7 +29,7 @@ from memserve.cluster.events import (
 from memserve.cluster.membership import Membership
 from memserve.cluster.view import ClusterView, InstanceState, InstanceView
 from memserve.core.clock import Clock
-from memserve.core.enums import Role
+from memserve.core.enums import SERVING_ROLES, Role
 from memserve.core.errors import ConfigError, DeadlineExceeded, InvariantError
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.manager.health import is_healthy
@@ -184,7 +184,7 @@ class ClusterManager:
             raise DeadlineExceeded(self._unready(count, deadline_s or 0.0)) from error
 
     def _num_ready(self) -> int:
-        return len(self.view.active(Role.PREFILL, Role.DECODE, Role.COLOCATED))
+        return len(self.view.active(*SERVING_ROLES))
 
     def _unready(self, count: int, deadline_s: float) -> str:
         states = {view.instance: str(view.state) for view in self.view.instances}

@@ -32,10 +32,12 @@ def tensor_parallel_size(config: ServeConfig, role: Role) -> int:
 def check_role_args(config: ServeConfig) -> None:
     """Raise ConfigError unless prefill and decode instances can share KV and pass for one model."""
     engine = config.engine
-    if config.cluster.colocated and (engine.prefill.args or engine.decode.args):
+    cluster = config.cluster
+    others_only = (cluster.colocated or cluster.instances) and not (cluster.prefill or cluster.decode)
+    if others_only and (engine.prefill.args or engine.decode.args):
         raise ConfigError(
-            "engine arguments are given for prefill or decode instances, but there are colocated ones only: give "
-            "theirs in engine.args or after --"
+            "engine arguments are given for prefill or decode instances, but there are none: give those of all "
+            "instances in engine.args or after --"
         )
     for role, own in ((Role.PREFILL, engine.prefill.args), (Role.DECODE, engine.decode.args)):
         for name in _COMMON:

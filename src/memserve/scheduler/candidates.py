@@ -7,11 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from memserve.cluster.view import ClusterView, InstanceView
-from memserve.core.enums import CachingMode, Role
+from memserve.core.enums import SERVING_ROLES, CachingMode, Role
 from memserve.core.ids import InstanceId
-
-SERVING = (Role.PREFILL, Role.DECODE, Role.COLOCATED, Role.FLEXIBLE)
-"""Roles of instances with an engine."""
 
 _NOBODY = np.zeros(0, dtype=np.int64)
 
@@ -55,6 +52,12 @@ class Candidates(msgspec.Struct, frozen=True, kw_only=True):
     bytes_per_token: float
     """Of KV, on the wire."""
 
+    def unsplit(self) -> "Candidates":
+        """Without splitting a request, where anybody is meant for whole ones."""
+        if not self.whole.instances or not self.prefill.instances:
+            return self
+        return msgspec.structs.replace(self, prefill=Group(), decode=Group(), first=self.whole)
+
     @property
     def kinds(self) -> tuple[Role, ...]:
         """Roles of all, each once."""
@@ -68,7 +71,7 @@ def candidates(
 
     KV of decode instances comes back in PD-Caching-3 only: the other milestones leave it where it is.
     """
-    prefills, decodes, colocated, flexible = (_active(view, role).without(exclude) for role in SERVING)
+    prefills, decodes, colocated, flexible = (_active(view, role).without(exclude) for role in SERVING_ROLES)
     prefill, decode, whole = prefills + flexible, decodes + flexible, colocated + flexible
     givers = prefills + whole + _active(view, Role.MEMORY).without(exclude)
     if caching is CachingMode.RETURN:
@@ -93,7 +96,7 @@ def _bytes_per_token(view: ClusterView) -> float:
 
 def nobody(view: ClusterView, exclude: frozenset[InstanceId]) -> str:
     """For an error: how many instances there are in which state."""
-    serving = [i for i in view.instances if i.role in SERVING]
+    serving = [i for i in view.instances if i.role in SERVING_ROLES]
     left_out = [i for i in serving if i.instance in exclude]
     states: dict[str, int] = {}
     for instance in serving:

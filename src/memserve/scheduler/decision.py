@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
-from memserve.core.enums import Role
+from memserve.core.enums import Phase, Role
 from memserve.core.ids import Epoch, InstanceId, RequestId
 
 MAX_CANDIDATES = 8
@@ -16,6 +16,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
     instance: InstanceId
     role: Role
+    phase: Phase = Phase.WHOLE
+    """What it was weighed for."""
     matched_tokens: int
     """Leading prompt tokens that the prompt tree says it holds."""
     queued_tokens: int

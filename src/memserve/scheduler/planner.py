@@ -31,25 +31,34 @@ class _Pair(msgspec.Struct, frozen=True, kw_only=True):
     score: float
 
 
-def plan(weigher: Weigher, policy: Policy, found: Candidates, prospect: Prospect, random: Random) -> Plan:
+class Policies(msgspec.Struct, frozen=True, kw_only=True):
+    """Two of a kind, as either may remember what it did."""
+
+    first: Policy
+    """Weighs those who may compute the prompt."""
+    decode: Policy
+
+
+def plan(weigher: Weigher, policies: Policies, found: Candidates, prospect: Prospect, random: Random) -> Plan:
     """`found.first` must not be empty."""
-    if getattr(policy, "in_seconds", False):
-        return _cheapest(weigher, policy, found, prospect, random)
-    first = weigher.weigh(policy, found.first, _first_phase(found), prospect)
+    if getattr(policies.first, "in_seconds", False):
+        return _cheapest(weigher, policies, found, prospect, random)
+    first = weigher.weigh(policies.first, found.first, _first_phase(found), prospect)
     chosen = first.best(random)
     if first.group.roles[chosen] is not Role.PREFILL or not found.decode.instances:
         return _alone(first, chosen)
-    decode = weigher.weigh(policy, found.decode, Phase.DECODE, prospect)
+    decode = weigher.weigh(policies.decode, found.decode, Phase.DECODE, prospect)
     return _split(first, chosen, decode, decode.best(random))
 
 
-def _cheapest(weigher: Weigher, policy: Policy, found: Candidates, prospect: Prospect, random: Random) -> Plan:
+def _cheapest(weigher: Weigher, policies: Policies, found: Candidates, prospect: Prospect, random: Random) -> Plan:
+    policy = policies.first
     whole = weigher.weigh(policy, found.whole, Phase.WHOLE, prospect) if found.whole.instances else None
     if not found.prefill.instances:
         assert whole is not None  # noqa: S101 - somebody is left, and no two can split a request
         return _alone(whole, whole.best(random))
     prefill = weigher.weigh(policy, found.prefill, Phase.PREFILL, prospect)
-    decode = weigher.weigh(policy, found.decode, Phase.DECODE, prospect)
+    decode = weigher.weigh(policies.decode, found.decode, Phase.DECODE, prospect)
     pair = _best_pair(prefill, decode, random)
     if whole is not None:
         chosen = whole.best(random)

@@ -31,7 +31,7 @@ from memserve.scheduler.forecast import forecast
 from memserve.scheduler.holdings import Holdings
 from memserve.scheduler.load import LoadLedger
 from memserve.scheduler.path_queues import PathQueues
-from memserve.scheduler.planner import Plan, plan
+from memserve.scheduler.planner import Plan, Policies, plan
 from memserve.scheduler.policies import PolicyKind, find_policy
 from memserve.scheduler.predictions import Predictions
 from memserve.scheduler.promises import Promises
@@ -80,8 +80,7 @@ class Scheduler:
         """
         self._random = random
         self._caching = caching
-        self._policy = find_policy(policy)
-        self._by = self._policy.make(random)
+        self.use(find_policy(policy))
         self._holdings = Holdings(
             block_size=block_size, clock=clock, ttl_s=ttl_s, confirm_s=confirm_s, max_tree_blocks=max_tree_blocks
         )
@@ -107,7 +106,8 @@ class Scheduler:
 
     def use(self, policy: PolicyKind) -> None:
         """Route by this policy from the next request on."""
-        self._policy, self._by = policy, policy.make(self._random)
+        self._policy = policy
+        self._by = Policies(first=policy.make(self._random), decode=policy.make(self._random))
 
     def decide(
         self,
@@ -117,18 +117,21 @@ class Scheduler:
         namespace: Namespace = b"",
         view: ClusterView,
         exclude: frozenset[InstanceId] = frozenset(),
+        alone: bool = False,
         session: str = "",
     ) -> Decision:
         """Where the request goes; its load counts from now on. Deciding again for it replaces the first decision.
 
         Who may compute, decode or do both follows from the roles; when a role has nobody left, any active instance
-        may serve the whole request alone. Raises InstanceUnavailable when no instance is active, InvalidTokens on
-        tokens that are none.
+        may serve the whole request alone. With `alone` it is not split where anybody is meant for whole requests.
+        Raises InstanceUnavailable when no instance is active, InvalidTokens on tokens that are none.
         """
         asked = Asked(data=token_bytes(tokens), namespace=namespace, session=session)
         self._forget_request(request)
         self._renew_promises()
         found = self._candidates(view, exclude)
+        if alone:
+            found = found.unsplit()
         prospect = self._weigher.look(
             asked,
             found,

@@ -57,6 +57,7 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True):
     """One group, weighed for one phase."""
 
     group: Group
+    phase: Phase
     matched: npt.NDArray[np.int64]
     queued: Numbers
     wait_s: Numbers
@@ -84,6 +85,7 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True):
             Candidate(
                 instance=instances[i],
                 role=roles[i],
+                phase=self.phase,
                 matched_tokens=held,
                 queued_tokens=int(queued),
                 wait_s=wait_s,
@@ -156,7 +158,9 @@ class Weigher:
         if scores.shape != seen.matched.shape:
             raise InvariantError(f"{policy!r} gave {scores.size} scores to {seen.matched.size} instances: one each")
         loads = seen.loads
-        return Weighed(group=group, matched=seen.matched, queued=loads.tokens, wait_s=loads.prefill_s, scores=scores)
+        return Weighed(
+            group=group, phase=phase, matched=seen.matched, queued=loads.tokens, wait_s=loads.prefill_s, scores=scores
+        )
 
     def _seen(self, group: Group, prospect: Prospect) -> _Seen:
         """Once for a group and a prompt: all phases of a flexible instance share it."""

@@ -46,6 +46,7 @@ def check_room(run: PreparedRun, roles: Sequence[Role]) -> None:
         prefill=roles.count(Role.PREFILL),
         decode=roles.count(Role.DECODE),
         colocated=roles.count(Role.COLOCATED),
+        instances=roles.count(Role.FLEXIBLE),
     )
     preflight(msgspec.structs.replace(run.config, cluster=cluster), machine=Machine.here())
 

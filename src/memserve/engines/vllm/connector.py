@@ -25,7 +25,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from memserve.config import ConnectorConfig, convert, parse_disk, parse_size
 from memserve.core.clock import SystemClock
-from memserve.core.enums import Phase, Role
+from memserve.core.enums import SERVING_ROLES, Phase
 from memserve.core.errors import ConfigError
 from memserve.core.ids import RequestId
 from memserve.engines.vllm.committer import Committer
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 PARAMS_KEY = "memserve"
 """Our part of vLLM's kv_transfer_params."""
 
-_CAN_PLAY = (Role.PREFILL, Role.DECODE, Role.COLOCATED)
+_CAN_PLAY = SERVING_ROLES
 """A request says which part it wants to be played, so the engine needs no restart for another role."""
 
 _SERVED = {

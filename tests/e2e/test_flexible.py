@@ -1,0 +1,75 @@
+"""Two instances of any role: the answers are plain vLLM's, whoever computes and whoever decodes."""
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.e2e.served import Served, serve
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    served = serve("--instances", "2", log=tmp_path_factory.mktemp("flexible") / "serve.log")
+    try:
+        yield served.wait_ready()
+    finally:
+        served.close()
+
+
+def tokens(random: Random, number: int) -> list[int]:
+    return [random.randrange(100, 40_000) for _ in range(number)]
+
+
+def placements(cluster: Served) -> Counter[str]:
+    name = "memserve_scheduler_decisions_total"
+    counted = {sample[1]: value for sample, value in cluster.counters().items() if sample[0] == name}
+    return Counter({placement: int(value) for placement, value in counted.items()})
+
+
+def is_the_same(ours: dict[str, Any], truth: dict[str, Any]) -> bool:
+    """Token by token, up to a float tie: loaded KV and computed KV add the same numbers in another order."""
+    ids, true_ids = ours["choices"][0]["token_ids"], truth["choices"][0]["token_ids"]
+    parted = next((i for i, (a, b) in enumerate(zip(ids, true_ids, strict=True)) if a != b), None)
+    if parted is None:
+        return True
+    best, true_best = (answer["choices"][0]["logprobs"]["token_logprobs"][parted] for answer in (ours, truth))
+    return abs(best - true_best) <= 1e-3
+
+
+def test_answers_under_a_mixed_load_are_those_of_plain_vllm_and_both_ways_of_serving_are_taken(
+    cluster: Served, plain: Served
+) -> None:
+    """Long answers keep one instance decoding; long prompts come meanwhile, and then short ones with long answers."""
+    random = Random(11)
+    chats = [(tokens(random, 40), 64) for _ in range(8)]
+    documents = [(tokens(random, 900), 4) for _ in range(6)]
+    asked = [pair for both in zip(documents, chats, strict=False) for pair in both]
+
+    def ask(pair: tuple[list[int], int]) -> dict[str, Any]:
+        return cluster.complete(pair[0], num_tokens=pair[1])
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(ask, asked))
+    truths = [plain.complete(prompt, num_tokens=number) for prompt, number in asked]
+    assert all(is_the_same(ours, truth) for ours, truth in zip(answers, truths, strict=True))
+    taken = placements(cluster)
+    alone, split = (sum(n for name, n in taken.items() if name.startswith(kind)) for kind in ("alone", "split"))
+    assert alone + split == len(asked)
+    assert alone > 0, taken
+    assert split > 0, taken
+
+
+def test_a_conversation_stays_right_wherever_its_turns_are_served(cluster: Served, plain: Served) -> None:
+    random = Random(12)
+    prompt = tokens(random, 200)
+    for _ in range(3):
+        answer, truth = (server.complete(prompt, num_tokens=12) for server in (cluster, plain))
+        assert is_the_same(answer, truth)
+        prompt = [*prompt, *answer["choices"][0]["token_ids"], *tokens(random, 50)]
+    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] >= 200
