@@ -37,6 +37,10 @@ class Generation:
         several = isinstance(prompt, list) and isinstance(prompt[0], str | list)
         return prompt_tokens(prompt[0] if several else prompt)
 
+    def _role(self) -> str:
+        is_new = self.request.get("add_generation_prompt", True)
+        return "assistant" if is_new or not self.is_chat else self.request["messages"][-1]["role"]
+
     def _limit(self) -> int:
         room = CONTEXT_LENGTH - len(self.prompt)
         asked = self.request.get("max_tokens") if not self.is_chat else self.request.get(
@@ -78,7 +82,7 @@ class Generation:
 
     def whole(self, head: dict[str, Any], steps: list[Step]) -> dict[str, Any]:
         text, last = "".join(s.text for s in steps), steps[-1]
-        message = {"role": "assistant", "content": text, "refusal": None, "tool_calls": None, "reasoning": None}
+        message = {"role": self._role(), "content": text, "refusal": None, "tool_calls": None, "reasoning": None}
         ids = {"token_ids": [s.token for s in steps] if self.wants_ids else None}
         prompt_ids = {"prompt_token_ids": self.prompt if self.wants_ids else None}
         choice = {
@@ -109,7 +113,7 @@ class Generation:
             return {"usage": {**self._counts(number), **details}} if running else {}
 
         if self.is_chat:
-            delta = {"role": "assistant", "content": ""}
+            delta = {"role": self._role(), "content": ""}
             choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
             yield {**head, "choices": [choice], **usage(0), **prompt_ids, "prompt_text": None}
         number = 0

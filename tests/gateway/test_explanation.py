@@ -1,5 +1,6 @@
 """A record in words: who was chosen and why, what was predicted, what came of it."""
 
+import msgspec
 import pytest
 
 from memserve.core.enums import Phase, Role
@@ -111,3 +112,13 @@ async def test_predictions_are_judged_in_the_metrics(rig: Rigs) -> None:
         await cluster.stream(chat())
         line = 'memserve_scheduler_actual_over_predicted_count{step="first token"}'
         assert await cluster.metric(line) == 1
+
+
+def test_an_early_first_token_is_not_predicted_to_wait_for_the_hand_over() -> None:
+    late = explain(record(decision()))
+    early = explain(msgspec.structs.replace(record(decision()), began_early=True, resumed_at=(7,)))
+    (expected,), (sooner,) = ([s for s in told.steps if s.what == "first token"] for told in (late, early))
+    assert expected.predicted_s is not None
+    assert sooner.predicted_s == expected.predicted_s - 0.125
+    assert "The prefill instance's token was the first; it did not wait for the hand-over." in early.text
+    assert "An instance was lost in the middle of the answer; another one went on after 7 tokens." in early.text

@@ -34,6 +34,7 @@ SHAPES: list[dict[str, Any]] = [
     {"stop_token_ids": [SCRIPT[3]]},
     {"stop_token_ids": [SCRIPT[1]], "include_stop_str_in_output": True},
     {"return_token_ids": True},
+    {"add_generation_prompt": False, "continue_final_message": True},
     {"return_token_ids": True, "max_tokens": 1},
     {"temperature": 0.7, "top_p": 0.9, "logit_bias": {"1": 2}},
     {"presence_penalty": 0, "n": 1, "echo": False, "response_format": {"type": "text"}},

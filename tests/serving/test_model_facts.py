@@ -52,5 +52,9 @@ def test_a_bound_in_the_models_files_counts(tmp_path: Path) -> None:
     assert continued(model_of(tmp_path)) == [CHAT, TEXT]
 
 
+def test_engines_that_answer_in_a_form_of_their_own_are_not_followed(tmp_path: Path) -> None:
+    assert continued(model_of(tmp_path, "--enable-force-include-usage")) == []
+
+
 def test_without_a_tokenizer_of_the_library_nothing_is() -> None:
     assert continued(ServedModel(detokenizer=None)) == []

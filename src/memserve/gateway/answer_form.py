@@ -24,6 +24,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     """Unix seconds."""
     system_fingerprint: str | None = None
+    role: str = "assistant"
+    """Of a chat; another one where a message of the client's is gone on with."""
 
 
 class EventForm:
@@ -42,7 +44,12 @@ class EventForm:
         """The event with the role; b"" for a text completion, which has none."""
         if not self._plan.is_chat:
             return b""
-        choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+        choice = {
+            "index": 0,
+            "delta": {"role": self._head.role, "content": ""},
+            "logprobs": None,
+            "finish_reason": None,
+        }
         return self._event(
             choices=[choice],
             **self._running_usage(len(prompt), 0),

@@ -177,6 +177,7 @@ class Delivery:
         self._answer = self._new_answer(first, cached_tokens, headers)
         await self._answer.say(first.piece)
         self._context.metrics.first_tokens_early.inc()
+        self._context.history.began_early(self._job.id)
         if self._client.status is not None:
             note_first_bytes(self._context, self._job.id)
 

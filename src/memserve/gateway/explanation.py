@@ -47,6 +47,10 @@ def _outcome(record: RequestRecord) -> Iterator[str]:
     if record.seconds is not None:
         first = "" if record.ttft_s is None else f", its first token after {seconds(record.ttft_s)}"
         yield f"It took {seconds(record.seconds)}{first}."
+    if record.began_early:
+        yield "The prefill instance's token was the first; it did not wait for the hand-over."
+    for num_tokens in record.resumed_at:
+        yield f"An instance was lost in the middle of the answer; another one went on after {num_tokens} tokens."
     if record.error:
         yield f"It ended with: {record.error}"
 
@@ -130,7 +134,7 @@ def steps_of(record: RequestRecord) -> tuple[Step, ...]:
         "pull": expected.pull_s,
         "prefill": expected.prefill_s,
         "hand-over": expected.handover_s,
-        "first token": expected.first_token_s,
+        "first token": expected.first_token_s - (expected.handover_s if record.began_early else 0.0),
     }
     return tuple(Step(what=what, predicted_s=predicted[what], actual_s=value) for what, value in actual.items())
 

@@ -25,6 +25,7 @@ class FirstToken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Message(msgspec.Struct, frozen=True):
+    role: str = "assistant"
     content: str | None = None
     reasoning: str | None = None
     tool_calls: list[msgspec.Raw] | None = None
@@ -92,7 +93,11 @@ def read_part(content: bytes) -> Part | None:
         return None
     return Part(
         head=Head(
-            id=answer.id, model=answer.model, created=answer.created, system_fingerprint=answer.system_fingerprint
+            id=answer.id,
+            model=answer.model,
+            created=answer.created,
+            system_fingerprint=answer.system_fingerprint,
+            role=choice.message.role if choice.message is not None else "",
         ),
         prompt=answer.prompt_token_ids or choice.prompt_token_ids,
         tokens=choice.token_ids or [],

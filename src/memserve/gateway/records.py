@@ -47,6 +47,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     decisions: tuple[Decision, ...] = ()
     """More than one when instances failed."""
     reports: tuple[RequestReport, ...] = ()
+    began_early: bool = False
+    """The first token was the prefill instance's; the decode instance went on after it."""
     resumed_at: tuple[int, ...] = ()
     """Each time another instance carried the stream on: output tokens that it did not have to produce again."""
 
@@ -86,6 +88,10 @@ class RequestHistory:
         record = self._records.get(request)
         if record is not None:
             self._change(request, prefilled_s=self._clock.now() - record.started)
+
+    def began_early(self, request: RequestId) -> None:
+        """The prefill instance's token is the answer's first."""
+        self._change(request, began_early=True)
 
     def resumed(self, request: RequestId, *, at: int) -> None:
         """The stream goes on elsewhere after `at` output tokens."""

@@ -11,12 +11,13 @@ from memserve.gateway.tokenization import Tokenization
 from memserve.manager.engine_args import given, value_of
 
 _CHANNEL_TOKEN = "<|channel|>"  # noqa: S105 - of the harmony format, which vLLM takes apart without being told to
+_SHAPES_ANSWERS = ("--enable-force-include-usage", "--enable-per-request-metrics", "--tokenizer", "--tokenizer-mode")
 _NO_GENERATION_CONFIG = "vllm"
 
 
 def served_model(model: str, engine_args: Sequence[str], tokenization: Tokenization) -> ServedModel:
     """`model` as vLLM takes it, `engine_args` as the instances are started with."""
-    detokenizer = tokenization.detokenizer
+    detokenizer = None if given(engine_args, *_SHAPES_ANSWERS) else tokenization.detokenizer
     return ServedModel(
         detokenizer=detokenizer,
         has_plain_chats=not given(engine_args, "--reasoning-parser") and not _speaks_in_channels(detokenizer),
