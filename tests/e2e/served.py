@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 START_S = 300.0
@@ -121,6 +122,13 @@ class Served:
             "leased": sum(tier["num_leased"] for tier in tiers),
             "requests": sum(load.get("num_running", 0) + load.get("num_waiting", 0) for load in loads),
         }
+
+    def engine_process(self, instance: str) -> psutil.Process:
+        """The process that schedules and computes for an instance."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        engines = [child for child in children if "EngineCore" in " ".join(child.cmdline())]
+        (engine,) = (e for e in engines if f'"instance":"{instance}"' in " ".join(e.parent().cmdline()))
+        return engine
 
     def wait_until_nothing_is_held(self) -> None:
         deadline = time.monotonic() + 60.0

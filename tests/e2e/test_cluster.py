@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
 
 from tests.e2e.served import Served, serve
@@ -117,23 +116,8 @@ def test_requests_at_once_get_their_own_answers(cluster: Served, plain: Served) 
     cluster.wait_until_nothing_is_held()
 
 
-def engine_process(cluster: Served, instance: str) -> psutil.Process:
-    """The process that schedules and computes for an instance."""
-    (engine,) = (
-        child
-        for child in psutil.Process(cluster.process.pid).children(recursive=True)
-        if "EngineCore" in " ".join(child.cmdline()) and _belongs_to(child, instance)
-    )
-    return engine
-
-
-def _belongs_to(process: psutil.Process, instance: str) -> bool:
-    parent = process.parent()
-    return parent is not None and f'"instance":"{instance}"' in " ".join(parent.cmdline())
-
-
 def test_requests_fail_over_when_the_prefill_instance_is_killed(cluster: Served, plain: Served) -> None:
-    engine_process(cluster, "prefill-0").kill()
+    cluster.engine_process("prefill-0").kill()
     ours = cluster.complete(STORY * 3, num_tokens=6)
     assert ours["choices"][0]["text"] == plain.complete(STORY * 3, num_tokens=6)["choices"][0]["text"]
 
@@ -141,7 +125,7 @@ def test_requests_fail_over_when_the_prefill_instance_is_killed(cluster: Served,
 def test_without_any_instance_a_request_ends_with_503_and_not_with_a_hang(cluster: Served) -> None:
     body = {"model": cluster.model, "prompt": STORY, "max_tokens": 4}
     arenas = cluster.arenas()
-    engine_process(cluster, "decode-0").kill()
+    cluster.engine_process("decode-0").kill()
     answer = cluster.http.post("/v1/completions", json=body, timeout=60.0)
     assert answer.status_code == 503
     assert answer.json()["error"]["message"]

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.e2e.served import Served, serve
@@ -82,32 +81,27 @@ def test_most_of_them_began_at_the_prefill_instance(cluster: Served) -> None:
     assert cluster.counters()["memserve_gateway_first_tokens_early_total",] == 4 * (len(SHAPES) - 1)
 
 
-def engine_of(cluster: Served, instance: str) -> psutil.Process:
-    """The process that computes for an instance."""
-    processes = psutil.Process(cluster.process.pid).children(recursive=True)
-    (engine,) = (
-        p
-        for p in processes
-        if "EngineCore" in " ".join(p.cmdline()) and f'"instance":"{instance}"' in " ".join(p.parent().cmdline())
-    )
-    return engine
-
-
-@pytest.mark.parametrize(("path", "successor"), [(CHAT, "decode"), (TEXT, "prefill")])
+@pytest.mark.parametrize(
+    ("path", "fields", "successor"),
+    [
+        (CHAT, {}, "decode"),
+        (TEXT, {"temperature": 0.8, "seed": 5}, "prefill"),  # a random generator's state: told again from the start
+    ],
+)
 def test_a_stream_whose_decode_instance_is_killed_goes_on_unbroken(
-    cluster: Served, plain: Served, path: str, successor: str
+    cluster: Served, plain: Served, path: str, fields: dict[str, Any], successor: str
 ) -> None:
-    shape = {"max_tokens": 60, "ignore_eos": True, **USAGE}
+    shape = {"temperature": 0, "max_tokens": 60, "ignore_eos": True, **USAGE, **fields}
     name = f"killed-{successor}"
     prompt = {"messages": [{"role": "user", "content": QUESTION}]} if path == CHAT else {"prompt": QUESTION}
-    body = {"model": cluster.model, "temperature": 0, **prompt, **shape}
+    body = {"model": cluster.model, **prompt, **shape}
     received: list[str] = []
     with cluster.http.stream("POST", path, json=body, headers={"x-request-id": name}) as answer:
         for line in answer.iter_lines():
             received.append(line)
-            if sum(line.startswith("data: {") for line in received) == 8 and line:
+            if line and sum(line.startswith("data: {") for line in received) == 8:
                 decision = cluster.http.get(f"/admin/requests/{name}").json()["decisions"][-1]
-                engine_of(cluster, decision["decode"]).kill()
+                cluster.engine_process(decision["decode"]).kill()
     assert folded(events_in(received)) == ask(plain, path, shape)
     record = cluster.http.get(f"/admin/requests/{name}").json()
     assert record["state"] == "served"

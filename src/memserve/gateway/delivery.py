@@ -174,17 +174,19 @@ class Delivery:
         first = first_token(plan, content, detokenizer=detokenizer, context_length=length)
         if first is None:
             return
-        self._answer = self._new_answer(first, cached_tokens, headers)
+        self._answer = self._new_answer(first, content, cached_tokens, headers)
         await self._answer.say(first.piece)
         self._context.metrics.first_tokens_early.inc()
         self._context.history.began_early(self._job.id)
         if self._client.status is not None:
             note_first_bytes(self._context, self._job.id)
 
-    def _new_answer(self, first: FirstToken, cached_tokens: int, headers: RawHeaders) -> SpokenAnswer:
+    def _new_answer(self, first: FirstToken, content: bytes, cached_tokens: int, headers: RawHeaders) -> SpokenAnswer:
         speech, client = first.speech, self._client
         if not speech.plan.is_stream:
-            return WholeAnswer(speech, first.answer, client, cached_tokens=cached_tokens, headers=headers)
+            return WholeAnswer(
+                speech, msgspec.json.decode(content), client, cached_tokens=cached_tokens, headers=headers
+            )
         form = EventForm(speech.plan, first.head, cached_tokens=cached_tokens)
         return StreamedAnswer(speech, form, client, headers=headers)
 

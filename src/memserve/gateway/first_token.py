@@ -3,8 +3,6 @@
 Owns the checks that it may be given to the client as it is. Pure.
 """
 
-from typing import Any
-
 import msgspec
 
 from memserve.gateway.answer_form import Head
@@ -20,8 +18,6 @@ class FirstToken(msgspec.Struct, frozen=True, kw_only=True):
     speech: Speech
     piece: Piece
     head: Head
-    answer: dict[str, Any]
-    """The instance's own, for the form of a whole one."""
 
 
 class _Message(msgspec.Struct, frozen=True):
@@ -66,7 +62,7 @@ def first_token(
     piece = speech.take(answer.tokens, finish_reason=answer.finish_reason, stop_reason=answer.stop_reason)
     if answer.text != speech.text:
         return None
-    return FirstToken(speech=speech, piece=piece, head=answer.head, answer=msgspec.json.decode(content))
+    return FirstToken(speech=speech, piece=piece, head=answer.head)
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
