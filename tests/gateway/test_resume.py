@@ -179,3 +179,8 @@ async def test_without_retries_left_nothing_is_tried_again(rig: Rigs) -> None:
         assert "retry budget" in answer["error"]["message"]
         assert await cluster.metric("memserve_gateway_retries_refused_total") == 1
         assert await cluster.metric("memserve_gateway_retries_left") == 0
+        for engine in cluster.engines.values():
+            engine.fault = Fault.ANSWER_500
+        status, answer = await cluster.post({"prompt": "x"}, path="/tokenize")
+        assert status == 503
+        assert "retry budget" in answer["error"]["message"]

@@ -55,6 +55,7 @@ class PassThrough:
 
     async def _pass_on(self, client: ClientConnection, method: str, target: str, body: bytes) -> None:
         excluded: frozenset[InstanceId] = frozenset()
+        self._runtime.retries.request_came()
         for _ in range(_MAX_ATTEMPTS):
             instance = least_busy(self._context.cluster.view, excluded)
             if instance is None:
@@ -66,6 +67,7 @@ class PassThrough:
                 excluded |= {lost.instance}
                 if client.status is not None:
                     raise ApiError(f"the answer broke off: {lost}", status=500) from lost
+                self._runtime.pay_for_retry(lost)
         raise unavailable("no active instance can answer; see /admin/cluster")
 
     async def _exchange(

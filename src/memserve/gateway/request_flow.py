@@ -34,14 +34,14 @@ class RequestFlow:
         self._job = job
         self._context = runtime.context
         self._desk = runtime.desk
-        self._budget = runtime.retries
+        self._runtime = runtime
         self._client = client
         self._delivery = Delivery(job, runtime, client)
 
     async def run(self) -> None:
         """Raises ApiError when no instance could serve, what ended the request's scope when it was ended."""
         outcome = Outcome.FAILED
-        self._budget.request_came()
+        self._runtime.retries.request_came()
         try:
             outcome = await self._serve_somewhere()
         finally:
@@ -69,9 +69,7 @@ class RequestFlow:
     async def _give_up_on(self, lost: InstanceLost) -> None:
         """Raises ApiError when there must not or cannot be another attempt."""
         self._context.cluster.request_failed(lost.instance, lost.incarnation, str(lost))
-        if not self._budget.take():
-            self._context.metrics.retries_refused.inc()
-            raise unavailable(f"the retry budget is used up by other faults; this one: {lost}") from lost
+        self._runtime.pay_for_retry(lost)
         await self._delivery.prepare_resume(lost)
         self._context.metrics.failovers.labels(lost.instance).inc()
         if self._client.status is not None:

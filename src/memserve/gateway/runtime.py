@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from memserve.gateway.context import GatewayContext
+from memserve.gateway.errors import InstanceLost, unavailable
 from memserve.gateway.release import ReleaseDesk
 from memserve.gateway.retry_budget import RetryBudget
 from memserve.gateway.served_model import ContextLengths
@@ -29,6 +30,12 @@ class GatewayRuntime:
         self.retries = RetryBudget(ratio=settings.retry_ratio, reserve=settings.retry_reserve)
         context.metrics.show_retry_budget(lambda: self.retries.num_left)
         self._upstream: Upstream | None = None
+
+    def pay_for_retry(self, lost: InstanceLost) -> None:
+        """Raises ApiError 503 when there have been too many for one more."""
+        if not self.retries.take():
+            self.context.metrics.retries_refused.inc()
+            raise unavailable(f"the retry budget is used up by other faults; this one: {lost}") from lost
 
     @property
     def upstream(self) -> Upstream:
