@@ -184,3 +184,26 @@ async def test_without_retries_left_nothing_is_tried_again(rig: Rigs) -> None:
         status, answer = await cluster.post({"prompt": "x"}, path="/tokenize")
         assert status == 503
         assert "retry budget" in answer["error"]["message"]
+
+
+async def test_a_client_that_leaves_while_its_stream_is_carried_on_frees_everything(rig: Rigs) -> None:
+    async with rig(prefill=1, decode=2) as cluster:
+        decodes = [cluster.engine("d0"), cluster.engine("d1")]
+        fail_first(cluster, "d", Fault.CUT, Fault.STALL_MIDWAY)
+        async with cluster.http.post(cluster.url + CHAT, json=chat(stream=True)) as response:
+            await response.content.readuntil(b"memory")
+            second = next(engine for engine in decodes if engine.fault is not Fault.CUT)
+            await second.changes.until(lambda: len(second.sent) == 2)
+            response.close()
+        await second.changes.until(lambda: second.num_hang_ups == 1)
+        await cluster.releases.changes.until(
+            lambda: {endpoint for endpoint, _ in cluster.releases.released} == {"tcp://d0", "tcp://d1"}
+        )
+        assert cluster.context.scheduler.stats().num_in_flight == 0
+
+
+async def test_the_deadline_bounds_a_stream_that_is_carried_on(rig: Rigs) -> None:
+    async with rig(prefill=0, decode=0, colocated=2, deadline_s=0.5) as cluster:
+        fail_first(cluster, "c", Fault.CUT, Fault.STALL_MIDWAY)
+        assert b'"code":504' in await cluster.stream(chat())
+        assert cluster.context.scheduler.stats().num_in_flight == 0
