@@ -6,7 +6,7 @@ other, finish. "Computing" a token's KV writes bytes that depend on all tokens u
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -16,8 +16,10 @@ from memserve.config import ALL_PATHS, DiskPlace
 from memserve.core.clock import SystemClock
 from memserve.core.enums import CachingMode, DataPath, TransferMode
 from memserve.core.errors import InstanceUnavailable
+from memserve.engines.vllm.block_copies import BlockCopies, block_copies
 from memserve.engines.vllm.committer import Committer
 from memserve.engines.vllm.jobs import Commit, JobsDone
+from memserve.engines.vllm.layout import EngineMemory
 from memserve.engines.vllm.scheduler_side import SchedulerSide
 from memserve.engines.vllm.worker_side import WorkerSide
 from memserve.instance.mempool import MemPool
@@ -41,6 +43,7 @@ class MiniEngine:
         num_pool_blocks: int = 32,
         paths: tuple[DataPath, ...] = ALL_PATHS,
         num_ranks: int = 1,
+        copies: Callable[[EngineMemory], BlockCopies] = block_copies,
         disk: DiskPlace | None = None,
     ) -> None:
         self.pool = MemPool(
@@ -76,6 +79,7 @@ class MiniEngine:
                 network=TcpTransport(clock=SystemClock()),
                 rank=rank,
                 clock=SystemClock(),
+                copies=copies,
             )
             for rank, memory in enumerate(self.memories)
         ]

@@ -1,6 +1,6 @@
 """What was written at one tensor-parallel size is read at another: bytes checked against the unsharded tensor."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 
 import pytest
@@ -12,6 +12,7 @@ from vllm.v1.kv_cache_layout import KVCacheLayout
 from memserve.core.enums import CachingMode, DataPath, Phase, TransferMode
 from memserve.core.errors import ConfigError
 from memserve.core.ids import RequestId
+from memserve.engines.vllm.block_copies import BlockCopies, DeviceCopies, block_copies
 from memserve.engines.vllm.block_layout import BlockLayout, rank_share
 from memserve.engines.vllm.layout import EngineMemory
 from memserve.wire.messages import RequestParams
@@ -117,8 +118,14 @@ def test_the_size_of_a_block_does_not_depend_on_the_number_of_ranks() -> None:
 class Pair:
     """A prefill and a decode engine of different sizes."""
 
-    def __init__(self, sizes: tuple[int, int], transfer: TransferMode, path: DataPath) -> None:
-        make = {"caching": CachingMode.RETURN, "transfer": transfer, "paths": (path,)}
+    def __init__(
+        self,
+        sizes: tuple[int, int],
+        transfer: TransferMode,
+        path: DataPath,
+        copies: Callable[[EngineMemory], BlockCopies] = block_copies,
+    ) -> None:
+        make = {"caching": CachingMode.RETURN, "transfer": transfer, "paths": (path,), "copies": copies}
         self.prefill = MiniEngine("prefill-0", num_ranks=sizes[0], **make)
         self.decode = MiniEngine("decode-0", num_ranks=sizes[1], **make)
 
@@ -149,6 +156,17 @@ def pair(request: pytest.FixtureRequest, sizes: tuple[int, int], path: DataPath)
 
 
 def test_kv_goes_to_an_engine_of_another_size_and_back(pair: Pair) -> None:
+    there_and_back(pair)
+
+
+@pytest.mark.parametrize("transfer", list(TransferMode))
+def test_kv_goes_there_and_back_through_staging_memory_as_on_a_gpu(transfer: TransferMode, path: DataPath) -> None:
+    pair = Pair((2, 1), transfer, path, copies=DeviceCopies)
+    there_and_back(pair)
+    pair.close()
+
+
+def there_and_back(pair: Pair) -> None:
     random = Random(1)
     prompt = [random.randrange(50_000) for _ in range(3 * BLOCK_SIZE + 7)]
     answer = [random.randrange(50_000) for _ in range(BLOCK_SIZE)]

@@ -15,7 +15,7 @@ from memserve.core.clock import Clock
 from memserve.core.enums import PiecePlan
 from memserve.core.errors import InstanceUnavailable
 from memserve.engines.device.side_stream import Mark
-from memserve.engines.vllm.block_copies import block_copies
+from memserve.engines.vllm.block_copies import BlockCopies
 from memserve.engines.vllm.layout import EngineMemory
 from memserve.transfer.plan import pieces
 from memserve.transport.tcp import Part, RemoteRoom, TcpTransport, cut
@@ -32,13 +32,14 @@ class NetworkSender:
         self,
         *,
         memory: EngineMemory,
+        copies: BlockCopies,
         transport: TcpTransport,
         clock: Clock,
         plan: PiecePlan = PiecePlan.AGGREGATED,
     ) -> None:
         self._memory = memory
         self._plan = plan
-        self._copies = block_copies(memory)
+        self._copies = copies
         self._transport = transport
         self._clock = clock
         self._staging = torch.empty(0, dtype=torch.uint8)

@@ -17,7 +17,7 @@ from memserve.core.clock import Clock
 from memserve.core.enums import PiecePlan
 from memserve.core.errors import InvariantError
 from memserve.engines.device.side_stream import Mark
-from memserve.engines.vllm.block_copies import block_copies
+from memserve.engines.vllm.block_copies import BlockCopies, block_copies
 from memserve.engines.vllm.copier import BlockCopier
 from memserve.engines.vllm.jobs import Commit, CopyJob, JobKind, JobResult, Pace, StepPlan
 from memserve.engines.vllm.layout import EngineMemory
@@ -58,10 +58,12 @@ class WorkerSide:
         rank: int,
         clock: Clock,
         plan: PiecePlan = PiecePlan.AGGREGATED,
+        copies: Callable[[EngineMemory], BlockCopies] = block_copies,
     ) -> None:
+        """`copies` makes one object for each copying thread."""
         self._memory = memory
         self._plan = plan
-        self._copies = block_copies(memory)
+        self._copies = copies(memory)
         self._attach = attach
         self._arenas: dict[str, MappedStorage] = {}
         self._commit = commit
@@ -69,7 +71,7 @@ class WorkerSide:
         self._copier = BlockCopier(f"memserve-copier-{rank}")
         self._network = network
         self._network_copier = BlockCopier(f"memserve-network-{rank}")
-        self._sender = NetworkSender(memory=memory, transport=network, clock=clock, plan=plan)
+        self._sender = NetworkSender(memory=memory, copies=copies(memory), transport=network, clock=clock, plan=plan)
         self._lock = threading.Lock()
         self._results: dict[int, JobResult] = {}
         self._loaded: set[str] = set()
