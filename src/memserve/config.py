@@ -70,10 +70,32 @@ class GatewaySettings(Settings, frozen=True):
     port: int = 8000
     request_deadline_s: float = 600.0
     """Longest life of one request, streaming included."""
+    max_requests_per_instance: int = 256
+    """So many requests run at once for each instance that serves; further ones wait for their turn."""
+    max_waiting: int = 2048
+    """So many wait at most, further ones get 429; as few as `max_waiting_per_tenant` of one tenant."""
+    max_waiting_per_tenant: int = 512
     retry_ratio: float = 0.2
     """Retries after faults that each request pays in, on top of the reserve."""
     retry_reserve: int = 1000
     """Retries that can be saved up: as many as may go elsewhere at once when an instance dies."""
+
+    def check(self) -> None:
+        """Raise ConfigError unless the bounds let requests through."""
+        for name, least in (("max_requests_per_instance", 1), ("max_waiting", 0), ("max_waiting_per_tenant", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"gateway.{name} = {getattr(self, name)}: give {least} or more")
+
+
+class TenantSettings(Settings, frozen=True):
+    """Somebody who is served with a share and a key of their own."""
+
+    name: str
+    api_key: str
+    weight: float = 1.0
+    """Share of the cluster when more is asked for than it can do, over the sum of the weights of who asks."""
+    isolated: bool = False
+    """Nobody else's prompts find what this tenant's have computed, not even by the time they take."""
 
 
 class Watermarks(Settings, frozen=True):
@@ -154,6 +176,8 @@ class ServeConfig(Settings, frozen=True):
     """Folder or name that vLLM takes; "" is the bundled model."""
     cluster: ClusterSettings = ClusterSettings()
     gateway: GatewaySettings = GatewaySettings()
+    tenants: tuple[TenantSettings, ...] = ()
+    """None: no key is asked for."""
     pool: PoolSettings = PoolSettings()
     engine: EngineSettings = EngineSettings()
 
@@ -181,6 +205,19 @@ class ConnectorConfig(Settings, frozen=True):
     """Endpoint of the cluster manager; "" runs alone."""
     url: str = ""
     """Base URL of this instance's own OpenAI server, told to the manager."""
+
+
+def check_tenants(tenants: tuple[TenantSettings, ...]) -> None:
+    """Raise ConfigError unless all have names, keys of their own and positive weights."""
+    for number, tenant in enumerate(tenants):
+        where = f'tenants: "{tenant.name}"'
+        if not tenant.name or not tenant.api_key:
+            raise ConfigError(f"{where}: give each tenant a name and an api_key")
+        if not tenant.weight > 0:
+            raise ConfigError(f"{where}: weight {tenant.weight:g} is not above 0")
+        for other in tenants[:number]:
+            if tenant.name == other.name or tenant.api_key == other.api_key:
+                raise ConfigError(f'{where} and "{other.name}" have the same name or key: each needs its own')
 
 
 def check_paths(paths: tuple[DataPath, ...], what: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -12,7 +13,7 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from memserve.cluster.view import ClusterView, InstanceState, InstanceView
-from memserve.config import GatewaySettings
+from memserve.config import GatewaySettings, TenantSettings
 from memserve.core.clock import SystemClock
 from memserve.core.enums import Role, Tier
 from memserve.core.errors import ConfigError, InstanceUnavailable
@@ -26,6 +27,7 @@ from memserve.gateway.reports import ReportLog
 from memserve.gateway.served_model import ServedModel
 from memserve.gateway.server import running
 from memserve.gateway.switches import Switches
+from memserve.gateway.tenants import Tenants
 from memserve.manager.operations import Operation, OperationKind, Operations
 from memserve.pool.pins import pin_id
 from memserve.scheduler.cost_model import PathTerms
@@ -174,7 +176,7 @@ class CharacterTokens:
 
 
 class Rig:
-    def __init__(self, *, deadline_s: float, retry_reserve: int) -> None:
+    def __init__(self, *, settings: GatewaySettings, tenants: tuple[TenantSettings, ...]) -> None:
         self.engines: dict[str, FakeEngine] = {}
         self.cluster = ScriptedCluster()
         self.releases = NotedReleases()
@@ -185,7 +187,7 @@ class Rig:
         metrics = GatewayMetrics(lambda: self.cluster.view)
         history = RequestHistory(clock=SystemClock())
         self.context = GatewayContext(
-            settings=GatewaySettings(request_deadline_s=deadline_s, retry_reserve=retry_reserve),
+            settings=settings,
             base_models=frozenset({"tiny"}),
             model=ServedModel(detokenizer=Detokenizer(TOKENIZER)),
             scheduler=Scheduler(
@@ -203,6 +205,7 @@ class Rig:
             history=history,
             metrics=metrics,
             reports=ReportLog(history=history, metrics=metrics),
+            tenants=Tenants(tenants),
             switches=Switches(),
         )
         metrics.follow(self.context.scheduler)
@@ -292,10 +295,13 @@ class Rigs:
         colocated: int = 0,
         flexible: int = 0,
         deadline_s: float = 30.0,
+        tenants: tuple[TenantSettings, ...] = (),
+        bounds: Mapping[str, int] = MappingProxyType({}),
         retry_reserve: int = 100,
     ) -> AsyncIterator[Rig]:
         """Engines p0.., d0.., c0.., f0.. behind a gateway."""
-        made = Rig(deadline_s=deadline_s, retry_reserve=retry_reserve)
+        settings = GatewaySettings(request_deadline_s=deadline_s, retry_reserve=retry_reserve, **bounds)
+        made = Rig(settings=settings, tenants=tenants)
         roles = {
             "p": (Role.PREFILL, prefill),
             "d": (Role.DECODE, decode),

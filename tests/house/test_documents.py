@@ -50,9 +50,9 @@ def test_every_setting_of_the_readme_exists() -> None:
         assert key in defaults[section], name
 
 
-def test_the_settings_file_of_the_readme_is_accepted() -> None:
-    (text,) = fenced("toml")
-    assert convert(tomllib.loads(text), ServeConfig, "README.md").cluster.prefill == 2
+def test_the_settings_files_of_the_readme_are_accepted() -> None:
+    configs = [convert(tomllib.loads(text), ServeConfig, "README.md") for text in fenced("toml")]
+    assert (configs[0].cluster.prefill, configs[1].tenants[0].weight) == (2, 3)
 
 
 def test_the_library_example_of_the_readme_is_the_one_that_is_tested() -> None:

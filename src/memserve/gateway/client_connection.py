@@ -121,7 +121,8 @@ class ClientConnection:
         try:
             async with scope(deadline_s=_ERROR_DEADLINE_S):
                 if self._status is None:
-                    await self.send_whole(status=error.status, body=error.body(), headers=JSON_HEADERS)
+                    headers = [*JSON_HEADERS, *error.headers]
+                    await self.send_whole(status=error.status, body=error.body(), headers=headers)
                 else:
                     await self.end(b"data: " + error.body() + b"\n\n" + DONE_EVENT)
         except DeadlineExceeded as late:

@@ -12,6 +12,7 @@ from memserve.gateway.records import RequestHistory
 from memserve.gateway.reports import ReportLog
 from memserve.gateway.served_model import ServedModel
 from memserve.gateway.switches import Switches
+from memserve.gateway.tenants import Tenants
 from memserve.scheduler.scheduler import Scheduler
 
 
@@ -31,3 +32,4 @@ class GatewayContext:
     metrics: GatewayMetrics
     reports: ReportLog
     switches: Switches
+    tenants: Tenants

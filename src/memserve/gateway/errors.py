@@ -12,9 +12,11 @@ from memserve.core.ids import Incarnation, InstanceId
 
 _KINDS = {
     HTTPStatus.BAD_REQUEST: "BadRequestError",
+    HTTPStatus.UNAUTHORIZED: "AuthenticationError",
     HTTPStatus.NOT_FOUND: "NotFoundError",
     HTTPStatus.REQUEST_TIMEOUT: "RequestTimeoutError",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "RequestEntityTooLargeError",
+    HTTPStatus.TOO_MANY_REQUESTS: "RateLimitError",
     HTTPStatus.INTERNAL_SERVER_ERROR: "InternalServerError",
     HTTPStatus.SERVICE_UNAVAILABLE: "ServiceUnavailableError",
     HTTPStatus.GATEWAY_TIMEOUT: "GatewayTimeoutError",
@@ -24,10 +26,14 @@ _KINDS = {
 class ApiError(MemserveError):
     """The client reads it: an error answer with this status, or an error event once a stream has begun."""
 
-    def __init__(self, message: str, *, status: int, param: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int, param: str | None = None, headers: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
         super().__init__(message)
         self.status = HTTPStatus(status)
         self.param = param
+        self.headers = headers
+        """Sent with an error answer beside its content type."""
 
     def body(self) -> bytes:
         """The JSON body; also the data of an error event."""

@@ -55,6 +55,10 @@ class GatewayMetrics:
             "memserve_gateway_ttft_seconds", "Until the first bytes of a stream", buckets=_LATENCY_S,
             registry=self.registry,
         )  # fmt: skip
+        self.queue_s = Histogram(
+            "memserve_gateway_queue_seconds", "Until a request had a slot", ("tenant",), buckets=_LATENCY_S,
+            registry=self.registry,
+        )  # fmt: skip
         self.request_s = Histogram(
             "memserve_gateway_request_seconds", "Whole requests", ("route",), buckets=_LATENCY_S, registry=self.registry
         )
@@ -67,6 +71,10 @@ class GatewayMetrics:
     def follow(self, scheduler: Scheduler) -> None:
         """Show the scheduler's numbers, too."""
         self.registry.register(SchedulerCollector(scheduler))
+
+    def show_waiting(self, num_waiting: Callable[[], dict[str, int]]) -> None:
+        """How many requests of each tenant wait for a slot, read at each scrape."""
+        self.registry.register(_WaitingCollector(num_waiting))
 
     def show_retry_budget(self, num_left: Callable[[], int]) -> None:
         """Asked at each scrape."""
@@ -107,6 +115,19 @@ class GatewayMetrics:
 
 def _counters(registry: CollectorRegistry) -> Callable[[str, str, tuple[str, ...]], Counter]:
     return lambda name, text, labels: Counter(name, text, labels, registry=registry)
+
+
+class _WaitingCollector(Collector):
+    def __init__(self, num_waiting: Callable[[], dict[str, int]]) -> None:
+        self._num_waiting = num_waiting
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        waiting = GaugeMetricFamily(
+            "memserve_gateway_waiting_requests", "Requests that wait for a slot", labels=("tenant",)
+        )
+        for tenant, number in self._num_waiting().items():
+            waiting.add_metric((tenant,), number)
+        yield waiting
 
 
 class _ViewCollector(Collector):

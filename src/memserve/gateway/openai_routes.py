@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 REQUEST_ID_HEADER = "x-request-id"
+_USUAL_ANSWER = 128
 
 
 class CompletionRoute:
@@ -74,7 +75,8 @@ class CompletionRoute:
         return (RequestState.REFUSED if refused else RequestState.SERVED), ""
 
     async def _serve(self, client: ClientConnection, request_id: RequestId) -> None:
-        request = request_body.parse(await client.read_body())
+        tenant = self._context.tenants.of(client.headers)
+        request = self._context.tenants.salted(request_body.parse(await client.read_body()), tenant)
         async with scope(deadline_s=self._context.settings.request_deadline_s) as work, client.ends(work):
             tokens = await self._context.tokenizer.tokens(path=self._path, body=request.values)
             self._note(request_id, request.model, tokens)
@@ -89,7 +91,9 @@ class CompletionRoute:
                 alone=request_body.must_run_alone(request),
                 plan=self._context.model.plan(request, path=self._path),
             )
-            await RequestFlow(job, runtime=self._runtime, client=client).run()
+            async with self._runtime.admission.slot(tenant, cost=_cost(tokens)) as waited_s:
+                self._context.metrics.queue_s.labels(tenant.name).observe(waited_s)
+                await RequestFlow(job, runtime=self._runtime, client=client).run()
 
     def _note(self, request_id: RequestId, model: str, tokens: bytes) -> None:
         if not tokens:
@@ -106,3 +110,8 @@ class CompletionRoute:
         record = self._context.history.find(request_id)
         if record is not None:
             self._context.metrics.judge(steps_of(record))
+
+
+def _cost(tokens: bytes) -> float:
+    """Of a request, for its tenant's share: its prompt and an answer of a usual length, in tokens."""
+    return len(tokens) / 4 + _USUAL_ANSWER

@@ -43,9 +43,11 @@ class PassThrough:
         deadline_s = self._context.settings.request_deadline_s
         try:
             target = _target(asgi_scope)
+            tenant = self._context.tenants.of(client.headers)
             body = await client.read_body()
             if body and not client.headers.get("content-type", "").lower().startswith("multipart/"):
                 request_body.check_passing(body)
+                body = self._context.tenants.salted_body(body, tenant)
             async with scope(deadline_s=deadline_s) as work, client.ends(work):
                 await self._pass_on(client, asgi_scope["method"], target, body)
         except ApiError as error:

@@ -49,6 +49,12 @@ class ClientRequest(msgspec.Struct, frozen=True, kw_only=True):
         adapter = "" if self.model in base_models else self.model
         return namespace(salt=self._text("cache_salt"), adapter=adapter)
 
+    def with_text(self, name: str, value: str) -> "ClientRequest":
+        """The same with one field set by us."""
+        values, fields = dict(self.values), dict(self.fields)
+        values[name], fields[name] = value, msgspec.Raw(msgspec.json.encode(value))
+        return ClientRequest(values=values, fields=fields)
+
     def _text(self, name: str) -> str:
         value = self.values.get(name)
         return value if isinstance(value, str) else ""

@@ -14,6 +14,9 @@ that cannot be done. However it ends, the scheduler is told and what the decode 
 released.
 """
 
+from functools import partial
+
+from memserve.cluster.view import ClusterView
 from memserve.core.enums import Role
 from memserve.core.errors import InstanceUnavailable
 from memserve.core.ids import InstanceId
@@ -22,7 +25,7 @@ from memserve.gateway.delivery import Delivery
 from memserve.gateway.errors import InstanceLost, unavailable
 from memserve.gateway.job import Job, Route
 from memserve.gateway.runtime import GatewayRuntime
-from memserve.scheduler.decision import Outcome
+from memserve.scheduler.decision import Decision, Outcome
 
 MAX_ATTEMPTS = 4
 
@@ -35,6 +38,7 @@ class RequestFlow:
         self._context = runtime.context
         self._desk = runtime.desk
         self._runtime = runtime
+        self._occupancy = runtime.occupancy
         self._client = client
         self._delivery = Delivery(job, runtime, client)
 
@@ -46,6 +50,7 @@ class RequestFlow:
             outcome = await self._serve_somewhere()
         finally:
             self._context.scheduler.finish(self._job.id, outcome=outcome)
+            self._occupancy.drop(self._job.id)
             if self._delivery.holder is not None:
                 self._desk.release_soon(self._delivery.holder, self._job.id)
 
@@ -91,15 +96,8 @@ class RequestFlow:
         view = self._context.cluster.view
         if alone and view.active(Role.DECODE, Role.COLOCATED, Role.FLEXIBLE):
             excluded |= {i.instance for i in view.instances if i.role is Role.PREFILL}
-        decision = self._context.scheduler.decide(
-            request=self._job.id,
-            tokens=self._delivery.tokens(),
-            namespace=self._job.request.namespace(self._context.base_models),
-            view=view,
-            exclude=excluded,
-            alone=alone,
-            session=self._job.request.session or self._job.headers.get("x-session-id", ""),
-        )
+        decision = self._place(view, excluded, alone=alone)
+        self._occupancy.take(self._job.id, decision.decode, decision.prefill or decision.decode)
         self._context.history.decided(decision)
         decode = view.find(decision.decode)
         if decode is None:
@@ -113,3 +111,23 @@ class RequestFlow:
             decode=decode,
             source=holder.peer if holder is not None and holder is not computes else None,
         )
+
+    def _place(self, view: ClusterView, excluded: frozenset[InstanceId], *, alone: bool) -> Decision:
+        """Among those that have room for one more request, if there are any."""
+        self._occupancy.drop(self._job.id)
+        full = self._occupancy.full() - excluded
+        decide = partial(
+            self._context.scheduler.decide,
+            request=self._job.id,
+            tokens=self._delivery.tokens(),
+            namespace=self._job.request.namespace(self._context.base_models),
+            view=view,
+            alone=alone,
+            session=self._job.request.session or self._job.headers.get("x-session-id", ""),
+        )
+        if not full:
+            return decide(exclude=excluded)
+        try:
+            return decide(exclude=excluded | full)
+        except InstanceUnavailable:
+            return decide(exclude=excluded)

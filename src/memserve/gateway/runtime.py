@@ -9,8 +9,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from memserve.core.clock import SystemClock
+from memserve.core.enums import SERVING_ROLES, Role
+from memserve.gateway.admission import Admission
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.errors import InstanceLost, unavailable
+from memserve.gateway.fair_queue import FairQueue
+from memserve.gateway.occupancy import Occupancy
 from memserve.gateway.release import ReleaseDesk
 from memserve.gateway.retry_budget import RetryBudget
 from memserve.gateway.served_model import ContextLengths
@@ -29,6 +34,15 @@ class GatewayRuntime:
         settings = context.settings
         self.retries = RetryBudget(ratio=settings.retry_ratio, reserve=settings.retry_reserve)
         context.metrics.show_retry_budget(lambda: self.retries.num_left)
+        self.occupancy = Occupancy(limit=settings.max_requests_per_instance)
+        self.admission = Admission(
+            num_slots=self._num_slots,
+            queue=FairQueue(max_waiting=settings.max_waiting, max_per_tenant=settings.max_waiting_per_tenant),
+            clock=SystemClock(),
+        )
+        context.metrics.show_waiting(
+            lambda: {tenant.name: self.admission.num_waiting(tenant) for tenant in context.tenants.all}
+        )
         self._upstream: Upstream | None = None
 
     def pay_for_retry(self, lost: InstanceLost) -> None:
@@ -57,7 +71,17 @@ class GatewayRuntime:
             await self._upstream.close()
             self._upstream = None
 
+    def _num_slots(self) -> int:
+        """By those who produce answers: a request stays with one of them to its end.
+
+        With nobody left to serve, one request may pass at a time, to be told so.
+        """
+        serving = self.context.cluster.view.active(*SERVING_ROLES)
+        answering = [i for i in serving if i.role is not Role.PREFILL] or serving
+        return max(1, len(answering) * self.context.settings.max_requests_per_instance)
+
     async def _follow_view(self) -> None:
         while True:
             self.watch.update(self.context.cluster.view)
+            self.admission.refresh()
             await asyncio.sleep(_VIEW_PERIOD_S)

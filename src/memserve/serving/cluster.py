@@ -33,6 +33,7 @@ from memserve.gateway.reports import ReportLog
 from memserve.gateway.served_model import ServedModel
 from memserve.gateway.server import running
 from memserve.gateway.switches import Switches
+from memserve.gateway.tenants import Tenants
 from memserve.gateway.tokenization import Tokenization, load_tokenization
 from memserve.manager.elasticity import START_S, Elasticity
 from memserve.manager.event_subscriptions import EventSubscriptions
@@ -143,6 +144,7 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
             history=history,
             metrics=metrics,
             reports=reports,
+            tenants=Tenants(run.config.tenants),
             switches=Switches(),
         )
         host = run.config.gateway.host

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from memserve.bundled.model import bundled_model
-from memserve.config import ServeConfig, parse_disk
+from memserve.config import ServeConfig, check_tenants, parse_disk
 from memserve.core.errors import ConfigError
 from memserve.manager.hub import ask_hub
 from memserve.manager.launch_plan import LaunchPlan, num_instances, plan, served_model_name
@@ -64,6 +64,8 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
     `cache` is the folder for the bundled model and the logs of runs.
     """
     config.cluster.check()
+    config.gateway.check()
+    check_tenants(config.tenants)
     find_policy(config.cluster.policy)
     if config.cluster.profile:
         read_profile(Path(config.cluster.profile))
