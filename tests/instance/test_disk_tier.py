@@ -94,6 +94,17 @@ def test_a_prompt_on_disk_is_promoted_and_reads_as_it_was_written(make_disk_pool
     assert promote(pool, 1) == 0, "nothing of it is on disk any more"
 
 
+def test_a_promotion_makes_room_by_demoting_and_loses_nothing(make_disk_pool: MakeDiskPool) -> None:
+    pool = make_disk_pool(marks=Watermarks(low=0.98, high=0.99))
+    hold(pool, 0)
+    pool.swap_out(PROMPT_BLOCKS, source=Tier.DRAM, target=Tier.DISK)
+    for number in range(1, 4):
+        hold(pool, number)
+    assert promote(pool, 0) == len(prompt(0))
+    assert all(is_whole(pool, number) for number in range(4))
+    assert tiers(pool, 1).count(Tier.DISK) == PROMPT_BLOCKS
+
+
 def test_swapping_in_by_address_gives_the_new_places(make_disk_pool: MakeDiskPool) -> None:
     pool = make_disk_pool()
     hold(pool, 1)

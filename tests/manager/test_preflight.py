@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from machines import CPU, GPU, SMALL, config, model_folder
 
-from memserve.config import PoolSettings
+from memserve.config import PoolSettings, ServeConfig, Watermarks
 from memserve.core.enums import DataPath
 from memserve.core.errors import ConfigError
 from memserve.manager.machine import Machine
@@ -145,3 +145,40 @@ def test_this_machine_can_be_read() -> None:
     here = Machine.here()
     assert here.cores
     assert here.memory_available > 0
+
+
+def with_pool(folder: Path, pool: PoolSettings) -> ServeConfig:
+    return msgspec.structs.replace(config(model=model_folder(folder)), pool=pool)
+
+
+def test_a_disk_tier_in_a_new_folder_passes(tmp_path: Path) -> None:
+    wanted = with_pool(tmp_path, PoolSettings(disk=f"{tmp_path}/new/folder:1MiB"))
+    assert preflight(wanted, machine=CPU) == ()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_tier_beyond_the_disk_is_told_how_much_there_is(tmp_path: Path) -> None:
+    wanted = with_pool(tmp_path, PoolSettings(disk=f"{tmp_path}:{1 << 60}"))
+    with pytest.raises(ConfigError, match=r"set pool\.disk to at most \d+MiB each"):
+        preflight(wanted, machine=CPU)
+
+
+def test_a_disk_tier_under_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    wanted = with_pool(tmp_path, PoolSettings(disk=f"{tmp_path}/file/kv:1MiB"))
+    with pytest.raises(ConfigError, match="no folder that may be written"):
+        preflight(wanted, machine=CPU)
+
+
+@pytest.mark.parametrize("disk", ["1GiB", ":1GiB", "/folder:", "/folder:much"])
+def test_a_disk_tier_without_folder_or_size_is_refused(tmp_path: Path, disk: str) -> None:
+    wanted = with_pool(tmp_path, PoolSettings(disk=disk))
+    with pytest.raises(ConfigError, match=r"pool\.disk"):
+        preflight(wanted, machine=CPU)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.8, 0.7), (0.0, 0.5), (0.5, 1.0)])
+def test_marks_that_are_not_in_order_are_refused(tmp_path: Path, low: float, high: float) -> None:
+    wanted = with_pool(tmp_path, PoolSettings(marks=Watermarks(low=low, high=high)))
+    with pytest.raises(ConfigError, match=r"pool\.marks"):
+        preflight(wanted, machine=CPU)

@@ -177,15 +177,15 @@ class TierMover:
             disk.erase()
         except StorageFailed as error:
             _log.warning("%s", error)
-        while not self._is_closing and (swap := self._next_demotion()) is not None:
+        while not self._is_closing and (swap := self._next_demotion(self._marks.low)) is not None:
             if self.carry_out(swap) == 0:  # the disk takes nothing: what DRAM has no room for is dropped
                 self._rests_until = self._clock.now() + _REST_S
                 return
 
-    def _next_demotion(self) -> Swap | None:
-        """As many of the least wanted blocks as one batch takes; None when DRAM is at its low mark or none may go."""
+    def _next_demotion(self, mark: float, *, num_coming: int = 0) -> Swap | None:
+        """Some of the least wanted blocks, when DRAM and what is coming are over the mark; None also if none may go."""
         with self._core.lock:
-            num_blocks = min(self._batch, self._core.ledger.num_over(Tier.DRAM, self._marks.low))
+            num_blocks = min(self._batch, self._core.ledger.num_over(Tier.DRAM, mark) + num_coming)
             while num_blocks > 0:
                 try:
                     return self._core.ledger.begin_swap(num_blocks, source=Tier.DRAM, target=Tier.DISK)
@@ -203,6 +203,8 @@ class TierMover:
         try:
             cold = [block for block in match.blocks if block_tier(block) is Tier.DISK]
             while cold and self._clock.now() < until and not self._is_closing:
+                if (room := self._next_demotion(1.0, num_coming=len(cold[: self._batch]))) is not None:
+                    self.carry_out(room)
                 swap = self._next_promotion(cold[: self._batch])
                 if swap is None:
                     break
