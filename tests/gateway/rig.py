@@ -56,6 +56,7 @@ class ScriptedCluster:
         self.operations = Operations()
         self.refusal = ""
         """What every command is refused with."""
+        self.endpoint = "tcp://127.0.0.1:1"
         self.faults: list[tuple[str, str]] = []
         self.changes = Changes()
 

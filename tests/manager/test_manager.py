@@ -202,6 +202,28 @@ async def test_a_heartbeat_tells_the_load_and_hears_of_the_dead(
     assert manager.view.instances[0].load.num_running == 3
 
 
+async def test_a_heartbeat_hears_of_memory_instances_but_a_memory_instance_does_not(
+    manager: ClusterManager, client: RpcClient[ClusterMessage]
+) -> None:
+    memory = msgspec.structs.replace(join_request(InstanceId("memory-0")), role=Role.MEMORY)
+    await client.call(join_request(url="http://127.0.0.1:9"), deadline_s=5)
+    await client.call(memory, deadline_s=5)
+    await until(lambda: manager.view.active(Role.MEMORY), "the memory instance is active")
+    for asks, hears in ((A, (memory.peer,)), (memory.peer.instance, ())):
+        beat = HeartbeatRequest(instance=asks, incarnation=Incarnation(1), load=Load())
+        reply = await client.call(beat, deadline_s=5)
+        assert isinstance(reply, HeartbeatReply)
+        assert reply.memory == hears
+
+
+async def test_who_wants_to_come_is_told_what_to_be_like(client: RpcClient[ClusterMessage]) -> None:
+    assert await client.call(WelcomeRequest(), deadline_s=5) == WelcomeReply(cluster="test", config=b"{}")
+    await client.call(join_request(), deadline_s=5)
+    assert await client.call(WelcomeRequest(), deadline_s=5) == WelcomeReply(
+        cluster="test", config=b"{}", identity=IDENTITY
+    )
+
+
 async def test_an_unknown_incarnation_is_asked_to_join_again(client: RpcClient[ClusterMessage]) -> None:
     reply = await client.call(HeartbeatRequest(instance=A, incarnation=Incarnation(9), load=Load()), deadline_s=5)
     assert isinstance(reply, HeartbeatReply)

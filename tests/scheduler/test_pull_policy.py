@@ -3,16 +3,18 @@
 from random import Random
 
 import pytest
-from clusters import IDENTITY, colocated, disaggregated
+from clusters import IDENTITY, colocated, disaggregated, instance, view
 
-from memserve.cluster.view import ClusterView
+from memserve.cluster.view import ClusterView, InstanceState
 from memserve.core.clock import ManualClock
-from memserve.core.enums import CachingMode, Phase, TransferMode
-from memserve.core.ids import InstanceId, RequestId
+from memserve.core.enums import CachingMode, Phase, Role, Tier, TransferMode
+from memserve.core.ids import Incarnation, InstanceId, RequestId
 from memserve.scheduler.cost_model import PathTerms, PrefillTerms
 from memserve.scheduler.decision import Decision, Outcome, PullWeighing
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
+from memserve.scheduler.tokens import token_bytes
+from memserve.wire.events import IndexEntry, SnapshotPart, TierRun
 from memserve.wire.messages import MovedBlocks, RequestReport
 
 A, B = InstanceId("c0"), InstanceId("c1")
@@ -190,6 +192,43 @@ def test_kv_of_a_decode_instance_comes_back_in_no_other_mode_than_return() -> No
     by.forget(InstanceId("p0"))
     decision = decide(by, "again", disaggregated(1, 1))
     assert (decision.source, decision.pull) == (None, None)
+
+
+def with_memory(*, state: InstanceState = InstanceState.ACTIVE) -> ClusterView:
+    return view(instance("c0", Role.COLOCATED), instance("m0", Role.MEMORY, state))
+
+
+def memory_holds(by: Scheduler, tokens: list[int]) -> None:
+    name, life = InstanceId("m0"), Incarnation(1)
+    by.admit(name, life, Role.MEMORY)
+    entry = IndexEntry(
+        namespace=b"",
+        at=0,
+        tokens=token_bytes(tokens),
+        tiers=(TierRun(tier=Tier.DRAM, num_blocks=len(tokens) // IDENTITY.block_size),),
+    )
+    by.reset(SnapshotPart(instance=name, incarnation=life, seq=1, entries=(entry,), is_first=True, is_last=True))
+
+
+def test_what_only_a_memory_instance_holds_is_pulled_from_there() -> None:
+    by, _ = scheduler(policy())
+    memory_holds(by, PROMPT)
+    decision = decide(by, "again", with_memory())
+    assert (decision.decode, decision.source) == ("c0", "m0")
+
+
+def test_a_memory_instance_that_holds_no_more_than_the_others_is_no_source() -> None:
+    by, _ = scheduler(policy())
+    first = decide(by, "first", with_memory())
+    by.finish(first.request, outcome=Outcome.SERVED)
+    memory_holds(by, PROMPT)
+    assert decide(by, "again", with_memory()).source is None
+
+
+def test_a_memory_instance_that_is_not_heard_is_no_source() -> None:
+    by, _ = scheduler(policy())
+    memory_holds(by, PROMPT)
+    assert decide(by, "again", with_memory(state=InstanceState.SUSPECT)).source is None
 
 
 def test_an_excluded_instance_is_no_source() -> None:

@@ -132,6 +132,23 @@ for _command in (elastic.scale, elastic.drain, elastic.role):
 
 
 @app.command()
+def pool(
+    *,
+    join: Annotated[str, typer.Option(help="URL of the gateway, or HOST:PORT of its cluster manager.")],
+    dram: Annotated[str, typer.Option(help='Shared memory for KV, e.g. "8GiB".')] = "1GiB",
+    disk: Annotated[str, typer.Option(help='Folder and size of a disk tier, e.g. "/var/cache/kv:200GiB".')] = "",
+    name: Annotated[str, typer.Option(help="Unique in the cluster; default: from the process or the disk.")] = "",
+    bind: Annotated[str, typer.Option(help="Address on which the others reach it.")] = "127.0.0.1",
+    hand_on: Annotated[bool, typer.Option("--hand-on", help="Give what it holds to others before leaving.")] = False,
+) -> None:
+    """Give a running cluster more memory: an instance without an engine that holds what the others have no room for."""
+    with refusals():
+        from memserve.cli.pool import PoolOptions, run_pool  # noqa: PLC0415
+
+        run_pool(PoolOptions(join=join, dram=dram, disk=disk, name=name, bind=bind, hand_on=hand_on))
+
+
+@app.command()
 def resize(
     instance: Annotated[str, typer.Argument(help="As `memserve status` names it.")],
     *,

@@ -13,6 +13,7 @@ from rich.console import Console
 from memserve.bundled.model import cache_folder, is_converted
 from memserve.cluster.view import InstanceView
 from memserve.config import ServeConfig
+from memserve.core.enums import Role
 from memserve.manager.launch_plan import LaunchPlan
 from memserve.serving.cluster import Cluster, running_cluster
 from memserve.serving.prepare import LOOPBACK, PreparedRun, free_ports, prepare
@@ -66,6 +67,9 @@ class _Printer(Watcher):
             _console.print(f"starting {spec.instance}, log {spec.log}", markup=False)
 
     def ready(self, instance: InstanceView) -> None:
+        if instance.role is Role.MEMORY:
+            _console.print(f"{instance.instance} gives the cluster more memory", markup=False)
+            return
         log = self._logs.get(instance.instance, "elsewhere")
         _console.print(f"{instance.instance} is ready: {instance.url}, log {log}", markup=False)
 

@@ -59,8 +59,9 @@ class AdminRoutes:
         return Response(self._context.metrics.exposition(), media_type=_EXPOSITION)
 
     async def cluster(self, _: Request) -> Response:
-        """The view, and what the scheduler has queued."""
-        return _json({"view": self._context.cluster.view, "scheduler": self._context.scheduler.stats()})
+        """The view, what the scheduler has queued, and where instances join."""
+        cluster = self._context.cluster
+        return _json({"view": cluster.view, "scheduler": self._context.scheduler.stats(), "manager": cluster.endpoint})
 
     async def set_transfer(self, request: Request) -> Response:
         """From the next request on, KV leaves so: {"transfer": "by-layer" | "by-request" | "auto" | null}."""

@@ -169,6 +169,12 @@ class _ViewCollector(Collector):
         yield requests
         yield blocks
         yield from self._disks(view)
+        offloaded = CounterMetricFamily(
+            "memserve_pool_offloaded_blocks", "Blocks that a pool has moved to memory instances", labels=("instance",)
+        )
+        for instance in view.instances:
+            offloaded.add_metric((instance.instance,), instance.load.num_offloaded)
+        yield offloaded
 
     def _disks(self, view: ClusterView) -> Iterator[CounterMetricFamily]:
         counts = CounterMetricFamily(

@@ -18,9 +18,16 @@ class Membership:
     """Of one pool. Thread-safe."""
 
     def __init__(
-        self, *, agent: Agent, local: Callable[[], PeerInfo], peer_died: Callable[[InstanceId, Incarnation], None]
+        self,
+        *,
+        agent: Agent,
+        local: Callable[[], PeerInfo],
+        peer_died: Callable[[InstanceId, Incarnation], None],
+        use_memory: Callable[[tuple[PeerInfo, ...]], None],
     ) -> None:
+        """`peer_died` and `use_memory` are called in the agent's loop and must not block."""
         self._agent = agent
+        self._use_memory = use_memory
         self._local = local
         self._peer_died = peer_died
         self._client: MembershipClient | None = None
@@ -57,6 +64,7 @@ class Membership:
             load=load,
             peer_died=self._peer_died,
             dismissed=dismissed or _nobody_cares,
+            use_memory=self._use_memory,
         )
         self._agent.run_background(self._client.run())
 

@@ -25,6 +25,7 @@ from memserve.wire.messages import (
     JoinRequest,
     LeaveRequest,
     Load,
+    PeerInfo,
     ReportRequest,
     RequestReport,
 )
@@ -46,14 +47,16 @@ class MembershipClient:
         load: Callable[[], Load],
         peer_died: Callable[[InstanceId, Incarnation], None],
         dismissed: Callable[[], None],
+        use_memory: Callable[[tuple[PeerInfo, ...]], None],
         max_reports: int = 1024,
     ) -> None:
-        """`load`, `peer_died` and `dismissed` are called in the agent's loop and must not block."""
+        """`load`, `peer_died`, `dismissed` and `use_memory` are called in the agent's loop and must not block."""
         self._client: RpcClient[object] = RpcClient(endpoint, ClusterMessage)
         self._member = Member(join)
         self._load = load
         self._peer_died = peer_died
         self._dismissed = dismissed
+        self._use_memory = use_memory
         self._max_reports = max_reports
         self._reports: deque[RequestReport] = deque()
         self._lock = threading.Lock()
@@ -114,6 +117,8 @@ class MembershipClient:
             raise ProtocolError(f"the cluster manager answered with {type(reply).__name__}")
         for dead in self._member.answered(reply):
             self._peer_died(dead.instance, dead.incarnation)
+        if isinstance(reply, HeartbeatReply):
+            self._use_memory(reply.memory)
         self._refusal = ""
         if isinstance(reply, HeartbeatReply) and reply.dismissed:
             self._dismissed()

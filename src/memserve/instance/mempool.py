@@ -17,7 +17,6 @@ from types import TracebackType
 from memserve.config import ALL_PATHS, DEFAULT_KEEPING, DEFAULT_MARKS, DiskPlace, Keeping, Watermarks
 from memserve.core.clock import Clock, SystemClock
 from memserve.core.enums import DataPath, Tier
-from memserve.core.errors import StorageFailed
 from memserve.core.ids import BlockId, Incarnation, InstanceId
 from memserve.instance.addresses import Addresses
 from memserve.instance.agent import Agent, Ticker
@@ -29,6 +28,7 @@ from memserve.instance.hand_on import HandOn
 from memserve.instance.inbox import Inbox
 from memserve.instance.locked_ledger import LockedLedger
 from memserve.instance.membership import Membership
+from memserve.instance.offload import Offload
 from memserve.instance.peer_links import PeerLinks
 from memserve.instance.pool_pins import PoolPins
 from memserve.instance.puller import PULL_DEADLINE_S, Puller
@@ -110,14 +110,13 @@ class MemPool:
         self._inbox = Inbox()
         self._links = PeerLinks(lambda: self.info)
         self._receiver = self._new_receiver()
+        self.offload = Offload(core=self._core, links=self._links, marks=marks, clock=SystemClock())
         self._agent = self._new_agent(bind)
-        self._sender = TransferSender(
-            agent=self._agent, links=self._links, core=self._core, addresses=self._addresses, paths=self._paths
-        )
+        self._sender = self._new_sender()
         self._remote = RemoteBlocks(agent=self._agent, links=self._links)
         self.engine_path = EnginePath(core=self._core, agent=self._agent, links=self._links)
         self._puller = self._new_puller()
-        self.membership = Membership(agent=self._agent, local=lambda: self.info, peer_died=self._receiver.peer_left)
+        self.membership = self._new_membership()
         self.info = self._start(identity)
 
     # ------------------------------------------------------------ the nine calls
@@ -169,22 +168,14 @@ class MemPool:
 
     def swap_out(self, num_blocks: int, *, source: Tier = Tier.HBM, target: Tier = Tier.DRAM) -> int:
         """Move historical blocks to a slower tier, the pool picks which; returns how many. Raises PoolExhausted."""
-        with self._core.lock:
-            swap = self._core.ledger.begin_swap(num_blocks, source=source, target=target)
-        return self.tiers.carry_out(swap)
+        return self.tiers.swap_out(num_blocks, source=source, target=target)
 
     def swap_in(self, addresses: BlockList, *, target: Tier = Tier.HBM) -> BlockList:
         """Move historical blocks to a faster tier; returns where they are now, in the same order.
 
         Raises PoolExhausted, and StorageFailed when some could not be read: those are no longer indexed.
         """
-        blocks = self._addresses.own(addresses)
-        with self._core.lock:
-            swap = self._core.ledger.begin_swap_in(blocks, target=target)
-        if self.tiers.carry_out(swap) < len(blocks):
-            raise StorageFailed(f"not all of {len(blocks)} blocks could be moved to {target.name}: match again")
-        moved = dict(swap.pairs)
-        return self._addresses.name(tuple(moved[block] for block in blocks))
+        return self._addresses.name(self.tiers.swap_in(self._addresses.own(addresses), target=target))
 
     def transfer(
         self,
@@ -264,6 +255,7 @@ class MemPool:
                 num_handoffs=sessions.num_handoffs,
                 num_notices_dropped=self._inbox.num_dropped,
                 num_reports_dropped=self.membership.num_dropped,
+                num_offloaded=self.offload.num_offloaded,
                 disk=self.tiers.stats(),
             )
 
@@ -349,6 +341,19 @@ class MemPool:
             hand_on=HandOn(core=self._core, links=self._links, puller=lambda: self._puller, local=lambda: self.info),
         )
 
+    def _new_membership(self) -> Membership:
+        return Membership(
+            agent=self._agent,
+            local=lambda: self.info,
+            peer_died=self._receiver.peer_left,
+            use_memory=self.offload.use,
+        )
+
+    def _new_sender(self) -> TransferSender:
+        return TransferSender(
+            agent=self._agent, links=self._links, core=self._core, addresses=self._addresses, paths=self._paths
+        )
+
     def _new_puller(self) -> Puller:
         return Puller(
             agent=self._agent,
@@ -367,6 +372,7 @@ class MemPool:
             tickers=(
                 Ticker(_EXPIRY_S, self._expire),
                 Ticker(TICK_S, self.tiers.tick),
+                Ticker(TICK_S, self.offload.tick),
                 Ticker(_REFRESH_S, self._links.refresh),
                 Ticker(COLLECT_S, self._receiver.publisher.tick),
             ),

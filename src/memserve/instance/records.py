@@ -25,6 +25,8 @@ class PoolStats(msgspec.Struct, frozen=True, kw_only=True):
     """Received notices that nobody took in time."""
     num_reports_dropped: int
     """RequestReports that did not reach the cluster manager."""
+    num_offloaded: int = 0
+    """Blocks that went to memory instances and were dropped here."""
     disk: DiskStats | None = None
     """What the disk tier has done; None where there is none."""
 

@@ -114,6 +114,21 @@ class TierMover:
         promoted.add_done_callback(self._one_less)
         return promoted
 
+    def swap_out(self, num_blocks: int, *, source: Tier, target: Tier) -> int:
+        """Move the least wanted blocks of a tier; returns how many. Raises PoolExhausted, InvalidBlocks."""
+        with self._core.lock:
+            swap = self._core.ledger.begin_swap(num_blocks, source=source, target=target)
+        return self.carry_out(swap)
+
+    def swap_in(self, blocks: Sequence[BlockId], *, target: Tier) -> tuple[BlockId, ...]:
+        """Move these blocks; returns where they are now. Raises as `begin_swap_in`, and StorageFailed."""
+        with self._core.lock:
+            swap = self._core.ledger.begin_swap_in(blocks, target=target)
+        if self.carry_out(swap) < len(blocks):
+            raise StorageFailed(f"not all of {len(blocks)} blocks could be moved to {target.name}: match again")
+        moved = dict(swap.pairs)
+        return tuple(moved[block] for block in blocks)
+
     def carry_out(self, swap: Swap) -> int:
         """Copy what a swap has chosen, outside the lock; returns how many blocks have moved.
 

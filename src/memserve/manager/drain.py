@@ -128,11 +128,12 @@ class Drain:
 def heirs_of(instance: InstanceView, view: ClusterView) -> Iterator[Heir]:
     """Who of the same role, or memory instance, may take its cache over, and about how much of it.
 
-    An heir gives half of what it has cached for it: what was used last here is worth more than what was not
-    used for longest there.
+    What a memory instance holds may go to anybody: it was theirs. An heir gives half of what it has cached for
+    it: what was used last here is worth more than what was not used for longest there.
     """
     block_size = instance.peer.identity.block_size
-    for other in view.active(instance.role, Role.MEMORY):
+    roles = () if instance.role is Role.MEMORY else (instance.role, Role.MEMORY)
+    for other in view.active(*roles):
         if other.instance != instance.instance:
             yield Heir(peer=other.peer, max_tokens=_room_blocks(other) * block_size)
 

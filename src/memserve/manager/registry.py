@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 from memserve.cluster.events import Event, HeartbeatReceived, InstanceJoined, LeaveReceived
 from memserve.cluster.membership import Membership
+from memserve.cluster.view import InstanceView
+from memserve.core.enums import Role
 from memserve.core.errors import ConfigError, MemserveError, ProtocolError
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.rpc.channel import RpcServer, Sender
@@ -27,6 +29,7 @@ from memserve.wire.messages import (
     LeaveRequest,
     MemberReply,
     MemberRequest,
+    PeerInfo,
     ReportRequest,
     RequestReport,
     WelcomeReply,
@@ -96,7 +99,7 @@ class Registry:
             case MemberRequest(instance=instance):
                 return self._member(instance)
             case WelcomeRequest():
-                return WelcomeReply(cluster=self._cluster, config=self._config)
+                return self._welcome()
             case _:
                 self._note(message)
                 return AckReply()
@@ -166,5 +169,17 @@ class Registry:
             known=known,
             role=present.role if present is not None else None,
             dismissed=self.has_dismissed(message.instance, message.incarnation),
+            memory=self._memory_for(present) if present is not None else (),
             dead=self._membership.dead_since(message.seen) if known else (),
         )
+
+    def _welcome(self) -> WelcomeReply:
+        members = self._membership.view.instances
+        identity = members[0].peer.identity if members else None
+        return WelcomeReply(cluster=self._cluster, config=self._config, identity=identity)
+
+    def _memory_for(self, member: InstanceView) -> tuple[PeerInfo, ...]:
+        """Memory instances do not fill each other up."""
+        if member.role is Role.MEMORY:
+            return ()
+        return tuple(instance.peer for instance in self._membership.view.active(Role.MEMORY))

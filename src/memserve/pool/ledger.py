@@ -20,6 +20,7 @@ from memserve.core.errors import InvalidBlocks
 from memserve.core.ids import BlockId, LeaseId, block_tier
 from memserve.pool.active import ActiveBlocks, require_distinct
 from memserve.pool.block import BlockState, by_tier, tier_runs
+from memserve.pool.cold import ColdEnds
 from memserve.pool.disk_index import DiskIndex
 from memserve.pool.events import EventLog, PoolEvent
 from memserve.pool.eviction_queue import EvictionQueue
@@ -81,6 +82,7 @@ class PoolLedger:
             holds=self._holds,
             events=self._events,
         )
+        self.cold = ColdEnds(queue=self._queue, index=self._index, room=self._room)
         self.disk = DiskIndex(stock=self._stock, index=self._index, adopt=self._adopt_stored)
         self.pins = PinBook(index=self._index, stock=self._stock, room=self._room, keeping=keeping, clock=clock)
 

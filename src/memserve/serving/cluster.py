@@ -48,6 +48,7 @@ from memserve.serving.model_facts import served_model
 from memserve.serving.prepare import PreparedRun
 from memserve.serving.profiles import PEER_PATH, profile_for, profile_identity
 from memserve.serving.watcher import Watcher
+from memserve.storage.shared_memory import sweep
 from memserve.wire.messages import DeadInstance
 
 
@@ -82,8 +83,9 @@ class Cluster:
 class _Changes:
     """Turns views of the cluster into what the Watcher, the Cluster and the event readers want to know."""
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: Watcher, *, cluster: str) -> None:
         self._watcher = watcher
+        self._cluster = cluster
         self._ready: set[tuple[str, int]] = set()
         self._subscriptions: EventSubscriptions | None = None
 
@@ -92,7 +94,13 @@ class _Changes:
         self._subscriptions = subscriptions
         subscriptions.update(view)
 
-    def changed(self, view: ClusterView, _dead: tuple[DeadInstance, ...]) -> None:
+    def sweep(self) -> None:
+        """Remove what instances that nobody here started have left in shared memory when they were killed."""
+        sweep(f"{self._cluster}-")
+
+    def changed(self, view: ClusterView, dead: tuple[DeadInstance, ...]) -> None:
+        if dead:
+            self.sweep()
         for instance in view.instances:
             member = (instance.instance, instance.incarnation)
             if instance.state is InstanceState.ACTIVE and member not in self._ready:
@@ -110,12 +118,13 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
     """
     clock = SystemClock()
     listener = watcher or Watcher()
-    changes = _Changes(listener)
+    changes = _Changes(listener, cluster=run.cluster)
     history = RequestHistory(clock=clock)
     metrics = GatewayMetrics(lambda: manager.view)
     reports = ReportLog(history=history, metrics=metrics)
     manager = _manager(run, reports, changes, clock)
     async with AsyncExitStack() as stack:
+        stack.callback(changes.sweep)
         stack.push_async_callback(manager.stop)
         tokenizer, model = await _start(run, manager, listener)
         stack.callback(tokenizer.close)

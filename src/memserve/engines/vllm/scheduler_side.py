@@ -81,7 +81,13 @@ class SchedulerSide:
         num_open = sum(not s.is_finished for s in states)
         num_running = sum(not s.is_finished and s.is_running for s in states)
         stats = self._pool.stats()
-        return Load(num_running=num_running, num_waiting=num_open - num_running, pool=stats.tiers, disk=stats.disk)
+        return Load(
+            num_running=num_running,
+            num_waiting=num_open - num_running,
+            pool=stats.tiers,
+            disk=stats.disk,
+            num_offloaded=stats.num_offloaded,
+        )
 
     # ------------------------------------------------------------ arrival and matching
 

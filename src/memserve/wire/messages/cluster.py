@@ -2,6 +2,7 @@
 
 from memserve.core.enums import Phase, Role, TransferMode
 from memserve.core.ids import Epoch, Incarnation, InstanceId, RequestId
+from memserve.wire.identity import KvIdentity
 from memserve.wire.messages.base import AckReply, DiskStats, ErrorReply, Message, PeerInfo, Record, TierStats
 
 
@@ -13,6 +14,8 @@ class Load(Record, frozen=True):
     pool: tuple[TierStats, ...] = ()
     disk: DiskStats | None = None
     """None: it has no disk tier."""
+    num_offloaded: int = 0
+    """Blocks that it has moved to memory instances since its start."""
 
 
 class JoinRequest(Message, frozen=True):
@@ -55,6 +58,8 @@ class HeartbeatReply(Message, frozen=True):
     """What it is now, which may not be what it joined as; None when it is not known."""
     dismissed: bool = False
     """It has been drained: it is to end by itself."""
+    memory: tuple[PeerInfo, ...] = ()
+    """Memory instances that take what it has no room for."""
 
 
 class LeaveRequest(Message, frozen=True):
@@ -77,6 +82,8 @@ class WelcomeReply(Message, frozen=True):
     cluster: str
     config: bytes
     """The settings of the cluster as JSON, in the shape of memserve.config.ServeConfig."""
+    identity: KvIdentity | None = None
+    """Of the instances that are in the cluster; None before the first."""
 
 
 class MemberRequest(Message, frozen=True):

@@ -1,0 +1,109 @@
+"""`memserve pool`: a memory instance until someone stops it, and what is printed meanwhile.
+
+Owns the lines on the terminal and the way from the gateway's URL to the manager's endpoint.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+from types import FrameType
+
+import aiohttp
+import msgspec
+from rich.console import Console
+
+from memserve.config import parse_disk, parse_size
+from memserve.core.errors import ConfigError, InstanceUnavailable, MemserveError
+from memserve.instance.memory_server import MemoryServer, default_name, welcome
+
+_DEADLINE_S = 5.0
+_HAND_ON_S = 180.0
+"""A little longer than the cluster takes at most."""
+_console = Console(highlight=False, soft_wrap=True)
+
+
+class PoolOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`memserve pool` as typed."""
+
+    join: str
+    dram: str
+    disk: str
+    name: str
+    bind: str
+    hand_on: bool
+
+
+class _Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of the gateway's answer that is needed."""
+
+    manager: str
+
+
+def run_pool(options: PoolOptions) -> None:
+    """Serve until SIGINT or SIGTERM. Raises ConfigError, InstanceUnavailable when nobody answers at `join`."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    dram_bytes, disk = parse_size(options.dram, "--dram"), parse_disk(options.disk, "--disk")
+    endpoint = asyncio.run(manager_endpoint(options.join))
+    into = asyncio.run(welcome(endpoint))
+    name = options.name or default_name(disk)
+    with (
+        _stop_asked() as stop,
+        MemoryServer(name=name, into=into, dram_bytes=dram_bytes, disk=disk, bind=options.bind) as server,
+    ):
+        server.join(endpoint, dismissed=stop.set)
+        tiers = ", ".join(f"{tier.tier.name} {tier.num_blocks} blocks" for tier in server.pool.stats().tiers)
+        _console.print(f"{name} serves {tiers} to cluster {into.cluster}; Ctrl-C to leave", markup=False)
+        stop.wait()
+        _console.print("leaving")
+        if options.hand_on:
+            _hand_on(server, stop)
+    _console.print("stopped")
+
+
+def _hand_on(server: MemoryServer, stop: Event) -> None:
+    """Until the cluster says that it is done, or someone asks once more to stop."""
+    stop.clear()
+    try:
+        server.hand_on()
+    except MemserveError as error:
+        _console.print(f"what it holds is dropped: {error}", markup=False)
+        return
+    _console.print("handing on what it holds; Ctrl-C drops it")
+    stop.wait(_HAND_ON_S)
+
+
+async def manager_endpoint(join: str) -> str:
+    """Of the cluster manager: `join` itself as HOST:PORT or tcp://HOST:PORT, or what a gateway at a URL tells."""
+    if not join.startswith(("http://", "https://")):
+        return join if join.startswith("tcp://") else f"tcp://{join}"
+    target = f"{join.rstrip('/')}/admin/cluster"
+    try:
+        timeout = aiohttp.ClientTimeout(total=_DEADLINE_S)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(target) as answer:
+            if answer.status != 200:
+                raise ConfigError(f"{target} answered {answer.status}; is this a memserve gateway?")
+            return msgspec.json.decode(await answer.read(), type=_Cluster).manager
+    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
+        raise InstanceUnavailable(
+            f"no memserve gateway answers at {join} ({error or type(error).__name__}); "
+            "give --join the URL that memserve serve prints, or HOST:PORT of its manager"
+        ) from error
+
+
+@contextmanager
+def _stop_asked() -> Iterator[Event]:
+    """Set once one of the signals came."""
+    stop = Event()
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
