@@ -38,7 +38,7 @@ class PromptTreePolicy:
         first_token = _FIRST_TOKEN if choice.may_split else _FIRST_TOKEN_ALONE
         if choice.phase is Phase.DECODE:
             return loads.prefill_s + costs.move_s + _answer_s(choice)
-        crowd = float(loads.prefill_s.mean()) / max(costs.whole_s, 1e-9)
+        crowd = float(loads.prefill_s.sum()) / len(loads.prefill_s) / max(costs.whole_s, 1e-9)
         delayed = loads.decodes + (1.0 + first_token) * max(crowd, 1.0)
         compute_s: Numbers = loads.prefill_s * (1.0 + first_token) + costs.compute_s * delayed
         compute_s += loads.prefill_share * (_SPREAD * costs.whole_s)

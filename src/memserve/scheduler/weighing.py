@@ -125,8 +125,7 @@ class Weigher:
     def look(self, asked: Asked, found: Candidates, *, givers: Group, output_tokens: float) -> Prospect:
         """What is held of the prompt and by whom; only `givers` are asked to give it to others."""
         held = self._holdings.match(found.kinds, asked)
-        most = max(map(held.get, givers.instances, repeat(0)), default=0) if held else 0
-        sources = [i for i in givers.instances if held.get(i, 0) == most] if most else []
+        most, sources = _longest(held, givers)
         source = self._least_busy(sources)
         return Prospect(
             asked=asked,
@@ -219,8 +218,18 @@ class Weigher:
         if not most:
             return False
         heat = self._heat.asked(asked.data[: most * TOKEN_BYTES], asked.namespace)
-        num_holders = sum(tokens == most for tokens in held.values())
+        num_holders = [*held.values()].count(most)
         return num_holders < MAX_REPLICAS and heat >= HEAVY_HITTER * num_holders
 
     def __repr__(self) -> str:
         return f"Weigher({self._predictions}, {self._heat})"
+
+
+def _longest(held: dict[InstanceId, int], givers: Group) -> tuple[int, list[InstanceId]]:
+    """The most that any of these holds, and who does."""
+    most = max(held.values(), default=0)
+    sources = [i for i, tokens in held.items() if tokens == most and i in givers.instances] if most else []
+    if sources or not most:  # the usual case: whoever holds most may give it
+        return most, sources
+    most = max(map(held.get, givers.instances, repeat(0)), default=0)
+    return most, [i for i in givers.instances if held.get(i, 0) == most] if most else []
