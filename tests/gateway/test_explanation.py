@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from memserve.core.enums import Phase, Role
+from memserve.core.enums import Phase, Role, Tier
 from memserve.core.ids import Epoch, InstanceId, RequestId
 from memserve.gateway.explanation import explain
 from memserve.gateway.records import RequestRecord, RequestState
@@ -63,6 +63,13 @@ def record(decided: Decision) -> RequestRecord:
         request=RequestId("r"), route="/v1/completions", started=0.0, state=RequestState.SERVED, status=200, model="m",
         prompt_tokens=1000, ttft_s=1.75, seconds=3.5, decided_s=0.25, decisions=(decided,), reports=(report(),),
     )  # fmt: skip
+
+
+def test_tiers_are_told_when_they_are_not_what_everyone_expects() -> None:
+    plain = decision()
+    assert not any("in DRAM" in line for line in explain(record(plain)).text)
+    mixed = msgspec.structs.replace(plain, tiers={Tier.DISK: 128, Tier.DRAM: 512})
+    assert "prefill-0 has 512 in DRAM and 128 in DISK of the prompt's tokens." in explain(record(mixed)).text
 
 
 def test_it_names_who_was_chosen_what_it_held_and_whom_it_was_weighed_against() -> None:

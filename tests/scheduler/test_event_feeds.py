@@ -132,6 +132,38 @@ def test_a_block_that_moves_to_another_tier_is_still_held(cluster: Cluster) -> N
     assert cluster.held(PROMPT) == {"c0": 12}
 
 
+def tiers(cluster: Cluster) -> dict[Tier, int]:
+    return cluster.scheduler.decide(request=ONE, tokens=PROMPT, view=cluster.where).tiers
+
+
+def test_a_decision_says_in_which_tiers_the_chosen_instance_holds_the_prompt(cluster: Cluster) -> None:
+    cluster.follow()
+    cluster.tell(BlocksStored(seq=1, namespace=b"", tokens=packed(PROMPT), num_blocks=3, tier=Tier.HBM))
+    assert tiers(cluster) == {Tier.HBM: 12}
+    cluster.tell(
+        BlocksMoved(seq=2, namespace=b"", tokens=packed(PROMPT[:8]), num_blocks=1, source=Tier.HBM, target=Tier.DISK)
+    )
+    assert tiers(cluster) == {Tier.HBM: 8, Tier.DISK: 4}
+
+
+def test_a_move_of_what_was_never_announced_is_counted(cluster: Cluster) -> None:
+    cluster.follow()
+    cluster.tell(
+        BlocksMoved(seq=1, namespace=b"", tokens=packed(PROMPT), num_blocks=1, source=Tier.HBM, target=Tier.DISK)
+    )
+    assert cluster.discards() == {(C0, Discard.UNANNOUNCED): 1}
+
+
+def test_a_snapshot_tells_the_tiers_too(cluster: Cluster) -> None:
+    cluster.follow()
+    runs = (TierRun(tier=Tier.DRAM, num_blocks=1), TierRun(tier=Tier.DISK, num_blocks=1))
+    cluster.snapshot(
+        IndexEntry(namespace=b"", at=0, tokens=packed(PROMPT[:8]), tiers=runs),
+        IndexEntry(namespace=b"", at=32, tokens=packed(PROMPT[8:]), tiers=(TierRun(tier=Tier.HBM, num_blocks=1),)),
+    )
+    assert tiers(cluster) == {Tier.DRAM: 4, Tier.DISK: 4, Tier.HBM: 4}
+
+
 def test_events_of_one_namespace_tell_nothing_about_another(cluster: Cluster) -> None:
     cluster.tell(stored(1, PROMPT, b"tenant"), stored(2, PROMPT), evicted(3, PROMPT[:4]))
     assert cluster.held(PROMPT) == {}

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from memserve.core.clock import ManualClock
+from memserve.core.enums import Tier
 from memserve.core.ids import InstanceId
 from memserve.scheduler.prompt_tree import ANNOUNCED_S, PromptTree
 
@@ -151,6 +152,44 @@ def test_what_is_told_of_one_instance_only_does_not_grow_on_another() -> None:
     assert tree.match(prompt(1, 2, 3, 4)) == {A: 4, B: 2}
 
 
+def test_blocks_are_in_dram_until_told_otherwise_each_instance_for_itself() -> None:
+    tree = new_tree()
+    for instance in (A, B):
+        tree.insert(instance, prompt(1, 2, 3, 4, 5, 6))
+    assert tree.put(A, prompt(1, 2, 3, 4), num_blocks=1, tier=Tier.DISK)
+    assert tree.tiers(A, prompt(1, 2, 3, 4, 5, 6, 7, 8)) == {Tier.DRAM: 4, Tier.DISK: 2}
+    assert tree.tiers(B, prompt(1, 2, 3, 4, 5, 6)) == {Tier.DRAM: 6}
+    assert tree.match(prompt(1, 2, 3, 4, 5, 6)) == {A: 6, B: 6}
+
+
+def test_what_is_lost_and_stored_anew_is_in_dram_again() -> None:
+    tree = new_tree()
+    tree.insert(A, prompt(1, 2, 3, 4))
+    tree.insert(B, prompt(1, 2, 3, 4))
+    tree.put(A, prompt(1, 2, 3, 4), num_blocks=2, tier=Tier.HBM)
+    tree.remove(A, prompt(1, 2, 3, 4))
+    tree.insert(A, prompt(1, 2, 3, 4))
+    assert tree.tiers(A, prompt(1, 2, 3, 4)) == {Tier.HBM: 2, Tier.DRAM: 2}
+
+
+def test_blocks_that_an_instance_does_not_hold_cannot_be_in_a_tier() -> None:
+    tree = new_tree()
+    tree.insert(A, prompt(1, 2, 3, 4))
+    tree.insert(B, prompt(1, 2))
+    assert not tree.put(B, prompt(1, 2, 3, 4), num_blocks=1, tier=Tier.DISK)
+    assert not tree.put(A, prompt(1, 2, 9, 9), num_blocks=1, tier=Tier.DISK)
+    assert not tree.put(A, prompt(1, 2), b"tenant", num_blocks=1, tier=Tier.DISK)
+    assert tree.tiers(B, prompt(1, 2, 3, 4)) == {Tier.DRAM: 2}
+
+
+def test_what_grows_after_a_run_in_another_tier_is_in_dram() -> None:
+    tree = new_tree()
+    tree.insert(A, prompt(1, 2), keep_s=ANNOUNCED_S)
+    tree.put(A, prompt(1, 2), num_blocks=1, tier=Tier.DISK)
+    tree.insert(A, prompt(1, 2, 3, 4), keep_s=ANNOUNCED_S)
+    assert tree.tiers(A, prompt(1, 2, 3, 4)) == {Tier.DISK: 2, Tier.DRAM: 2}
+
+
 class TreeAgainstList(RuleBasedStateMachine):
     """Prompts of few distinct tokens, so that they meet, split and outlive each other often."""
 
@@ -162,6 +201,7 @@ class TreeAgainstList(RuleBasedStateMachine):
         self.clock = ManualClock()
         self.tree = new_tree(clock=self.clock)
         self.held: dict[tuple[InstanceId, tuple[int, ...]], float] = {}
+        self.elsewhere: dict[tuple[InstanceId, tuple[int, ...]], Tier] = {}
 
     @rule(instance=instances, tokens=prompts, keep_s=st.sampled_from([None, 3.0, ANNOUNCED_S]))
     def insert(self, instance: InstanceId, tokens: list[int], keep_s: float | None) -> None:
@@ -192,6 +232,26 @@ class TreeAgainstList(RuleBasedStateMachine):
         self.clock.advance(seconds)
         self.held = {key: until for key, until in self.held.items() if until > self.clock.now()}
 
+    @rule(instance=instances, tokens=prompts, num_blocks=st.integers(0, 3), tier=st.sampled_from(Tier))
+    def announce(self, instance: InstanceId, tokens: list[int], num_blocks: int, tier: Tier) -> None:
+        self.insert(instance, tokens, ANNOUNCED_S)
+        whole = len(tokens) // BLOCK * BLOCK
+        known = self.tree.put(instance, prompt(*tokens), num_blocks=num_blocks, tier=tier)
+        assert known or not whole
+        for end in range(max(whole - (num_blocks - 1) * BLOCK, BLOCK), whole + 1, BLOCK):
+            self.elsewhere[instance, tuple(tokens[:end])] = tier
+
+    @rule(instance=instances, tokens=prompts)
+    def tiers(self, instance: InstanceId, tokens: list[int]) -> None:
+        self.tree.match(prompt(*tokens))  # lets go of what has expired on this path
+        expected: dict[Tier, int] = {}
+        for end in range(BLOCK, len(tokens) + 1, BLOCK):
+            key = (instance, tuple(tokens[:end]))
+            if key in self.held:
+                tier = self.elsewhere.get(key, Tier.DRAM)
+                expected[tier] = expected.get(tier, 0) + BLOCK
+        assert self.tree.tiers(instance, prompt(*tokens)) == expected
+
     @rule(tokens=prompts)
     def match(self, tokens: list[int]) -> None:
         expected: dict[InstanceId, int] = {}
@@ -202,6 +262,7 @@ class TreeAgainstList(RuleBasedStateMachine):
 
     @invariant()
     def counts_at_least_the_blocks_that_are_held(self) -> None:
+        self.elsewhere = {key: tier for key, tier in self.elsewhere.items() if key in self.held}
         assert self.tree.stats().num_blocks >= len({tokens for _, tokens in self.held})
 
 

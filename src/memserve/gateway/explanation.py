@@ -3,11 +3,11 @@
 Owns the sentences. Pure: reads a RequestRecord, asks nobody.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from memserve.core.enums import Phase
+from memserve.core.enums import Phase, Tier
 from memserve.core.ids import InstanceId
 from memserve.gateway.records import RequestRecord
 from memserve.scheduler.decision import Candidate, Decision, PullWeighing
@@ -71,8 +71,14 @@ def _decision(decision: Decision) -> Iterator[str]:
             yield f"{chosen} decodes, too: nothing is handed over."
             continue
         yield from _choice(decision.policy, chosen, task, group)
+    if set(decision.tiers) - {Tier.DRAM}:
+        yield f"{computes} has {_listed(decision.tiers)} of the prompt's tokens."
     if decision.pull is not None:
         yield _pull(decision.pull, computes)
+
+
+def _listed(tiers: Mapping[Tier, int]) -> str:
+    return " and ".join(f"{tokens} in {tier.name}" for tier, tokens in sorted(tiers.items()))
 
 
 def _choice(policy: str, chosen: InstanceId, task: str, group: list[Candidate]) -> Iterator[str]:

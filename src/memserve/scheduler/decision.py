@@ -4,7 +4,7 @@ from enum import StrEnum
 
 import msgspec
 
-from memserve.core.enums import Phase, Role
+from memserve.core.enums import Phase, Role, Tier
 from memserve.core.ids import Epoch, InstanceId, RequestId
 
 MAX_CANDIDATES = 8
@@ -78,6 +78,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers behind `source`, also when it is None; None when nobody else holds more."""
     forecast: Forecast | None = None
     """None when the scheduler was given nothing to predict with."""
+    tiers: dict[Tier, int] = msgspec.field(default_factory=dict)
+    """Where the instance that computes the prompt has what it holds of it, in tokens."""
 
 
 class Placement(StrEnum):

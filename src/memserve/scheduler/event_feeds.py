@@ -16,7 +16,7 @@ from itertools import zip_longest
 import msgspec
 
 from memserve.core.clock import Clock
-from memserve.core.enums import Role
+from memserve.core.enums import Role, Tier
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.scheduler.prompt_tree import ANNOUNCED_S, PromptTree
 from memserve.scheduler.tokens import TOKEN_BYTES
@@ -53,7 +53,7 @@ class Discard(StrEnum):
     GAP = "sequence-gap"
     """What came before is missing; it is asked for again."""
     UNANNOUNCED = "unannounced-eviction"
-    """The end of blocks that are not in the tree: never announced, or dropped when the tree was full."""
+    """The end or a move of blocks that are not in the tree: never announced, or dropped when the tree was full."""
     MALFORMED = "malformed"
     """Tokens that are no whole blocks or continue what was not told; a namespace that is none."""
 
@@ -200,18 +200,26 @@ class EventFeeds:
         match event:
             case BlocksStored():
                 feed.tree.insert(instance, event.tokens, event.namespace, keep_s=ANNOUNCED_S)
+                if event.tier is not Tier.DRAM:
+                    feed.tree.put(instance, event.tokens, event.namespace, num_blocks=event.num_blocks, tier=event.tier)
                 feed.num_stored += 1
             case BlocksEvicted():
                 feed.num_evicted += 1
                 if not feed.tree.remove(instance, event.tokens, event.namespace):
                     return Discard.UNANNOUNCED
             case BlocksMoved():
-                feed.num_moved += 1  # still there, which is what the tree tells
+                feed.num_moved += 1
+                known = feed.tree.put(
+                    instance, event.tokens, event.namespace, num_blocks=event.num_blocks, tier=event.target
+                )
+                if not known:
+                    return Discard.UNANNOUNCED
         return None
 
     def _insert_all(self, instance: InstanceId, feed: _Feed, entries: tuple[IndexEntry, ...]) -> int:
         """The number of entries that made no sense. Ends of paths are inserted, and with them what is before."""
         num_malformed, prompt = 0, b""
+        placed: list[tuple[bytes, IndexEntry]] = []
         for entry, following in zip_longest(entries, entries[1:]):
             whole = bool(entry.tokens) and not (len(entry.tokens) % self._width or entry.at % self._width)
             if not whole or not 0 <= entry.at <= len(prompt) or len(entry.namespace) > MAX_NAMESPACE_BYTES:
@@ -219,9 +227,22 @@ class EventFeeds:
                 prompt = b""
                 continue
             prompt = prompt[: entry.at] + entry.tokens
+            if any(run.tier is not Tier.DRAM for run in entry.tiers):
+                placed.append((prompt, entry))
             if following is None or following.at != len(prompt):
                 feed.tree.insert(instance, prompt, entry.namespace, keep_s=ANNOUNCED_S)
+                self._place(instance, feed, placed)
+                placed.clear()
         return num_malformed
+
+    def _place(self, instance: InstanceId, feed: _Feed, placed: list[tuple[bytes, IndexEntry]]) -> None:
+        """Runs of blocks that are in the tree by now, told with the prompts that they end."""
+        for prompt, entry in placed:
+            end = len(prompt)
+            for run in reversed(entry.tiers):
+                if run.tier is not Tier.DRAM:
+                    feed.tree.put(instance, prompt[:end], entry.namespace, num_blocks=run.num_blocks, tier=run.tier)
+                end = max(0, end - max(0, run.num_blocks) * self._width)
 
     def _refused(self, told: EventBatch | SnapshotPart, number: int) -> Applied:
         known = self._feeds.get(told.instance)

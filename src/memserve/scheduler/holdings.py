@@ -10,7 +10,7 @@ the instance announces what it holds: then its own events confirm it soon, or it
 from collections.abc import Sequence
 
 from memserve.core.clock import Clock
-from memserve.core.enums import Role
+from memserve.core.enums import Role, Tier
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.scheduler.event_feeds import EventFeeds, EventStats
 from memserve.scheduler.flight import Asked, Place
@@ -37,6 +37,10 @@ class Holdings:
         for other in others:
             held.update(self._trees[other].match(asked.data, asked.namespace))
         return held
+
+    def tiers(self, place: Place, asked: Asked) -> dict[Tier, int]:
+        """Where this instance has what it holds of the beginning of the prompt, in tokens."""
+        return self._trees[place.role].tiers(place.instance, asked.data, asked.namespace)
 
     def believe(self, place: Place, tokens: bytes, namespace: Namespace, *, at_least_s: float = 0.0) -> None:
         """This instance holds these tokens, or will soon: for `at_least_s` and no longer than `ttl_s`."""

@@ -7,7 +7,8 @@ names its holders as bits of one integer, so a single walk answers for every ins
                                              └── run "b4 b5", holders {B}
 
 A holds b0..b3 and B holds b0 b1 b2 b4 b5. Whoever holds a node holds its ancestors: an insert
-confirms the whole path, so a child is never fresher than its parent.
+confirms the whole path, so a child is never fresher than its parent. A node also tells which of its holders
+have it in another tier than DRAM; runs are cut where a tier ends.
 
 Owns the entries and their age. Never knows whether the bytes are still there: an entry that nobody
 confirmed for `ttl_s` is gone (the TTL of arXiv 2406.17565, which bounds what no event told), one that an
@@ -20,6 +21,7 @@ from collections import OrderedDict
 import msgspec
 
 from memserve.core.clock import Clock
+from memserve.core.enums import Tier
 from memserve.core.ids import InstanceId
 from memserve.scheduler.tokens import TOKEN_BYTES
 from memserve.wire.identity import Namespace
@@ -40,7 +42,7 @@ class PromptTreeStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Node:
-    __slots__ = ("check_at", "children", "holders", "mask", "names", "parent", "run")
+    __slots__ = ("check_at", "children", "elsewhere", "holders", "mask", "names", "parent", "run")
 
     def __init__(self, run: bytes, parent: "_Node | None") -> None:
         self.run = run  # whole blocks; a root keeps its namespace here
@@ -50,6 +52,7 @@ class _Node:
         self.mask = 0  # the keys of holders, or'ed
         self.names: tuple[InstanceId, ...] | None = None  # of the holders; None when they have changed since
         self.check_at = float("inf")  # no holder expires before
+        self.elsewhere: dict[Tier, int] | None = None  # tier -> holders that have the run there; else it is in DRAM
 
     def hold(self, bit: int, expires: float) -> None:
         if self.holders.get(bit, 0.0) < expires:
@@ -58,6 +61,21 @@ class _Node:
         if not self.mask & bit:
             self.mask |= bit
             self.names = None
+
+    def tier(self, bit: int) -> Tier:
+        """Where this holder has the run."""
+        if self.elsewhere is not None:
+            for tier, mask in self.elsewhere.items():
+                if mask & bit:
+                    return tier
+        return Tier.DRAM
+
+    def put(self, bit: int, tier: Tier) -> None:
+        """This holder has the run in `tier`."""
+        masks = {other: mask & ~bit for other, mask in (self.elsewhere or {}).items()}
+        if tier is not Tier.DRAM:
+            masks[tier] = masks.get(tier, 0) | bit
+        self.elsewhere = {other: mask for other, mask in masks.items() if mask} or None
 
 
 class PromptTree:
@@ -130,6 +148,48 @@ class PromptTree:
         self._touch(node)
         while self._num_blocks > self._max_blocks:
             self._drop(next(iter(self._used)))
+
+    def put(
+        self, instance: InstanceId, tokens: bytes, namespace: Namespace = b"", *, num_blocks: int, tier: Tier
+    ) -> bool:
+        """`instance` has the last `num_blocks` whole blocks of `tokens` in `tier`. False when not all are known."""
+        node = self._roots.get(namespace)
+        bit = self._bits.get(instance, 0)
+        width = self._width
+        end = len(tokens) - len(tokens) % width
+        first, at = end - num_blocks * width, 0
+        while node is not None and at < end:
+            child = node.children.get(tokens[at : at + width])
+            if child is None or not child.mask & bit:
+                return False
+            size = agreed = _common(child.run, tokens, at, end, width)
+            if at + agreed < end and agreed < len(child.run):
+                return False
+            if child.tier(bit) is not tier and first < at + agreed:
+                size = first - at if at < first else agreed
+                child = self._split(child, size)
+                if at >= first:
+                    child.put(bit, tier)
+            at += size
+            node = child
+        return node is not None
+
+    def tiers(self, instance: InstanceId, tokens: bytes, namespace: Namespace = b"") -> dict[Tier, int]:
+        """Where `instance` has what it holds of the beginning of the prompt, in tokens."""
+        node = self._roots.get(namespace)
+        bit = self._bits.get(instance, 0)
+        found: dict[Tier, int] = {}
+        at = 0
+        while node is not None:
+            child = node.children.get(tokens[at : at + self._width])
+            if child is None or not child.mask & bit:
+                break
+            agreed = _common(child.run, tokens, at, len(tokens), self._width)
+            tier = child.tier(bit)
+            found[tier] = found.get(tier, 0) + agreed // TOKEN_BYTES
+            node = child if agreed == len(child.run) else None
+            at += agreed
+        return found
 
     def remove(self, instance: InstanceId, tokens: bytes, namespace: Namespace = b"") -> bool:
         """`instance` lost the last whole block of `tokens`, and so all that follows it; what is before stays.
@@ -211,7 +271,8 @@ class PromptTree:
         """A node that ends with `run`: a new child, or `parent` itself, grown, if all of it is held alike."""
         self._num_blocks += len(run) // self._width
         fits = len(parent.run) + len(run) <= _GROW_BLOCKS * self._width
-        if fits and not parent.children and parent.mask == bit and parent.holders[bit] == expires:
+        alike = parent.mask == bit and parent.elsewhere is None
+        if fits and alike and not parent.children and parent.holders[bit] == expires:
             parent.run += run
             return parent
         node = _Node(run, parent)
@@ -229,6 +290,7 @@ class PromptTree:
         upper.mask = lower.mask
         upper.names = lower.names
         upper.check_at = lower.check_at
+        upper.elsewhere = lower.elsewhere  # never changed in place
         parent.children[upper.run[: self._width]] = upper
         lower.run = lower.run[size:]
         lower.parent = upper
@@ -262,6 +324,8 @@ class PromptTree:
         del node.holders[bit]
         node.mask &= ~bit
         node.names = None
+        if node.elsewhere is not None:
+            node.put(bit, Tier.DRAM)
         if not node.mask:
             self._drop(node)
 
