@@ -223,9 +223,7 @@ def check_tenants(tenants: tuple[TenantSettings, ...]) -> None:
 def check_paths(paths: tuple[DataPath, ...], what: str) -> None:
     """Raise ConfigError that names `what` unless there is at least one path and none comes twice."""
     if not paths or len(set(paths)) != len(paths):
-        raise ConfigError(
-            f"{what} = {[str(p) for p in paths]}: name each of {[str(p) for p in ALL_PATHS]} at most once"
-        )
+        raise ConfigError(f"{what} = {[str(p) for p in paths]}: name each of {[str(p) for p in DataPath]} at most once")
 
 
 def check_name(name: str) -> None:

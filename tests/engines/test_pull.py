@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 
+from memserve.config import ALL_PATHS
 from memserve.core.enums import CachingMode, DataPath, Phase, TransferMode
 from memserve.core.ids import RequestId
 from memserve.wire.messages import PeerInfo, RequestParams
@@ -26,7 +27,7 @@ def num_cached(of: MiniEngine) -> int:
         return match.num_tokens
 
 
-@pytest.fixture(params=list(DataPath))
+@pytest.fixture(params=ALL_PATHS)
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[MiniEngine, MiniEngine]]:
     """The first one has computed the prompt."""
     a, b = engine("a", request.param), engine("b", request.param)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
+from memserve.config import ALL_PATHS
 from memserve.core.enums import CachingMode, DataPath, Phase, TransferMode
 from memserve.core.errors import ConfigError
 from memserve.core.ids import RequestId
@@ -143,7 +144,7 @@ def sizes(request: pytest.FixtureRequest) -> tuple[int, int]:
     return request.param
 
 
-@pytest.fixture(params=list(DataPath))
+@pytest.fixture(params=ALL_PATHS)
 def path(request: pytest.FixtureRequest) -> DataPath:
     return request.param
 

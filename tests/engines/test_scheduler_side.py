@@ -58,7 +58,7 @@ def transfer(request: pytest.FixtureRequest) -> TransferMode:
     return request.param
 
 
-@pytest.fixture(params=list(DataPath))
+@pytest.fixture(params=ALL_PATHS)
 def path(request: pytest.FixtureRequest) -> DataPath:
     return request.param
 

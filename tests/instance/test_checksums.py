@@ -4,15 +4,15 @@ import os
 
 import pytest
 
-from memserve.core.enums import DataPath
 from memserve.core.errors import TransferFailed
 from memserve.instance.mempool import MemPool
 from tests.instance.conftest import BLOCK_BYTES, MakePool
+from tests.transport.paths import PATHS
 
 TOKENS = list(range(8))
 
 
-@pytest.fixture(params=list(DataPath))
+@pytest.fixture(params=PATHS)
 def pools(request: pytest.FixtureRequest, make_pool: MakePool) -> tuple[MemPool, MemPool]:
     return make_pool("near", paths=(request.param,)), make_pool("far", paths=(request.param,))
 

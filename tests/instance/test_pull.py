@@ -10,6 +10,7 @@ from concurrent.futures import Future
 import msgspec
 import pytest
 
+from memserve.config import ALL_PATHS
 from memserve.core.enums import DataPath
 from memserve.core.errors import DeadlineExceeded, IdentityMismatch, InstanceUnavailable, MemserveError, PoolExhausted
 from memserve.instance.mempool import MemPool
@@ -60,7 +61,7 @@ def endpoint(peer: "subprocess.Popen[str]") -> str:
     return peer.stdout.readline().strip()
 
 
-@pytest.mark.parametrize("path", list(DataPath))
+@pytest.mark.parametrize("path", ALL_PATHS)
 @pytest.mark.parametrize("num_own_blocks", [0, 3])
 def test_what_another_process_holds_arrives_whole_and_only_what_is_lacking_is_sent(
     make_pool: MakePool, holder: "subprocess.Popen[str]", path: DataPath, num_own_blocks: int

@@ -17,6 +17,7 @@ from memserve.storage.shared_memory import SharedMemory
 from memserve.transfer.record import peer_owner
 from memserve.transport.base import BlockCopy
 from memserve.transport.framed_socket import TcpLimits
+from memserve.transport.nixl_agent import NixlAgent
 from memserve.transport.tcp import Part, RemoteRoom
 from memserve.transport.tcp_server import DataServer
 from memserve.transport.verified_copy import checksum
@@ -46,7 +47,8 @@ class Side:
         memory = TierMemory({Tier.DRAM: self.arena}, block_bytes=BLOCK_BYTES)
         self.core = PoolCore(memory=memory, block_size=BLOCK_SIZE, clock=SystemClock())
         self.door = DataDoor(self.core, block_bytes=BLOCK_BYTES)
-        self.server = DataServer(bind="127.0.0.1", door=self.door, clock=SystemClock(), limits=limits)
+        self.nixl = NixlAgent(f"{name}/{time.time_ns()}", clock=SystemClock())
+        self.server = DataServer(bind="127.0.0.1", door=self.door, clock=SystemClock(), limits=limits, nixl=self.nixl)
         self.info = PeerInfo(
             instance=InstanceId(name),
             incarnation=Incarnation(1),
@@ -130,6 +132,7 @@ class Side:
 
     def close(self) -> None:
         self.server.close()
+        self.nixl.close()
         self.arena.close()
 
 

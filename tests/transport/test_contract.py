@@ -1,5 +1,6 @@
 """What every path must do, whatever it is made of: shared memory, data connections, a network of crumbs."""
 
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -12,25 +13,32 @@ from memserve.core.errors import InstanceUnavailable, MemserveError, TransferFai
 from memserve.storage.shared_memory import attach
 from memserve.transfer.plan import pieces
 from memserve.transport.base import Offer, Transport
+from memserve.transport.nixl import NixlTransport
+from memserve.transport.nixl_agent import NixlAgent, load_nixl
 from memserve.transport.shm import SharedMemoryTransport
 from memserve.transport.tcp import TcpTransport, cut
 from memserve.transport.verified_copy import CopyThreads
 from memserve.wire.messages import PeerInfo
 from tests.transport.conftest import MakeProxy
 from tests.transport.parts import BLOCK_BYTES, LIMITS, NUM_BLOCKS, TRANSFER, Side, parts_for
+from tests.transport.paths import NEEDS_NIXL
 from tests.transport.proxy import Direction, Fault, Kind
 
 N = 5
+NIXL = pytest.param("nixl", marks=NEEDS_NIXL)
 PARTED = msgspec.structs.replace(LIMITS, range_bytes=2 * BLOCK_BYTES)
 
 
-@pytest.fixture(params=["shm", "tcp", "tcp in crumbs", "tcp in ranges"])
+@pytest.fixture(params=["shm", "tcp", "tcp in crumbs", "tcp in ranges", NIXL])
 def peer(request: pytest.FixtureRequest, sender: Side, make_proxy: MakeProxy) -> PeerInfo:
     """The sender as the receiver sees it."""
     if request.param == "shm":
         return msgspec.structs.replace(sender.info, data="")
     if request.param in {"tcp", "tcp in ranges"}:
         return msgspec.structs.replace(sender.info, arena=None)
+    if request.param == "nixl":
+        load_nixl()
+        return msgspec.structs.replace(sender.info, arena=None, nixl=True)
     proxy = make_proxy(sender.info.data, Fault(Kind.CRUMBS, Direction.TO_CLIENT))
     return msgspec.structs.replace(sender.info, arena=None, data=proxy.endpoint)
 
@@ -39,13 +47,17 @@ def peer(request: pytest.FixtureRequest, sender: Side, make_proxy: MakeProxy) ->
 def transport(request: pytest.FixtureRequest, peer: PeerInfo) -> Iterator[Transport]:
     is_parted = "tcp in ranges" in request.node.name
     threads = CopyThreads(3, shared_bytes=1)
-    made: Transport = (
-        SharedMemoryTransport(partial(attach, writable=False), threads=threads)
-        if peer.arena is not None
-        else TcpTransport(clock=SystemClock(), threads=threads, limits=PARTED if is_parted else LIMITS)
-    )
+    agent = NixlAgent(f"receiver/{time.time_ns()}", clock=SystemClock())
+    made: Transport
+    if peer.arena is not None:
+        made = SharedMemoryTransport(partial(attach, writable=False), threads=threads)
+    elif peer.nixl:
+        made = NixlTransport(agent, clock=SystemClock(), limits=LIMITS)
+    else:
+        made = TcpTransport(clock=SystemClock(), threads=threads, limits=PARTED if is_parted else LIMITS)
     yield made
     made.close()
+    agent.close()
     threads.close()
 
 

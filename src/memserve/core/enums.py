@@ -73,3 +73,5 @@ class DataPath(StrEnum):
     """One copy between processes of one host that can map each other's memory."""
     TCP = "tcp"
     """Over the network, between any two instances that reach each other's data endpoints."""
+    NIXL = "nixl"
+    """By UCX: RDMA, shared memory or TCP, whatever it finds. For transfers and pulls, not for hand-overs."""

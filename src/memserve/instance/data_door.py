@@ -16,7 +16,7 @@ import msgspec
 from memserve.core.errors import InvalidBlocks, MemserveError, TransferFailed
 from memserve.core.ids import BlockId, TransferId, block_index
 from memserve.instance.core import PoolCore
-from memserve.wire.data_messages import ReadRequest, WriteRequest
+from memserve.wire.data_messages import ExposeRequest, ReadRequest, WriteRequest
 
 
 class _Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ class DataDoor:
         with self._core.lock:
             self._core.sessions.arrivals.end(request, verified=verified)
 
-    def begin_read(self, request: ReadRequest) -> list[memoryview]:
+    def begin_read(self, request: ReadRequest | ExposeRequest) -> list[memoryview]:
         offer = self._offered(request)
         missing = [index for index in request.blocks if index not in offer.blocks]
         if missing or not request.blocks:
@@ -79,10 +79,10 @@ class DataDoor:
             )
         return [self._core.memory.view(offer.blocks[index]) for index in request.blocks]
 
-    def check_offered(self, request: ReadRequest) -> None:
+    def check_offered(self, request: ReadRequest | ExposeRequest) -> None:
         self._offered(request)
 
-    def _offered(self, request: ReadRequest) -> _Offer:
+    def _offered(self, request: ReadRequest | ExposeRequest) -> _Offer:
         with self._core.lock:
             offer = self._offers.get(request.transfer)
         if offer is None:
@@ -94,6 +94,6 @@ class DataDoor:
         return f"DataDoor({len(self._offers)} transfers offered)"
 
 
-def _check_ticket(request: WriteRequest | ReadRequest, ticket: bytes) -> None:
+def _check_ticket(request: WriteRequest | ReadRequest | ExposeRequest, ticket: bytes) -> None:
     if not hmac.compare_digest(request.ticket, ticket):
         raise TransferFailed(f"the ticket shown is not that of transfer {request.transfer}: nothing was touched")

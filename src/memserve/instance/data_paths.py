@@ -18,30 +18,43 @@ from memserve.instance.core import PoolCore
 from memserve.instance.data_door import DataDoor
 from memserve.storage.shared_memory import attach
 from memserve.transport.base import Transport
+from memserve.transport.nixl import NixlTransport
+from memserve.transport.nixl_agent import NixlAgent, load_nixl
 from memserve.transport.shm import SharedMemoryTransport
 from memserve.transport.tcp import TcpTransport
 from memserve.transport.tcp_server import DataServer
 from memserve.transport.verified_copy import CopyThreads
 from memserve.wire.messages import PeerInfo
 
+_WRITABLE = frozenset({DataPath.SHM, DataPath.TCP})
+
 
 class DataPaths:
     """Transports in order of preference."""
 
     def __init__(
-        self, paths: tuple[DataPath, ...], *, core: PoolCore, block_bytes: int, bind: str, clock: Clock
+        self, paths: tuple[DataPath, ...], *, name: str, core: PoolCore, block_bytes: int, bind: str, clock: Clock
     ) -> None:
-        """Raises ConfigError unless `paths` names at least one and none twice."""
+        """Raises ConfigError unless `paths` names at least one and none twice, and all are installed.
+
+        `name` tells this pool's life from all others.
+        """
         check_paths(paths, "paths")
+        if DataPath.NIXL in paths:
+            load_nixl()
+        self._nixl = NixlAgent(name, clock=clock)
         self.threads = CopyThreads()
         """Shared by all who copy or hash blocks of this pool."""
         makers: dict[DataPath, Callable[[], Transport]] = {
             DataPath.SHM: lambda: SharedMemoryTransport(partial(attach, writable=False), threads=self.threads),
             DataPath.TCP: lambda: TcpTransport(clock=clock, threads=self.threads),
+            DataPath.NIXL: lambda: NixlTransport(self._nixl, clock=clock),
         }
         self._transports = tuple(makers[path]() for path in paths)
         self.door = DataDoor(core, block_bytes=block_bytes)
-        self._server = DataServer(bind=bind, door=self.door, clock=clock) if DataPath.TCP in paths else None
+        nixl = self._nixl if DataPath.NIXL in paths else None
+        needs_server = bool({DataPath.TCP, DataPath.NIXL} & {*paths})
+        self._server = DataServer(bind=bind, door=self.door, clock=clock, nixl=nixl) if needs_server else None
 
     def start(self) -> str:
         """The data endpoint; "" where the network is not among the paths. Raises ConfigError."""
@@ -53,6 +66,10 @@ class DataPaths:
     def choose(self, peer: PeerInfo) -> Transport | None:
         """The best path that leads to this peer; None when there is none."""
         return next((transport for transport in self._transports if transport.reaches(peer)), None)
+
+    def choose_writable(self, peer: PeerInfo) -> Transport | None:
+        """The best path by which bytes can be brought into room at this peer; None when there is none."""
+        return next((one for one in self._transports if one.name in _WRITABLE and one.reaches(peer)), None)
 
     def leading_to(self, peer: PeerInfo) -> Transport:
         """As `choose`, but raises TransferFailed when there is none."""
@@ -80,6 +97,7 @@ class DataPaths:
             self._server.close()
         for transport in self._transports:
             transport.close()
+        self._nixl.close()
         self.threads.close()
 
     def __repr__(self) -> str:

@@ -101,7 +101,14 @@ class MemPool:
         self._arena, self._memory = tiers.arena, tiers.memory
         self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock or SystemClock(), keeping=keep)
         self.tiers = TierMover(core=self._core, disk=tiers.disk, marks=marks, clock=SystemClock())
-        self._paths = DataPaths(paths, core=self._core, block_bytes=block_bytes, bind=bind, clock=SystemClock())
+        self._paths = DataPaths(
+            paths,
+            name=f"{cluster}/{instance}/{self._incarnation}",
+            core=self._core,
+            block_bytes=block_bytes,
+            bind=bind,
+            clock=SystemClock(),
+        )
         self.local = LockedLedger(self._core.ledger, self._core.lock)
         self._addresses = Addresses(
             instance=self._instance, incarnation=self._incarnation, block_size=block_size, ledger=self.local
@@ -279,7 +286,12 @@ class MemPool:
         return self._puller.pull(peer, tokens, namespace=namespace, deadline_s=deadline_s)
 
     def path_to(self, peer: PeerInfo) -> DataPath | None:
-        """How bytes go from here into that peer's memory; None when no path leads there."""
+        """How bytes are written from here into that peer's memory; None when no path leads there."""
+        transport = self._paths.choose_writable(peer)
+        return transport.name if transport is not None else None
+
+    def path_from(self, peer: PeerInfo) -> DataPath | None:
+        """How this pool reads blocks that the peer sends; None when no path leads there."""
         transport = self._paths.choose(peer)
         return transport.name if transport is not None else None
 
@@ -329,6 +341,7 @@ class MemPool:
             identity=identity,
             arena=self._arena if self._paths.allows(DataPath.SHM) else None,
             data=data,
+            nixl=self._paths.allows(DataPath.NIXL),
         )
 
     def _new_receiver(self) -> Receiver:

@@ -59,7 +59,7 @@ from memserve.wire.messages import (
 T = TypeVar("T")
 
 _MAX_PEERS = 4096
-_COPY_THREADS = {DataPath.SHM: 2, DataPath.TCP: 8}
+_COPY_THREADS = {DataPath.SHM: 2, DataPath.TCP: 8, DataPath.NIXL: 2}
 """Apart, so that a peer that stalls the network delays no copy from memory."""
 
 

@@ -18,7 +18,7 @@ import msgspec
 from memserve.core.clock import Clock
 from memserve.core.errors import ConfigError, InstanceUnavailable, MemserveError, ProtocolError, TransferFailed
 from memserve.transport.framed_socket import FramedSocket, TcpLimits
-from memserve.wire.data_messages import DataMessage, ReadReply, ReadRequest, WriteRequest
+from memserve.wire.data_messages import DataMessage, ExposeReply, ExposeRequest, ReadReply, ReadRequest, WriteRequest
 from memserve.wire.messages import AckReply, ErrorReply
 
 MAX_WRITE_BYTES = 1 << 30
@@ -39,12 +39,22 @@ class BlockDoor(Protocol):
         """Exactly once for each begin_write that returned: the memory is not touched any more."""
         ...
 
-    def begin_read(self, request: ReadRequest) -> Sequence[memoryview]:
+    def begin_read(self, request: ReadRequest | ExposeRequest) -> Sequence[memoryview]:
         """The memory of each block. Raises a MemserveError that the peer is told."""
         ...
 
-    def check_offered(self, request: ReadRequest) -> None:
+    def check_offered(self, request: ReadRequest | ExposeRequest) -> None:
         """Raise TransferFailed when the blocks may not be read any more."""
+        ...
+
+
+class BlockShow(Protocol):
+    """Lets peers read memory by another path than this server's; called from any thread."""
+
+    def show(self, views: Sequence[memoryview]) -> ExposeReply: ...
+
+    def progress(self) -> None:
+        """Call it again and again while something is shown."""
         ...
 
 
@@ -61,7 +71,16 @@ class DataServerStats(msgspec.Struct, frozen=True, kw_only=True):
 class DataServer:
     """Serves one pool's blocks on one port."""
 
-    def __init__(self, *, bind: str, door: BlockDoor, clock: Clock, limits: TcpLimits | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        bind: str,
+        door: BlockDoor,
+        clock: Clock,
+        limits: TcpLimits | None = None,
+        nixl: BlockShow | None = None,
+    ) -> None:
+        self._nixl = nixl
         self._bind = bind
         self._door = door
         self._clock = clock
@@ -165,6 +184,8 @@ class DataServer:
             refusal = self._take(framed, message)
         elif isinstance(message, ReadRequest) and not num_bytes:
             refusal = self._give(framed, message)
+        elif isinstance(message, ExposeRequest) and not num_bytes:
+            refusal = self._expose(framed, message)
         else:
             raise ProtocolError(f"{type(message).__name__} with {num_bytes} bytes is not a request")
         if refusal is not None:
@@ -204,6 +225,26 @@ class DataServer:
             except TransferFailed as withdrawn:
                 raise InstanceUnavailable(f"cut off while it was reading: {withdrawn}") from withdrawn
             framed.send_bytes(batch)
+        return None
+
+    def _expose(self, framed: FramedSocket, request: ExposeRequest) -> MemserveError | None:
+        """Until the asker is done or gone, or the offer is withdrawn; this thread keeps the other path going."""
+        if self._nixl is None:
+            return TransferFailed("no blocks are shown to NIXL here: allow the path on both sides")
+        try:
+            shown = self._nixl.show(self._door.begin_read(request))
+        except MemserveError as refusal:
+            return refusal
+        framed.send(shown)
+        while framed.is_quiet:
+            self._nixl.progress()
+            try:
+                self._door.check_offered(request)
+            except TransferFailed as withdrawn:
+                raise InstanceUnavailable(f"cut off while it was reading: {withdrawn}") from withdrawn
+        done, num_bytes = framed.receive()
+        if not isinstance(done, AckReply) or num_bytes:
+            raise ProtocolError(f"{type(done).__name__} came while blocks were shown: expected AckReply")
         return None
 
     def _count_malformed(self) -> None:

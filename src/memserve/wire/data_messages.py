@@ -37,4 +37,24 @@ class ReadReply(Message, frozen=True):
     """The bytes that were asked for follow."""
 
 
-DataMessage = WriteRequest | ReadRequest | ReadReply | AckReply | ErrorReply
+class ExposeRequest(Message, frozen=True):
+    """Asks the sender of a TransferRequest to show source blocks to NIXL, until the asker says AckReply or is gone."""
+
+    transfer: TransferId
+    ticket: bytes
+    blocks: tuple[int, ...]
+    """Positions in the sender's arena."""
+
+
+class ExposeReply(Message, frozen=True):
+    agent: str
+    """Name of the sender's NIXL agent."""
+    metadata: bytes
+    """What NIXL needs to reach it."""
+    addresses: tuple[int, ...]
+    """Of each block in the sender's memory."""
+    digest: int
+    """xxh3-64 of the three above."""
+
+
+DataMessage = WriteRequest | ReadRequest | ReadReply | ExposeRequest | ExposeReply | AckReply | ErrorReply

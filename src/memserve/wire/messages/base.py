@@ -37,6 +37,8 @@ class PeerInfo(Record, frozen=True):
     """None: nobody may map its memory."""
     data: str = ""
     """Where its data server takes and gives bytes of blocks, e.g. tcp://127.0.0.1:5556; "" where it has none."""
+    nixl: bool = False
+    """Its data server shows blocks to NIXL."""
 
 
 class BlockList(Record, frozen=True):
