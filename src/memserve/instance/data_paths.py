@@ -32,9 +32,7 @@ _WRITABLE = frozenset({DataPath.SHM, DataPath.TCP})
 class DataPaths:
     """Transports in order of preference."""
 
-    def __init__(
-        self, paths: tuple[DataPath, ...], *, name: str, core: PoolCore, block_bytes: int, bind: str, clock: Clock
-    ) -> None:
+    def __init__(self, paths: tuple[DataPath, ...], *, name: str, core: PoolCore, bind: str, clock: Clock) -> None:
         """Raises ConfigError unless `paths` names at least one and none twice, and all are installed.
 
         `name` tells this pool's life from all others.
@@ -51,7 +49,7 @@ class DataPaths:
             DataPath.NIXL: lambda: NixlTransport(self._nixl, clock=clock),
         }
         self._transports = tuple(makers[path]() for path in paths)
-        self.door = DataDoor(core, block_bytes=block_bytes)
+        self.door = DataDoor(core, block_bytes=core.memory.block_bytes)
         nixl = self._nixl if DataPath.NIXL in paths else None
         needs_server = bool({DataPath.TCP, DataPath.NIXL} & {*paths})
         self._server = DataServer(bind=bind, door=self.door, clock=clock, nixl=nixl) if needs_server else None

@@ -101,14 +101,8 @@ class MemPool:
         self._arena, self._memory = tiers.arena, tiers.memory
         self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock or SystemClock(), keeping=keep)
         self.tiers = TierMover(core=self._core, disk=tiers.disk, marks=marks, clock=SystemClock())
-        self._paths = DataPaths(
-            paths,
-            name=f"{cluster}/{instance}/{self._incarnation}",
-            core=self._core,
-            block_bytes=block_bytes,
-            bind=bind,
-            clock=SystemClock(),
-        )
+        name = f"{cluster}/{instance}/{self._incarnation}"
+        self._paths = DataPaths(paths, name=name, core=self._core, bind=bind, clock=SystemClock())
         self.local = LockedLedger(self._core.ledger, self._core.lock)
         self._addresses = Addresses(
             instance=self._instance, incarnation=self._incarnation, block_size=block_size, ledger=self.local
