@@ -101,8 +101,7 @@ class MemPool:
         self._arena, self._memory = tiers.arena, tiers.memory
         self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock or SystemClock(), keeping=keep)
         self.tiers = TierMover(core=self._core, disk=tiers.disk, marks=marks, clock=SystemClock())
-        name = f"{cluster}/{instance}/{self._incarnation}"
-        self._paths = DataPaths(paths, name=name, core=self._core, bind=bind, clock=SystemClock())
+        self._paths = self._new_paths(paths, cluster=cluster, bind=bind)
         self.local = LockedLedger(self._core.ledger, self._core.lock)
         self._addresses = Addresses(
             instance=self._instance, incarnation=self._incarnation, block_size=block_size, ledger=self.local
@@ -369,6 +368,15 @@ class MemPool:
             sender=self._sender,
             addresses=self._addresses,
             tiers=self.tiers,
+        )
+
+    def _new_paths(self, paths: tuple[DataPath, ...], *, cluster: str, bind: str) -> DataPaths:
+        name = f"{cluster}/{self._instance}/{self._incarnation}"
+        return DataPaths(paths, name=name, core=self._core, bind=bind, clock=SystemClock())
+
+    def _new_sender(self) -> TransferSender:
+        return TransferSender(
+            agent=self._agent, links=self._links, core=self._core, addresses=self._addresses, paths=self._paths
         )
 
     def _new_agent(self, bind: str) -> Agent:
