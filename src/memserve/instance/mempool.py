@@ -374,11 +374,6 @@ class MemPool:
         name = f"{cluster}/{self._instance}/{self._incarnation}"
         return DataPaths(paths, name=name, core=self._core, bind=bind, clock=SystemClock())
 
-    def _new_sender(self) -> TransferSender:
-        return TransferSender(
-            agent=self._agent, links=self._links, core=self._core, addresses=self._addresses, paths=self._paths
-        )
-
     def _new_agent(self, bind: str) -> Agent:
         return Agent(
             name=f"memserve-{self._instance}",
