@@ -11,7 +11,7 @@ from pathlib import Path
 
 FAKE_SITE = Path(__file__).parent / "fake_site"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - POSIX shared memory lies here
-LINE_DEADLINE_S = 40.0
+LINE_DEADLINE_S = 90.0
 _PATH = os.pathsep.join(filter(None, (str(FAKE_SITE), os.environ.get("PYTHONPATH"))))
 
 

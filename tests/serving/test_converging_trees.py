@@ -68,7 +68,7 @@ class Pool:
 class Listener:
     """Manager, subscriptions and scheduler as `memserve serve` wires them, without gateway or engines."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, port: int = 0) -> None:
         self.clock = SystemClock()
         self.scheduler = Scheduler(
             block_size=BLOCK_SIZE, policy="prompt-tree", clock=self.clock, random=Random(0), confirm_s=0.0
@@ -81,6 +81,7 @@ class Listener:
             on_report=self.scheduler.answered,
             on_change=self.changed,
             launcher=no_restarts,
+            port=port,
             suspect_s=1.0,
             dead_s=3.0,
         )
@@ -131,8 +132,8 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening() -> AsyncIterator[Listener]:
-    listener = Listener()
+async def listening(*, port: int = 0) -> AsyncIterator[Listener]:
+    listener = Listener(port=port)
     async with listener.subscriptions.running():
         await listener.manager.start()
         try:
@@ -198,3 +199,25 @@ async def test_trees_become_what_killed_muted_and_restarted_instances_really_hol
         assert sorted(feed.instance for feed in stats.feeds) == ["colocated-0", "decode-0", "prefill-0"]
         assert not {Discard.UNANNOUNCED, Discard.MALFORMED} & {reason for _, reason in stats.discarded}
         assert all(feed.lag_s < 10 for feed in stats.feeds)
+
+
+async def test_a_manager_that_comes_back_at_its_address_knows_within_ten_seconds_what_everybody_holds(
+    pools: list[Pool],
+) -> None:
+    """As when the gateway's process is restarted: nothing of it is kept, the instances are."""
+    names = ("colocated-0", "colocated-1", "prefill-0", "decode-0")
+    async with listening() as listener:
+        endpoint = listener.manager.endpoint
+        pools += [Pool(endpoint, name, seed) for seed, name in enumerate(names)]
+        await listener.manager.wait_ready(len(names), deadline_s=60)
+        await all_work(pools, 200)
+        await listener.until_known(*pools)
+        before = {pool.name: listener.known(pool.name) for pool in pools}
+    await all_work(pools, 5)  # nobody listens
+    async with listening(port=int(endpoint.rpartition(":")[2])) as listener:
+        async with asyncio.timeout(10):
+            await listener.manager.wait_ready(len(names), deadline_s=10)
+            await listener.until_known(*pools)
+        assert listener.manager.endpoint == endpoint
+        after = {pool.name: listener.known(pool.name) for pool in pools}
+    assert after.keys() == before.keys()

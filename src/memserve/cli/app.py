@@ -27,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(bench.app)
-_WITH_ENGINE = ("serve", "calibrate")
+_WITH_ENGINE = ("serve", "instance", "calibrate")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,7 +52,7 @@ def _all(
     ] = None,
 ) -> None:
     if context.obj and context.invoked_subcommand not in _WITH_ENGINE:
-        errors.print(f"memserve: only {' and '.join(_WITH_ENGINE)} take engine arguments after --")
+        errors.print(f"memserve: only {', '.join(_WITH_ENGINE)} take engine arguments after --")
         raise typer.Exit(2)
 
 
@@ -127,7 +127,7 @@ def status(
         show_status(url)
 
 
-for _command in (elastic.scale, elastic.drain, elastic.role):
+for _command in (elastic.instance, elastic.scale, elastic.drain, elastic.role):
     app.command()(_command)
 
 

@@ -1,4 +1,4 @@
-"""`memserve scale`, `drain` and `role`: what is typed. What they import is imported when they are called."""
+"""`memserve instance`, `scale`, `drain` and `role`: what is typed. What they need is imported when they are called."""
 
 from typing import Annotated
 
@@ -10,6 +10,27 @@ from memserve.core.enums import Role
 _Url = Annotated[str, typer.Option(help="Where the gateway serves.")]
 _Wait = Annotated[bool, typer.Option(help="Return when it is done, and show how far it is until then.")]
 _URL = "http://127.0.0.1:8000"
+
+
+def instance(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Folder or name that vLLM takes; none: the cluster's own.")] = "",
+    *,
+    join: Annotated[str, typer.Option(help="URL of the gateway, or tcp://HOST:PORT of its cluster manager.")],
+    role: Annotated[Role, typer.Option(help="What it is to do.")],
+    name: Annotated[str, typer.Option(help="Unique in the cluster; none: made up.")] = "",
+    host: Annotated[str, typer.Option(help="Address of this host on which it listens.")] = "127.0.0.1",
+    dram: Annotated[str | None, typer.Option(help="Shared memory of its pool; none: as in the cluster.")] = None,
+) -> None:
+    """Add an instance to a running cluster: memserve instance [MODEL] --role decode --join URL -- [ENGINE ARGUMENTS]"""
+    with refusals():
+        from memserve.cli.instance import run_instance  # noqa: PLC0415
+        from memserve.serving.joined_instance import InstanceOptions  # noqa: PLC0415
+
+        options = InstanceOptions(
+            join=join, role=role, model=model, name=name, host=host, dram=dram, engine_args=context.obj or ()
+        )
+        raise typer.Exit(run_instance(options))
 
 
 def scale(

@@ -66,6 +66,9 @@ class _Printer(Watcher):
         for spec in plan.specs:
             _console.print(f"starting {spec.instance}, log {spec.log}", markup=False)
 
+    def waiting(self, manager_endpoint: str) -> None:
+        _console.print(f"waiting for instances: memserve instance --role ROLE --join {manager_endpoint}", markup=False)
+
     def ready(self, instance: InstanceView) -> None:
         if instance.role is Role.MEMORY:
             _console.print(f"{instance.instance} gives the cluster more memory", markup=False)

@@ -198,7 +198,10 @@ async def _start(run: PreparedRun, manager: ClusterManager, watcher: Watcher) ->
     """Instances up and ready; tokenizer and model files are read while they start."""
     await manager.start()
     plan = run.plan(manager_endpoint=manager.endpoint)
-    watcher.starting(plan)
+    if plan.specs:
+        watcher.starting(plan)
+    else:
+        watcher.waiting(manager.endpoint)
     await manager.launch(plan.specs)
     tokenizer = await asyncio.to_thread(load_tokenization, run.config.model)
     try:

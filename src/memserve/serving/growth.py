@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
+from memserve.config import ServeConfig
 from memserve.core.enums import Role
 from memserve.core.errors import ConfigError
 from memserve.core.ids import InstanceId
@@ -26,7 +27,7 @@ def more_instances(
     beside: Sequence[LaunchSpec],
 ) -> tuple[LaunchSpec, ...]:
     """One spec for each role, under names that are not taken. Raises ConfigError when the machine cannot hold them."""
-    check_room(run, roles)
+    check_room(run.config, roles)
     place = Place(
         manager_endpoint=manager_endpoint, machine=run.machine, cluster=run.cluster, log_folder=run.log_folder
     )
@@ -37,18 +38,18 @@ def more_instances(
     return tuple(specs)
 
 
-def check_room(run: PreparedRun, roles: Sequence[Role]) -> None:
+def check_room(config: ServeConfig, roles: Sequence[Role]) -> None:
     """As before a start, with what is free on the machine now. Raises ConfigError with the numbers."""
     if Role.MEMORY in roles:
         raise ConfigError("memory instances are not started from here: run `memserve pool` where their memory is")
     cluster = msgspec.structs.replace(
-        run.config.cluster,
+        config.cluster,
         prefill=roles.count(Role.PREFILL),
         decode=roles.count(Role.DECODE),
         colocated=roles.count(Role.COLOCATED),
         instances=roles.count(Role.FLEXIBLE),
     )
-    preflight(msgspec.structs.replace(run.config, cluster=cluster), machine=Machine.here())
+    preflight(msgspec.structs.replace(config, cluster=cluster), machine=Machine.here())
 
 
 def free_name(role: Role, taken: Collection[InstanceId]) -> InstanceId:

@@ -72,7 +72,7 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
     _check_port(config.gateway.host, config.gateway.port)
     machine = Machine.here()
     pool = msgspec.structs.replace(config.pool, disk=_absolute(config.pool.disk))
-    found = msgspec.structs.replace(config, model=_find_model(config.model, cache), pool=pool)
+    found = msgspec.structs.replace(config, model=find_model(config.model, cache), pool=pool)
     warnings = preflight(found, machine=machine)
     ask_hub(found.model, machine.environment)
     cluster = config.cluster.name or secrets.token_hex(4)
@@ -80,7 +80,7 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
         config=found,
         machine=machine,
         cluster=cluster,
-        log_folder=_log_folder(cache, cluster),
+        log_folder=log_folder(cache, cluster),
         cache=cache,
         warnings=warnings,
     )
@@ -95,7 +95,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def _find_model(model: str, cache: Path) -> str:
+def find_model(model: str, cache: Path) -> str:
     """An absolute folder for the bundled model and for whatever is a folder here; else the name as it is."""
     if not model:
         return str(bundled_model(cache))
@@ -120,7 +120,7 @@ def _check_port(host: str, port: int) -> None:
         ) from error
 
 
-def _log_folder(cache: Path, cluster: str) -> Path:
+def log_folder(cache: Path, cluster: str) -> Path:
     """A new name in the folder of logs, of which the latest are kept. Nothing is created yet."""
     logs = cache / "logs"
     if logs.is_dir():

@@ -10,5 +10,8 @@ class Watcher:
     def starting(self, plan: LaunchPlan) -> None:
         """These instances are about to be started: at the beginning, or when the cluster grows."""
 
+    def waiting(self, manager_endpoint: str) -> None:
+        """Nothing is started here: instances that are started elsewhere may join there now."""
+
     def ready(self, instance: InstanceView) -> None:
         """This instance takes requests from now on."""

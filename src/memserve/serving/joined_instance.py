@@ -1,0 +1,201 @@
+"""One instance of this machine in a cluster that runs elsewhere: started, kept running, and ended when it is drained.
+
+Owns the order: find the manager, learn what the instance has to be like, check the machine, run it, and ask the
+manager how it is, once a second, for as long as it runs. A manager that does not answer is asked again: the
+instance serves on, and joins the manager that comes back at the same address.
+
+    find_cluster -> prepare_instance -> run_instance -> (drained, refused, given up, or cancelled)
+"""
+
+import asyncio
+import secrets
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+import msgspec
+
+from memserve.cluster.restarts import RestartRules
+from memserve.cluster.view import InstanceState
+from memserve.config import ServeConfig, convert
+from memserve.core.clock import SystemClock
+from memserve.core.enums import Role
+from memserve.core.errors import ConfigError, InstanceUnavailable, ProtocolError
+from memserve.core.ids import InstanceId
+from memserve.manager.launch_plan import LaunchSpec, Place, one_more
+from memserve.manager.launcher import InstanceEnded
+from memserve.manager.local_launcher import LocalLauncher
+from memserve.manager.machine import Machine
+from memserve.rpc.channel import RpcClient
+from memserve.serving.growth import check_room
+from memserve.serving.prepare import find_model, free_ports, log_folder
+from memserve.wire.messages import ClusterMessage, MemberReply, MemberRequest, WelcomeReply, WelcomeRequest
+
+_ASK_S = 5.0
+_EVERY_S = 1.0
+
+
+class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """`memserve instance` as typed."""
+
+    join: str
+    role: Role
+    model: str = ""
+    """"" takes the cluster's own."""
+    name: str = ""
+    """"" makes one up."""
+    host: str = "127.0.0.1"
+    dram: str | None = None
+    engine_args: tuple[str, ...] = ()
+
+
+class FoundCluster(msgspec.Struct, frozen=True, kw_only=True):
+    manager: str
+    """Endpoint of its cluster manager."""
+    name: str
+    config: ServeConfig
+
+
+class _Join(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer of a gateway's /admin/join."""
+
+    manager: str
+
+
+class InstanceWatcher(Protocol):
+    """Is told what happens to the instance; must not block."""
+
+    def became(self, state: str) -> None: ...
+
+    def ended(self, end: InstanceEnded) -> None: ...
+
+    def lost_manager(self, error: InstanceUnavailable) -> None: ...
+
+
+async def find_cluster(join: str) -> FoundCluster:
+    """By the URL of its gateway, or its manager's endpoint. Raises ConfigError, InstanceUnavailable."""
+    manager = join if join.startswith("tcp://") else await _manager_of(join)
+    client: RpcClient[ClusterMessage] = RpcClient(manager, ClusterMessage)
+    try:
+        welcome = await client.call(WelcomeRequest(), deadline_s=_ASK_S)
+    finally:
+        await client.close()
+    if not isinstance(welcome, WelcomeReply):
+        raise ProtocolError(f"{manager} answered WelcomeRequest with {type(welcome).__name__}")
+    config = convert(msgspec.json.decode(welcome.config), ServeConfig, f"settings of {manager}")
+    return FoundCluster(manager=manager, name=welcome.cluster, config=config)
+
+
+def prepare_instance(options: InstanceOptions, cluster: FoundCluster, *, cache: Path) -> LaunchSpec:
+    """Checked and placed; blocks. Raises ConfigError on what could not work here."""
+    config = cluster.config
+    model = find_model(options.model, cache) if options.model else config.model
+    config = msgspec.structs.replace(
+        config,
+        model=model,
+        pool=msgspec.structs.replace(config.pool, dram=options.dram or config.pool.dram),
+        engine=msgspec.structs.replace(config.engine, args=(*config.engine.args, *options.engine_args)),
+    )
+    check_room(config, [options.role])
+    place = Place(
+        manager_endpoint=cluster.manager,
+        machine=Machine.here(),
+        cluster=cluster.name,
+        log_folder=log_folder(cache, cluster.name),
+        host=options.host,
+    )
+    name = InstanceId(options.name or f"{options.role}-{secrets.token_hex(2)}")
+    spec = one_more(config, place, name=name, role=options.role, port=free_ports(1)[0], beside=())
+    # Which cores other instances of this machine run on is not known here: the kernel shares them out.
+    return msgspec.structs.replace(spec, cores=())
+
+
+class JoinedInstance:
+    """`run` once."""
+
+    def __init__(self, spec: LaunchSpec, cluster: FoundCluster, *, watcher: InstanceWatcher) -> None:
+        self._spec = spec
+        self._watcher = watcher
+        self._max_restarts = cluster.config.cluster.max_restarts
+        self._client: RpcClient[ClusterMessage] = RpcClient(cluster.manager, ClusterMessage)
+        self._given_up: InstanceEnded | None = None
+        self._state = ""
+        self._answers = True
+
+    async def run(self) -> None:
+        """Until it has been drained. Raises ConfigError when it is refused, InstanceUnavailable when it is given up.
+
+        Nothing of it runs any more afterwards, however it ends.
+        """
+        launcher = LocalLauncher(
+            machine=Machine.here(),
+            rules=RestartRules(max_restarts=self._max_restarts),
+            clock=SystemClock(),
+            on_end=self._ended,
+        )
+        try:
+            await self._check_name()
+            await launcher.start(self._spec)
+            while True:
+                if await self._is_over():
+                    return
+                await asyncio.sleep(_EVERY_S)
+        finally:
+            await launcher.close()
+            await self._client.close()
+
+    async def _check_name(self) -> None:
+        there = await self._ask()
+        if there.state:
+            raise ConfigError(
+                f"{self._spec.instance} is in the cluster already ({there.state}): choose another --name, "
+                f"or let that one go first with memserve drain {self._spec.instance}"
+            )
+
+    async def _is_over(self) -> bool:
+        if self._given_up is not None:
+            raise InstanceUnavailable(f"{self._spec.instance} is given up: {self._given_up.why}")
+        try:
+            reply = await self._ask()
+        except InstanceUnavailable as error:
+            if self._answers:
+                self._watcher.lost_manager(error)
+            self._answers = False
+            return False
+        self._answers = True
+        if reply.refusal:
+            raise ConfigError(f"the cluster does not take {self._spec.instance}: {reply.refusal}")
+        if reply.state != self._state:
+            self._state = reply.state
+            self._watcher.became(reply.state)
+        return reply.dismissed
+
+    async def _ask(self) -> MemberReply:
+        reply = await self._client.call(MemberRequest(instance=self._spec.instance), deadline_s=_ASK_S)
+        if not isinstance(reply, MemberReply):
+            raise ProtocolError(f"the cluster manager answered MemberRequest with {type(reply).__name__}")
+        return reply
+
+    def _ended(self, end: InstanceEnded) -> None:
+        self._watcher.ended(end)
+        if end.restart_in_s is None:
+            self._given_up = end
+
+    def __repr__(self) -> str:
+        return f"JoinedInstance({self._spec.instance}, {self._state or InstanceState.LEFT})"
+
+
+async def _manager_of(url: str) -> str:
+    """What the gateway at `url` says."""
+    target = f"{url.rstrip('/')}/admin/join"
+    try:
+        timeout = aiohttp.ClientTimeout(total=_ASK_S)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(target) as answer:
+            if answer.status != 200:
+                raise InstanceUnavailable(f"{target} answered {answer.status}: is this a memserve gateway?")
+            return msgspec.json.decode(await answer.read(), type=_Join).manager
+    except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.DecodeError) as error:
+        raise InstanceUnavailable(
+            f"no memserve gateway answers at {url} ({error or type(error).__name__}): "
+            "give --join the URL that `memserve serve` prints, or tcp://HOST:PORT of its manager"
+        ) from error
