@@ -1,4 +1,4 @@
-"""A real cluster changed while requests go on: one instance joins, one changes its role, one is drained, nobody notices."""
+"""A real cluster changed while requests go on: one joins, one changes its role, one is drained, and nobody notices."""
 
 import re
 import subprocess
