@@ -120,7 +120,8 @@ def test_engine_options_that_memserve_sets_are_refused(model: str, capsys: pytes
 
 
 def test_engine_arguments_belong_to_commands_that_start_engines(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "only serve and calibrate take engine arguments" in refusal(capsys, "demo", "--", "--max-model-len", "512")
+    line = refusal(capsys, "demo", "--", "--max-model-len", "512")
+    assert "only serve, instance, calibrate take engine arguments" in line
 
 
 @pytest.mark.parametrize("options", [("--port", "70000"), ("--caching", "all"), ("--unknown",), ("--prefill", "one")])
