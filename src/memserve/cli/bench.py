@@ -81,7 +81,11 @@ def swap(
     rounds: Annotated[int, typer.Option(min=1)] = 30,
 ) -> None:
     """HBM to host memory and back: MemPool and gathered pages beside one pinned copy and a copy for each piece."""
-    from memserve.bench.swap import SwapPlan, run_swap  # noqa: PLC0415
+    try:
+        from memserve.bench.swap import SwapPlan, run_swap  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        _say(f"memserve: bench swap needs torch, which an engine brings ({error}): run `make setup`")
+        raise typer.Exit(1) from error
 
     plan = SwapPlan(device=device, num_blocks=blocks, num_rounds=rounds)
     _run(lambda: run_swap(plan=plan, say=_say), json=json, figure=figure)
