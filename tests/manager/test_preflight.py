@@ -109,6 +109,12 @@ def test_more_instances_than_memory_are_refused_and_tight_memory_is_told(tmp_pat
     assert warnings == ("memory is tight: 2 instances take about 6496MiB, and 5000MiB are available",)
 
 
+def test_every_rank_has_kv_memory_of_its_own(tmp_path: Path) -> None:
+    wanted = config(model=model_folder(tmp_path), decode_args=("-tp", "3"))
+    with pytest.raises(ConfigError, match=r"2 instances need 6144MiB .* tensor-parallel sizes"):
+        preflight(wanted, machine=on(CPU, memory_available=6000 << 20))
+
+
 def test_on_gpus_host_memory_must_hold_the_pools_only(tmp_path: Path) -> None:
     assert preflight(config(model=model_folder(tmp_path)), machine=on(GPU, memory_available=2 << 30)) == ()
 

@@ -79,6 +79,11 @@ def num_instances(config: ServeConfig) -> int:
     return sum(count for _, count in _roles(config))
 
 
+def num_ranks(config: ServeConfig) -> int:
+    """Worker processes of all instances together. Raises ConfigError on a tensor-parallel size that is no number."""
+    return sum(tensor_parallel_size(config, role) for _, role in _names(config))
+
+
 def served_model_name(config: ServeConfig) -> str:
     """What clients put into "model": as the user said, else a folder's own name, else the hub name."""
     wanted = value_of(config.engine.args, "--served-model-name")
@@ -235,7 +240,7 @@ def _cpu_args(config: ServeConfig, role: Role) -> list[str]:
 
 def _gpu_args(config: ServeConfig, role: Role, machine: Machine) -> list[str]:
     """Instances that must share a GPU share its memory evenly."""
-    wanted = sum(tensor_parallel_size(config, each) for _, each in _names(config))
+    wanted = num_ranks(config)
     is_given = given(role_args(config, role), "--gpu-memory-utilization")
     if wanted <= len(machine.devices) or not machine.devices or is_given:
         return []

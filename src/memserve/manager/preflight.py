@@ -13,7 +13,7 @@ from memserve.core.enums import Role
 from memserve.core.errors import ConfigError
 from memserve.manager.engine_args import number_of, value_of
 from memserve.manager.hub import check_hub_model
-from memserve.manager.launch_plan import num_instances
+from memserve.manager.launch_plan import num_instances, num_ranks
 from memserve.manager.machine import Machine
 from memserve.manager.model_facts import ModelFacts, read_model_facts
 from memserve.manager.role_args import check_role_args, role_args, tensor_parallel_size
@@ -102,20 +102,20 @@ def check_pool(config: ServeConfig, machine: Machine, facts: ModelFacts) -> None
 
 
 def check_memory(config: ServeConfig, machine: Machine, facts: ModelFacts) -> tuple[str, ...]:
-    """Pools, and on the CPU build weights and the engine's own KV, must fit into what is available."""
-    each = _dram(config)
-    spare = 0
-    if machine.computes_on_cpu:
-        each += facts.loaded_bytes(_dtype(config, machine)) + _engine_kv_bytes(machine)
-        spare = _ENGINE_BYTES
+    """Pools, and on the CPU build weights and each rank's own KV, must fit into what is available."""
     count, available = num_instances(config), machine.memory_available
-    if count * each > available:
+    needed, spare = count * _dram(config), 0
+    if machine.computes_on_cpu:
+        ranks = num_ranks(config)
+        needed += count * facts.loaded_bytes(_dtype(config, machine)) + ranks * _engine_kv_bytes(machine)
+        spare = ranks * _ENGINE_BYTES
+    if needed > available:
         raise ConfigError(
-            f"{count} instances need {_mib(count * each)} of memory for weights and KV ({_mib(each)} each), and "
-            f"{_mib(available)} are available: start fewer, or lower pool.dram or VLLM_CPU_KVCACHE_SPACE"
+            f"{count} instances need {_mib(needed)} of memory for pools, weights and KV, and {_mib(available)} are "
+            "available: start fewer, or lower pool.dram, tensor-parallel sizes or VLLM_CPU_KVCACHE_SPACE"
         )
-    if count * (each + spare) > available:
-        about = _mib(count * (each + spare))
+    if needed + spare > available:
+        about = _mib(needed + spare)
         return (f"memory is tight: {count} instances take about {about}, and {_mib(available)} are available",)
     return ()
 
