@@ -1,10 +1,11 @@
 """What operators see: health, the cluster, requests with their reports, metrics that add up."""
 
+import msgspec
 import pytest
 
 from memserve.core.enums import Phase, Role
 from memserve.core.ids import InstanceId, RequestId
-from memserve.wire.messages import RequestReport
+from memserve.wire.messages import DiskStats, RequestReport
 from tests.fakes.engine import Fault
 from tests.gateway.rig import Rigs, chat
 
@@ -91,6 +92,31 @@ async def test_metrics_tell_sources_transfers_pools_and_instances(rig: Rigs) -> 
             'memserve_cluster_instances{role="prefill",state="active"}': 1,
         }
         assert {line: await cluster.metric(line) for line in expected} == expected
+
+
+async def test_metrics_tell_hits_by_tier_and_what_the_disk_did(rig: Rigs) -> None:
+    async with rig() as cluster:
+        report = RequestReport(
+            request=RequestId("late"), instance=InstanceId("d0"), phase=Phase.WHOLE, prompt_tokens=31,
+            hbm_tokens=1, dram_tokens=2, disk_tokens=4, received_tokens=8, computed_tokens=16, output_tokens=5,
+        )  # fmt: skip
+        cluster.context.reports.ingest(report)
+        source = 'memserve_instance_prompt_tokens_total{instance="d0",source='
+        tiers = ("hbm", "dram", "disk", "received", "computed")
+        assert [await cluster.metric(f'{source}"{tier}"}}') for tier in tiers] == [1, 2, 4, 8, 16]
+        [instance, *others] = cluster.cluster.view.instances
+        load = msgspec.structs.replace(instance.load, disk=DiskStats(num_demoted=7, num_read_errors=1), num_offloaded=3)
+        view = msgspec.structs.replace(
+            cluster.cluster.view, instances=(msgspec.structs.replace(instance, load=load), *others)
+        )
+        cluster.cluster.view = view
+        did = f'memserve_pool_disk_blocks_total{{instance="{instance.instance}",what='
+        assert [await cluster.metric(f'{did}"{what}"}}') for what in ("demoted", "read_errors", "promoted")] == [
+            7,
+            1,
+            0,
+        ]
+        assert await cluster.metric(f'memserve_pool_offloaded_blocks_total{{instance="{instance.instance}"}}') == 3
 
 
 async def test_other_paths_pass_through_with_query_and_body(rig: Rigs) -> None:

@@ -46,8 +46,9 @@ def pulling(transfer_s: float) -> PullWeighing:
 def report() -> RequestReport:
     moved = [(P, D, 0.1), (D, P, 0.3)]
     return RequestReport(
-        request=RequestId("r"), instance=P, phase=Phase.PREFILL, prompt_tokens=1000, hbm_tokens=600, dram_tokens=340,
-        received_tokens=0, computed_tokens=60, output_tokens=1, pulled_tokens=300, queue_s=0.5, run_s=0.9,
+        request=RequestId("r"), instance=P, phase=Phase.PREFILL, prompt_tokens=1000, hbm_tokens=580, dram_tokens=340,
+        disk_tokens=20, received_tokens=0, computed_tokens=60, output_tokens=1, pulled_tokens=300,
+        queue_s=0.5, run_s=0.9,
         moved=tuple(
             MovedBlocks(
                 source=source, target=target, path="shm", num_blocks=10, num_tokens=300, num_bytes=13_500_000,
@@ -77,7 +78,7 @@ def test_it_names_who_was_chosen_what_it_held_and_whom_it_was_weighed_against() 
     assert "prefill-0 computes the prompt, by prompt-tree: holds 640 tokens, has 0 queued" in text
     assert "Weighed against prefill-1 (holds 0 tokens, has 900 queued, score 900)" in text
     assert "decode-0 decodes, by prompt-tree: holds 512 tokens" in text
-    assert "600 in the engine, 40 in its pool, 300 pulled, 60 computed" in text
+    assert "580 in the engine, 40 in its pool, 20 on its disk, 300 pulled, 60 computed" in text
 
 
 @pytest.mark.parametrize(("transfer_s", "verdict"), [(0.25, "so pulled"), (2.0, "so computed instead")])

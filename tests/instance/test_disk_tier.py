@@ -42,7 +42,7 @@ def hold(pool: MemPool, number: int) -> None:
 
 def tiers(pool: MemPool, number: int) -> list[Tier]:
     with pool.match(prompt(number)) as match:
-        return [block_tier(block) for block in match.addresses.blocks]
+        return list(match.tiers)
 
 
 def is_whole(pool: MemPool, number: int) -> bool:

@@ -110,6 +110,7 @@ def _facts(record: RequestRecord) -> Iterator[str]:
         found = {
             "in the engine": report.hbm_tokens,
             "in its pool": report.dram_tokens - report.pulled_tokens,
+            "on its disk": report.disk_tokens,
             "pulled": report.pulled_tokens,
             "handed over": report.received_tokens,
             "computed": report.computed_tokens,

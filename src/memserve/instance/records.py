@@ -5,6 +5,8 @@ from types import TracebackType
 
 import msgspec
 
+from memserve.core.enums import Tier
+from memserve.core.ids import block_tier
 from memserve.wire.messages import BlockList, DiskStats, PeerInfo, TierStats
 
 
@@ -38,6 +40,11 @@ class PoolMatch(msgspec.Struct, frozen=True, kw_only=True):
     num_tokens: int
     """0 when nothing is cached."""
     give_back: Callable[[], None]
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """Where each of the blocks lies; what is on disk has to be swapped in before it can be viewed."""
+        return tuple(map(block_tier, self.addresses.blocks))
 
     def release(self) -> None:
         """Let the pool evict the blocks again; idempotent."""
