@@ -5,12 +5,16 @@ move. Owns what it has locked, and keeps that memory mapped until `close`. Whoev
 memory of a block back to the host before: the device would go on with the old pages.
 """
 
+import contextlib
 import mmap
 import threading
 from typing import Protocol
 
 import numpy as np
 import torch
+
+_PORTABLE = 1
+"""cudaHostRegisterPortable: locked for every device, not only for the current one."""
 
 
 class HostLock(Protocol):
@@ -27,7 +31,11 @@ class CudaLock:
     """cudaHostRegister and its counterpart."""
 
     def lock(self, address: int, num_bytes: int) -> bool:
-        return int(torch.cuda.cudart().cudaHostRegister(address, num_bytes, 0)) == 0
+        is_locked = int(torch.cuda.cudart().cudaHostRegister(address, num_bytes, _PORTABLE)) == 0
+        if not is_locked:
+            with contextlib.suppress(RuntimeError):  # torch raises the driver's last error at the next kernel: this one
+                torch.zeros(1, device="cuda")
+        return is_locked
 
     def unlock(self, address: int) -> None:
         torch.cuda.cudart().cudaHostUnregister(address)
