@@ -21,7 +21,7 @@ from memserve.gateway import continuable, request_body, response_body
 from memserve.gateway.answer_form import EventForm
 from memserve.gateway.client_connection import ClientConnection, RawHeaders
 from memserve.gateway.context import GatewayContext
-from memserve.gateway.engine_events import EventCutter, read_events
+from memserve.gateway.engine_events import EngineEvent, EventCutter, read_events
 from memserve.gateway.errors import ApiError, InstanceLost
 from memserve.gateway.first_token import FirstToken, first_token, read_part
 from memserve.gateway.job import Job, Route
@@ -210,20 +210,22 @@ class Delivery:
                 return False
             async for chunk in upstream.chunks():
                 for _, event in read_events(cutter.feed(chunk)):
-                    if event is None:
-                        continue
-                    if event.fault:
+                    if event is not None and event.fault:
                         raise _lost(decode, f"gave the answer up: {event.fault}")
-                    if event.system_fingerprint is not None:
-                        answer.stamp(event.system_fingerprint)
-                    for choice in event.choices:
-                        piece = answer.speech.take(
-                            choice.token_ids or (), finish_reason=choice.finish_reason, stop_reason=choice.stop_reason
-                        )
-                        await answer.say(piece)
-                        if piece.finish_reason is not None:
-                            return True
+                    if event is not None:
+                        await self._say_event(event, answer)
+                    if answer.speech.last is not None:
+                        return True
         raise _lost(decode, "ended its stream before the answer was over")
+
+    async def _say_event(self, event: EngineEvent, answer: SpokenAnswer) -> None:
+        if event.system_fingerprint is not None:
+            answer.stamp(event.system_fingerprint)
+        for choice in event.choices:
+            piece = answer.speech.take(
+                choice.token_ids or (), finish_reason=choice.finish_reason, stop_reason=choice.stop_reason
+            )
+            await answer.say(piece)
 
     def _continuation_body(self, answer: SpokenAnswer, params: RequestParams) -> bytes:
         speech = answer.speech
