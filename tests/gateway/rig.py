@@ -56,7 +56,6 @@ class ScriptedCluster:
         self.operations = Operations()
         self.refusal = ""
         """What every command is refused with."""
-        self.endpoint = "tcp://127.0.0.1:1"
         self.faults: list[tuple[str, str]] = []
         self.changes = Changes()
 
