@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from memserve.cluster.view import ClusterView, InstanceState, InstanceView
 from memserve.config import GatewaySettings, TenantSettings
 from memserve.core.clock import SystemClock
-from memserve.core.enums import Role, Tier
+from memserve.core.enums import DataPath, Role, Tier
 from memserve.core.errors import ConfigError, InstanceUnavailable
 from memserve.core.ids import Epoch, Incarnation, InstanceId, PinId, RequestId
 from memserve.gateway.app import create_app
@@ -34,7 +34,7 @@ from memserve.scheduler.cost_model import PathTerms
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
 from memserve.wire.identity import KvIdentity, Namespace
-from memserve.wire.messages import Load, PeerInfo, Pinned, ResizeReply, TierStats
+from memserve.wire.messages import Load, PeerInfo, PeerPaths, Pinned, ResizeReply, TierStats
 from tests.fakes.engine import FakeEngine, Fault
 from tests.fakes.generation import Generation
 from tests.fakes.model import PIECES, TOKENIZER
@@ -165,6 +165,11 @@ class ScriptedPools:
 
     async def pins(self, peer: PeerInfo) -> tuple[Pinned, ...]:
         return tuple(self.held.get(peer.instance, {}).values())
+
+    async def paths(self, peer: PeerInfo, *, others: tuple[PeerInfo, ...]) -> tuple[PeerPaths, ...]:
+        if self.refusal is not None:
+            raise self.refusal
+        return tuple(PeerPaths(peer=o.instance, reads=DataPath.NIXL, writes=DataPath.TCP) for o in others)
 
 
 class CharacterTokens:

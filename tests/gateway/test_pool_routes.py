@@ -48,3 +48,18 @@ async def test_what_the_pool_refuses_is_told_with_its_numbers(rig: Rigs, refusal
         found, answer = await put(cluster, "d0", {"dram": "1KiB"})
         assert found == status
         assert str(refusal) in answer["error"]["message"]
+
+
+async def test_the_ways_between_each_two_instances_are_those_that_they_name(rig: Rigs) -> None:
+    async with rig() as cluster, cluster.http.get(f"{cluster.url}/admin/paths") as answer:
+        assert (await answer.json())["paths"] == [
+            {"instance": "p0", "peer": "d0", "reads": "nixl", "writes": "tcp"},
+            {"instance": "d0", "peer": "p0", "reads": "nixl", "writes": "tcp"},
+        ]
+
+
+async def test_an_instance_that_does_not_say_its_ways_is_left_out(rig: Rigs) -> None:
+    async with rig() as cluster:
+        cluster.pools.refusal = InstanceUnavailable("away")
+        async with cluster.http.get(f"{cluster.url}/admin/paths") as answer:
+            assert (answer.status, await answer.json()) == (200, {"paths": []})

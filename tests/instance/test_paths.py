@@ -10,6 +10,7 @@ import pytest
 
 from memserve.core.enums import DataPath, Tier
 from memserve.core.errors import ConfigError, MemserveError, TransferFailed
+from memserve.gateway.pool_control import RpcPools
 from memserve.instance.mempool import MemPool
 from memserve.wire.messages import BlockList, PeerInfo
 from tests.instance.conftest import BLOCK_BYTES, MakePool
@@ -183,3 +184,14 @@ def test_a_pool_closes_at_once_though_a_peer_has_stopped_half_way(
         sender.close()
         with pytest.raises(MemserveError):
             waiting.result(timeout=10)
+
+
+async def test_a_gateway_is_told_the_ways_to_each_peer(near: MemPool, far: MemPool, path: DataPath) -> None:
+    pools = RpcPools()
+    hidden = msgspec.structs.replace(far.info, arena=None, data="", nixl=False)
+    found = await pools.paths(near.info, others=(far.info, hidden))
+    await pools.close()
+    assert [(p.peer, p.reads, p.writes) for p in found] == [
+        ("far", path, None if path is DataPath.NIXL else path),
+        ("far", None, None),
+    ]

@@ -1,6 +1,7 @@
-"""`memserve status`: the cluster as the gateway sees it, as a table. Owns the reading of /admin/cluster."""
+"""`memserve status`: the cluster as the gateway sees it, as tables; reads /admin/cluster and /admin/paths."""
 
 import asyncio
+from collections.abc import Sequence
 
 import aiohttp
 import msgspec
@@ -10,8 +11,13 @@ from rich.table import Table
 
 from memserve.cluster.view import ClusterView, InstanceView
 from memserve.core.errors import InstanceUnavailable
+from memserve.gateway.pool_routes import InstancePaths
 
 _DEADLINE_S = 5.0
+
+
+class _Paths(msgspec.Struct, frozen=True, kw_only=True):
+    paths: tuple[InstancePaths, ...]
 
 
 class _Cluster(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,10 +28,12 @@ class _Cluster(msgspec.Struct, frozen=True, kw_only=True):
 
 def show_status(url: str) -> None:
     """Print one row an instance. Raises InstanceUnavailable when no gateway answers at `url`."""
-    view = asyncio.run(_read(url.rstrip("/")))
+    view, paths = asyncio.run(_read(url.rstrip("/")))
     console = Console(highlight=False)
     console.print(f"cluster of {len(view.instances)} instances, epoch {view.epoch}")
     console.print(render(view))
+    if paths:
+        console.print(render_paths(paths))
 
 
 def render(view: ClusterView) -> Table:
@@ -34,6 +42,16 @@ def render(view: ClusterView) -> Table:
         table.add_column(heading, no_wrap=True)
     for instance in view.instances:
         table.add_row(*_cells(instance))
+    return table
+
+
+def render_paths(paths: Sequence[InstancePaths]) -> Table:
+    """One row for each instance and each one that it exchanges KV with."""
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    for heading in ("instance", "KV with", "pulls by", "hands over by"):
+        table.add_column(heading, no_wrap=True)
+    for path in paths:
+        table.add_row(path.instance, path.peer, path.reads or "no path", path.writes or "no path")
     return table
 
 
@@ -50,17 +68,22 @@ def _cells(instance: InstanceView) -> tuple[str, ...]:
     )
 
 
-async def _read(url: str) -> ClusterView:
-    target = f"{url}/admin/cluster"
+async def _read(url: str) -> tuple[ClusterView, tuple[InstancePaths, ...]]:
     try:
         timeout = aiohttp.ClientTimeout(total=_DEADLINE_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(target) as answer:
-            body = await answer.read()
-            if answer.status != 200:
-                raise InstanceUnavailable(f"{target} answered {answer.status}; is this a memserve gateway?")
-            return msgspec.json.decode(body, type=_Cluster).view
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            cluster = msgspec.json.decode(await _get(session, f"{url}/admin/cluster"), type=_Cluster)
+            paths = msgspec.json.decode(await _get(session, f"{url}/admin/paths"), type=_Paths)
+            return cluster.view, paths.paths
     except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
         raise InstanceUnavailable(
             f"no memserve gateway answers at {url} ({error or type(error).__name__}); "
             "name the right one: memserve status --url URL"
         ) from error
+
+
+async def _get(session: aiohttp.ClientSession, target: str) -> bytes:
+    async with session.get(target) as answer:
+        if answer.status != 200:
+            raise InstanceUnavailable(f"{target} answered {answer.status}; is this a memserve gateway?")
+        return await answer.read()

@@ -10,8 +10,11 @@ from memserve.core.ids import PinId
 from memserve.rpc.channel import RpcClient
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import (
+    PathsReply,
+    PathsRequest,
     PeerInfo,
     PeerMessage,
+    PeerPaths,
     Pinned,
     PinReply,
     PinRequest,
@@ -26,6 +29,8 @@ from memserve.wire.messages import (
 R = TypeVar("R")
 
 _DEADLINE_S = 5.0
+_PATHS_DEADLINE_S = 2.0
+"""Somebody looks at a terminal meanwhile."""
 _RESIZE_DEADLINE_S = 60.0
 """Allocating shared memory takes a second for a few gigabytes; evicting for it is quick."""
 
@@ -49,6 +54,9 @@ class RpcPools:
 
     async def pins(self, peer: PeerInfo) -> tuple[Pinned, ...]:
         return (await self._ask(peer, PinsRequest(), PinsReply, deadline_s=_DEADLINE_S)).pins
+
+    async def paths(self, peer: PeerInfo, *, others: tuple[PeerInfo, ...]) -> tuple[PeerPaths, ...]:
+        return (await self._ask(peer, PathsRequest(peers=others), PathsReply, deadline_s=_PATHS_DEADLINE_S)).paths
 
     async def close(self) -> None:
         """What is under way fails. Idempotent."""

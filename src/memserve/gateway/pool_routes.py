@@ -3,6 +3,9 @@
 Owns the shape of the requests and what a refusal looks like; the pools decide.
 """
 
+import asyncio
+import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 
 import msgspec
@@ -12,10 +15,14 @@ from starlette.routing import Route
 
 from memserve.cluster.view import InstanceView
 from memserve.config import parse_size
+from memserve.core.enums import DataPath
 from memserve.core.errors import ConfigError, InstanceUnavailable, MemserveError
 from memserve.core.ids import InstanceId
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.errors import ApiError, bad_request, unavailable
+
+_JSON = "application/json"
+_log = logging.getLogger(__name__)
 
 
 class PoolSize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,12 +30,41 @@ class PoolSize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """E.g. "2GiB"."""
 
 
+class InstancePaths(msgspec.Struct, frozen=True, kw_only=True):
+    """Between two instances, as `instance` sees it."""
+
+    instance: InstanceId
+    peer: InstanceId
+    reads: DataPath | None
+    """How it takes blocks from the peer."""
+    writes: DataPath | None
+    """How it writes KV into the peer's memory."""
+
+
 class PoolRoutes:
     def __init__(self, context: GatewayContext) -> None:
         self._context = context
 
     def routes(self) -> list[Route]:
-        return [Route("/admin/instances/{instance}/pool", self.resize, methods=["PUT"])]
+        return [
+            Route("/admin/instances/{instance}/pool", self.resize, methods=["PUT"]),
+            Route("/admin/paths", self.paths),
+        ]
+
+    async def paths(self, _: Request) -> Response:
+        """By which ways KV goes between each two instances, as they say themselves; those that do not are left out."""
+        instances = self._context.cluster.view.instances
+        rows = await asyncio.gather(*(self._paths_of(one, instances) for one in instances))
+        return Response(msgspec.json.encode({"paths": [path for row in rows for path in row]}), media_type=_JSON)
+
+    async def _paths_of(self, one: InstanceView, all_of_them: Sequence[InstanceView]) -> list[InstancePaths]:
+        others = tuple(other.peer for other in all_of_them if other is not one)
+        try:
+            found = await self._context.pools.paths(one.peer, others=others) if others else ()
+        except MemserveError as error:
+            _log.info("%s does not say how KV comes to it: %s", one.instance, error)
+            return []
+        return [InstancePaths(instance=one.instance, peer=p.peer, reads=p.reads, writes=p.writes) for p in found]
 
     async def resize(self, request: Request) -> Response:
         """Grow or shrink an instance's DRAM tier: {"dram": "2GiB"}. 409 with the numbers when that cannot be now."""
@@ -44,7 +80,7 @@ class PoolRoutes:
             raise unavailable(str(error)) from error
         except MemserveError as error:
             raise ApiError(f"{instance.instance}: {error}", status=HTTPStatus.CONFLICT, param="dram") from error
-        return Response(msgspec.json.encode(reply), media_type="application/json")
+        return Response(msgspec.json.encode(reply), media_type=_JSON)
 
     def _instance(self, name: InstanceId) -> InstanceView:
         instances = self._context.cluster.view.instances

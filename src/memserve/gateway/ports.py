@@ -11,7 +11,7 @@ from memserve.core.enums import Role
 from memserve.core.ids import Incarnation, InstanceId, PinId, RequestId
 from memserve.manager.operations import Operation, Operations
 from memserve.wire.identity import Namespace
-from memserve.wire.messages import PeerInfo, Pinned, ResizeReply
+from memserve.wire.messages import PeerInfo, PeerPaths, Pinned, ResizeReply
 
 
 class Membership(Protocol):
@@ -76,4 +76,8 @@ class PoolControl(Protocol):
 
     async def pins(self, peer: PeerInfo) -> tuple[Pinned, ...]:
         """All that it has."""
+        ...
+
+    async def paths(self, peer: PeerInfo, *, others: tuple[PeerInfo, ...]) -> tuple[PeerPaths, ...]:
+        """By which ways bytes go between it and each of the others."""
         ...

@@ -9,10 +9,13 @@ from typing import Any
 
 from memserve.core.errors import InstanceUnavailable
 from memserve.instance.core import PoolCore
+from memserve.instance.data_paths import DataPaths
 from memserve.instance.pool_pins import PoolPins
 from memserve.instance.resizing import Resizing
 from memserve.transfer.limits import check_names, num_tokens
 from memserve.wire.messages import (
+    PathsReply,
+    PathsRequest,
     PeerInfo,
     PinReply,
     PinRequest,
@@ -28,8 +31,9 @@ from memserve.wire.messages import (
 class AdminDesk:
     """Lives in the agent's event loop."""
 
-    def __init__(self, *, core: PoolCore, local: Callable[[], PeerInfo]) -> None:
+    def __init__(self, *, core: PoolCore, local: Callable[[], PeerInfo], paths: DataPaths) -> None:
         self._core = core
+        self._paths = paths
         self._local = local
         self.resizing = Resizing(core)
         self._pins = PoolPins(core)
@@ -61,6 +65,11 @@ class AdminDesk:
             )
         before, after = await asyncio.to_thread(self.resizing.resize, message.num_bytes)
         return ResizeReply(block_bytes=self._core.memory.block_bytes, before=before, after=after)
+
+    async def paths(self, message: PathsRequest) -> PathsReply:
+        """Mapping a peer's memory is tried, which may take a moment."""
+        check_names(*(peer.instance for peer in message.peers), b"")
+        return PathsReply(paths=await asyncio.to_thread(lambda: tuple(map(self._paths.describe, message.peers))))
 
     def __repr__(self) -> str:
         return f"AdminDesk({self.resizing})"

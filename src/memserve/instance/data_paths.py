@@ -24,7 +24,7 @@ from memserve.transport.shm import SharedMemoryTransport
 from memserve.transport.tcp import TcpTransport
 from memserve.transport.tcp_server import DataServer
 from memserve.transport.verified_copy import CopyThreads
-from memserve.wire.messages import PeerInfo
+from memserve.wire.messages import PeerInfo, PeerPaths
 
 _WRITABLE = frozenset({DataPath.SHM, DataPath.TCP})
 
@@ -68,6 +68,15 @@ class DataPaths:
     def choose_writable(self, peer: PeerInfo) -> Transport | None:
         """The best path by which bytes can be brought into room at this peer; None when there is none."""
         return next((one for one in self._transports if one.name in _WRITABLE and one.reaches(peer)), None)
+
+    def describe(self, peer: PeerInfo) -> PeerPaths:
+        """What `choose` and `choose_writable` would take."""
+        reads, writes = self.choose(peer), self.choose_writable(peer)
+        return PeerPaths(
+            peer=peer.instance,
+            reads=None if reads is None else reads.name,
+            writes=None if writes is None else writes.name,
+        )
 
     def leading_to(self, peer: PeerInfo) -> Transport:
         """As `choose`, but raises TransferFailed when there is none."""

@@ -42,6 +42,7 @@ from memserve.wire.messages import (
     HelloReply,
     HelloRequest,
     OfferRequest,
+    PathsRequest,
     PeerInfo,
     PullReply,
     PullRequest,
@@ -77,7 +78,7 @@ class Receiver:
         hand_on: HandOn,
     ) -> None:
         self.publisher = EventPublisher(core=core, local=local)
-        self.admin = AdminDesk(core=core, local=local)
+        self.admin = AdminDesk(core=core, local=local, paths=paths)
         self._core = core
         self._puller = puller
         self._local = local
@@ -103,6 +104,7 @@ class Receiver:
         self._waited_for: dict[type, Callable[[Any], Awaitable[Any]]] = {
             EventsRequest: self.publisher.events,
             ResizeRequest: self.admin.resize,
+            PathsRequest: self.admin.paths,
             HandOnRequest: hand_on.hand_on,
         }
         self._known_to_all: dict[type, Callable[[Any], object]] = {

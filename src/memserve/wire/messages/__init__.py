@@ -1,6 +1,15 @@
 """Every message between processes, as tagged frozen structs; one module for each pair that talks."""
 
-from memserve.wire.messages.admin import HandOnReply, HandOnRequest, Heir, ResizeReply, ResizeRequest
+from memserve.wire.messages.admin import (
+    HandOnReply,
+    HandOnRequest,
+    Heir,
+    PathsReply,
+    PathsRequest,
+    PeerPaths,
+    ResizeReply,
+    ResizeRequest,
+)
 from memserve.wire.messages.base import (
     AckReply,
     ArenaRef,
@@ -101,8 +110,11 @@ __all__ = [
     "MovedBlocks",
     "OfferReply",
     "OfferRequest",
+    "PathsReply",
+    "PathsRequest",
     "PeerInfo",
     "PeerMessage",
+    "PeerPaths",
     "PinReply",
     "PinRequest",
     "Pinned",

@@ -1,5 +1,6 @@
 """Gateway or manager to instance: what an operator asks of one pool. A Request has one Reply."""
 
+from memserve.core.enums import DataPath
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.wire.messages.base import Message, PeerInfo, Record, TierStats
 
@@ -16,6 +17,25 @@ class ResizeReply(Message, frozen=True):
     block_bytes: int
     before: TierStats
     after: TierStats
+
+
+class PathsRequest(Message, frozen=True):
+    """By which ways do bytes go between you and these?"""
+
+    peers: tuple[PeerInfo, ...]
+
+
+class PeerPaths(Record, frozen=True):
+    peer: InstanceId
+    reads: DataPath | None
+    """How blocks come from it: transfers and pulls. None: no way leads there."""
+    writes: DataPath | None
+    """How KV is written into its memory: hand-overs."""
+
+
+class PathsReply(Message, frozen=True):
+    paths: tuple[PeerPaths, ...]
+    """One for each peer that was named."""
 
 
 class Heir(Record, frozen=True):

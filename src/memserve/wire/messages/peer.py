@@ -8,7 +8,14 @@ from memserve.core.enums import DataPath, Tier
 from memserve.core.ids import BlockId, Incarnation, InstanceId, RequestId, TransferId
 from memserve.wire.events import IndexEntry, IndexEvent
 from memserve.wire.identity import Namespace
-from memserve.wire.messages.admin import HandOnReply, HandOnRequest, ResizeReply, ResizeRequest
+from memserve.wire.messages.admin import (
+    HandOnReply,
+    HandOnRequest,
+    PathsReply,
+    PathsRequest,
+    ResizeReply,
+    ResizeRequest,
+)
 from memserve.wire.messages.base import AckReply, BlockList, ErrorReply, Message, PeerInfo, TierStats
 from memserve.wire.messages.pins import PinReply, PinRequest, PinsReply, PinsRequest, UnpinReply, UnpinRequest
 
@@ -215,6 +222,7 @@ PeerMessage = (
     | ReserveRequest | ReserveReply | CommitRequest | AbortRequest | ReleaseRequest | StatsRequest | StatsReply
     | PullRequest | PullReply | EventsRequest | EventsReply | SnapshotRequest | SnapshotReply
     | ResizeRequest | ResizeReply | HandOnRequest | HandOnReply | OfferRequest | OfferReply
+    | PathsRequest | PathsReply
     | PinRequest | PinReply | UnpinRequest | UnpinReply | PinsRequest | PinsReply
     | AckReply | ErrorReply
 )  # fmt: skip
