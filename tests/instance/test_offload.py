@@ -1,9 +1,10 @@
 """What a pool has no room for goes to a memory instance, and comes back from there as any other pull."""
 
+import msgspec
 import pytest
 
 from memserve.config import Watermarks
-from memserve.core.ids import InstanceId
+from memserve.core.ids import Incarnation, InstanceId
 from memserve.instance.mempool import MemPool
 from memserve.wire.identity import KvIdentity
 from tests.instance.conftest import BLOCK_BYTES, BLOCK_SIZE, MakePool, eventually
@@ -68,13 +69,11 @@ def test_without_a_memory_instance_nothing_leaves(a: MemPool) -> None:
 def test_one_that_is_gone_costs_nothing_and_the_next_one_is_asked(
     a: MemPool, memory: MemPool, make_pool: MakePool
 ) -> None:
-    gone = make_pool("gone", dram_bytes=8 * BLOCK_BYTES)
-    info = gone.info
-    gone.close()
-    a.offload.use([info, memory.info])
+    other = make_pool("m0", dram_bytes=8 * BLOCK_BYTES).info
+    a.offload.use([msgspec.structs.replace(other, incarnation=Incarnation(1)), memory.info])
     for number in range(2):
         hold(a, number)
-    eventually(lambda: num_held(memory, 0) == PROMPT_BLOCKS, deadline_s=30)
+    eventually(lambda: num_held(memory, 0) == PROMPT_BLOCKS)
     eventually(lambda: num_held(a, 0) == 0)
     a.local.check()
 
