@@ -23,6 +23,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     """Of each instance, tokens in blocks of its pool that are held for somebody: reserved or leased."""
     kinds: tuple[Role, ...] = ()
     """Each role once."""
+    index: dict[InstanceId, int] = {}
+    """Place of each instance."""
 
     def __add__(self, other: "Group") -> "Group":
         if not self.instances or not other.instances:
@@ -49,6 +51,8 @@ class Candidates(msgspec.Struct, frozen=True, kw_only=True):
     """May compute the prompt: all of `prefill` and `whole`, each once."""
     givers: Group
     """May send what they hold to who computes the prompt; memory instances among them."""
+    kinds: tuple[Role, ...]
+    """Roles of all, each once."""
     bytes_per_token: float
     """Of KV, on the wire."""
 
@@ -57,11 +61,6 @@ class Candidates(msgspec.Struct, frozen=True, kw_only=True):
         if not self.whole.instances or not self.prefill.instances:
             return self
         return msgspec.structs.replace(self, prefill=Group(), decode=Group(), first=self.whole)
-
-    @property
-    def kinds(self) -> tuple[Role, ...]:
-        """Roles of all, each once."""
-        return tuple(dict.fromkeys((*self.first.kinds, *self.decode.kinds, *self.givers.kinds)))
 
 
 def candidates(
@@ -79,12 +78,14 @@ def candidates(
     if len({*prefill.instances, *decode.instances}) < 2 or not prefill.instances or not decode.instances:
         prefill = decode = Group()
         whole = prefills + decodes + colocated + flexible if not whole.instances else whole
+    first = (prefills if prefill.instances else Group()) + whole
     return Candidates(
         whole=whole,
         prefill=prefill,
         decode=decode,
-        first=(prefills if prefill.instances else Group()) + whole,
+        first=first,
         givers=givers if caching is not CachingMode.BASIC else Group(),
+        kinds=tuple(dict.fromkeys((*first.kinds, *decode.kinds, *givers.kinds))),
         bytes_per_token=_bytes_per_token(view),
     )
 
@@ -125,4 +126,5 @@ def _group(rows: Sequence[tuple[InstanceId, Role, int]]) -> Group:
         roles=roles,
         used=np.array([used for _, _, used in rows], dtype=np.int64),
         kinds=tuple(dict.fromkeys(roles)),
+        index={instance: place for place, (instance, _, _) in enumerate(rows)},
     )

@@ -25,7 +25,7 @@ RECENT_S = 10.0
 
 _MAX_SHARE = 0.9
 _MAX_GROUPS = 64
-_TOKENS, _PREFILL_S, _PREFILLS, _SINCE, _DECODES, _CONTEXT, _SPENT_S, _SPENT_AT, _PACE = range(9)
+_TOKENS, _PREFILL_S, _EACH_S, _SINCE, _DECODES, _CONTEXT, _SPENT_S, _SPENT_AT, _PACE = range(9)
 """Rows of the table."""
 
 
@@ -64,6 +64,7 @@ class LoadLedger:
         self._groups: dict[tuple[InstanceId, ...], npt.NDArray[np.intp]] = {}
         self._table = np.zeros((9, 8))
         self._table[_PACE] = 1.0
+        self._prefills: dict[int, int] = {}  # by slot
         self._usual_pace = 1.0
         self._paced: set[InstanceId] = set()
 
@@ -115,22 +116,22 @@ class LoadLedger:
         slot = self._slots.pop(instance, None)
         if slot is not None:
             self._free.append(slot)
+            self._prefills.pop(slot, None)
             self._groups.clear()
 
     def of(self, instances: tuple[InstanceId, ...]) -> InstanceLoads:
         """All at once, in order."""
         slots = self._slots_of(instances)
-        rows = self._table[:, slots]
+        tokens, prefill_s, each_s, since, decodes, context, spent_s, spent_at, pace = self._table.take(slots, axis=1)
         now = self._clock.now()
-        waited_s = np.minimum(now - rows[_SINCE], rows[_PREFILL_S] / np.maximum(rows[_PREFILLS], 1.0))
-        share = rows[_SPENT_S] * np.exp((rows[_SPENT_AT] - now) / RECENT_S) / RECENT_S
+        share = spent_s * np.exp((spent_at - now) * (1 / RECENT_S))
         return InstanceLoads(
-            tokens=rows[_TOKENS],
-            prefill_s=rows[_PREFILL_S] - waited_s,
-            decodes=rows[_DECODES],
-            context=rows[_CONTEXT],
+            tokens=tokens,
+            prefill_s=prefill_s - np.minimum(now - since, each_s),
+            decodes=decodes,
+            context=context,
             prefill_share=np.minimum(share, _MAX_SHARE),
-            pace=rows[_PACE],
+            pace=pace,
         )
 
     def snapshot(self) -> dict[InstanceId, int]:
@@ -151,19 +152,23 @@ class LoadLedger:
         slot, table = self._slot(share.instance), self._table
         table[_TOKENS, slot] += sign * share.num_tokens
         if phase is Phase.PREFILL:
-            table[_PREFILLS, slot] += sign
-            is_queued = table[_PREFILLS, slot] > 0
-            table[_PREFILL_S, slot] = table[_PREFILL_S, slot] + sign * share.seconds if is_queued else 0.0
-            if sign < 0 or table[_PREFILLS, slot] == 1:
-                table[_SINCE, slot] = self._clock.now()  # the next one begins
+            self._count_prefill(slot, share.seconds, sign)
         else:
             table[_DECODES, slot] += sign
             table[_CONTEXT, slot] += sign * share.context_tokens
 
+    def _count_prefill(self, slot: int, seconds: float, sign: int) -> None:
+        number = self._prefills[slot] = self._prefills.get(slot, 0) + sign
+        queued_s = self._table[_PREFILL_S, slot] + sign * seconds if number else 0.0
+        self._table[_PREFILL_S, slot] = queued_s
+        self._table[_EACH_S, slot] = queued_s / max(number, 1)
+        if sign < 0 or number == 1:
+            self._table[_SINCE, slot] = self._clock.now()  # the next one begins
+
     def _spend(self, slot: int, seconds: float) -> None:
         now, table = self._clock.now(), self._table
         faded = table[_SPENT_S, slot] * exp((table[_SPENT_AT, slot] - now) / RECENT_S)
-        table[_SPENT_S, slot] = faded + seconds
+        table[_SPENT_S, slot] = faded + seconds / RECENT_S
         table[_SPENT_AT, slot] = now
 
     def _slots_of(self, instances: tuple[InstanceId, ...]) -> npt.NDArray[np.intp]:

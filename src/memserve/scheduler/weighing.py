@@ -6,7 +6,6 @@ instance, as those that come after gain from it: so it spreads, in proportion to
 more than MAX_REPLICAS instances, before its holders' queues are long.
 """
 
-from itertools import repeat
 from random import Random
 
 import msgspec
@@ -66,12 +65,11 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True):
     def best(self, random: Random, *, besides: InstanceId | None = None) -> int:
         """One of those with the lowest score; of the others, where there are some, when one is left out."""
         scores = self.scores
-        if besides in self.group.instances and len(scores) > 1:
+        if besides in self.group.index and len(scores) > 1:
             scores = scores.copy()
-            scores[self.group.instances.index(besides)] = np.inf
-        lowest = int(scores.argmin())
-        equals = np.flatnonzero(scores == scores[lowest])
-        return lowest if len(equals) == 1 else int(equals[int(random.random() * len(equals))])
+            scores[self.group.index[besides]] = np.inf
+        equals = (scores == scores.min()).nonzero()[0]
+        return int(equals[0] if len(equals) == 1 else equals[int(random.random() * len(equals))])
 
     def listed(self, chosen: int) -> tuple[Candidate, ...]:
         """The chosen one and after it the next best."""
@@ -166,38 +164,45 @@ class Weigher:
         last_prospect, last_group, seen = self._last
         if last_prospect is prospect and last_group is group and seen is not None:
             return seen
-        matched = [*map(prospect.held.get, group.instances, repeat(0))]
         loads = self._load.of(group.instances)
-        seen = _Seen(
-            matched=np.array(matched, dtype=np.int64), loads=loads, costs=self._costs(prospect, matched, loads)
-        )
+        seen = self._look_closely(group, prospect, loads)
         self._last = prospect, group, seen
         return seen
 
-    def _costs(self, prospect: Prospect, matched: list[int], loads: InstanceLoads) -> Costs:
+    def _look_closely(self, group: Group, prospect: Prospect, loads: InstanceLoads) -> _Seen:
         """Few lengths are held: each is predicted once, not once an instance."""
-        predictions = self._predictions
-        compute_s = {held: self._compute_s(prospect, held) for held in {*matched}}
+        predictions, count = self._predictions, len(group.instances)
+        usual = predictions.computing.of(None)
+        held = [(group.index[i], tokens) for i, tokens in prospect.held.items() if i in group.index]
+        lengths = {tokens for _, tokens in held} | ({0} if len(held) < count else set())
+        by_length = {tokens: self._compute_s(prospect, tokens, usual) for tokens in lengths}
         if prospect.is_spreading:
-            compute_s = dict.fromkeys(compute_s, min(compute_s.values()))
-        move_s = {held: self._move_s(prospect, held) for held in compute_s}
-        return Costs(
-            compute_s=np.array([*map(compute_s.__getitem__, matched)]) * loads.pace,
-            whole_s=predictions.prefill.seconds(prospect.asked.num_tokens, 0.0) * predictions.computing.of(None),
-            move_s=np.array([*map(move_s.__getitem__, matched)]),
+            by_length = dict.fromkeys(lengths, min(by_length.values()))
+        matched = np.zeros(count, dtype=np.int64)
+        compute_s = np.full(count, by_length.get(0, 0.0))
+        move_s = np.full(count, self._move_s(prospect, 0))
+        for place, tokens in held:
+            matched[place] = tokens
+            compute_s[place] = by_length[tokens]
+            move_s[place] = self._move_s(prospect, tokens)
+        costs = Costs(
+            compute_s=compute_s * (loads.pace / usual),
+            whole_s=predictions.prefill.seconds(prospect.asked.num_tokens, 0.0) * usual,
+            move_s=move_s,
             decode=predictions.decode,
             decode_pace=predictions.decoding.of(None),
             output_tokens=prospect.output_tokens,
         )
+        return _Seen(matched=matched, loads=loads, costs=costs)
 
-    def _compute_s(self, prospect: Prospect, held: int) -> float:
-        """On an instance of the usual speed that holds so much, or pulls more if that is sooner."""
+    def _compute_s(self, prospect: Prospect, held: int, pace: float) -> float:
+        """On an instance of the usual pace that holds so much, or pulls more if that is sooner."""
         prefill, total, most = self._predictions.prefill, max(prospect.asked.num_tokens, 1), prospect.source_tokens
-        own_s = prefill.seconds(total, held / total)
+        own_s = prefill.seconds(total, held / total) * pace
         if prospect.source is None or held >= most:
             return own_s
         path_s = self._predictions.path.seconds((most - held) * prospect.bytes_per_token) * self._transfer_pace
-        return min(own_s, prospect.source_wait_s + path_s + prefill.seconds(total, most / total))
+        return min(own_s, prospect.source_wait_s + path_s + prefill.seconds(total, most / total) * pace)
 
     def _move_s(self, prospect: Prospect, held: int) -> float:
         lacking_bytes = (prospect.asked.num_tokens - held) * prospect.bytes_per_token
@@ -227,9 +232,6 @@ class Weigher:
 
 def _longest(held: dict[InstanceId, int], givers: Group) -> tuple[int, list[InstanceId]]:
     """The most that any of these holds, and who does."""
-    most = max(held.values(), default=0)
-    sources = [i for i, tokens in held.items() if tokens == most and i in givers.instances] if most else []
-    if sources or not most:  # the usual case: whoever holds most may give it
-        return most, sources
-    most = max(map(held.get, givers.instances, repeat(0)), default=0)
-    return most, [i for i in givers.instances if held.get(i, 0) == most] if most else []
+    given = [(i, tokens) for i, tokens in held.items() if i in givers.index]
+    most = max([tokens for _, tokens in given], default=0)
+    return most, [i for i, tokens in given if tokens == most]
