@@ -22,6 +22,7 @@ from memserve.instance.addresses import Addresses
 from memserve.instance.agent import Agent, Ticker
 from memserve.instance.core import PoolCore
 from memserve.instance.data_paths import DataPaths
+from memserve.instance.engine_blocks import EngineBlocks
 from memserve.instance.engine_path import EnginePath
 from memserve.instance.event_publisher import COLLECT_S
 from memserve.instance.hand_on import HandOn
@@ -107,6 +108,7 @@ class MemPool:
             instance=self._instance, incarnation=self._incarnation, block_size=block_size, ledger=self.local
         )
         self.pins = PoolPins(self._core)
+        self.engine_blocks = EngineBlocks(self._core)
         self._inbox = Inbox()
         self._links = PeerLinks(lambda: self.info)
         self._receiver = self._new_receiver()
@@ -159,8 +161,12 @@ class MemPool:
     def match(self, tokens: Tokens, *, namespace: Namespace = b"") -> PoolMatch:
         """The longest cached prefix in whole blocks, leased until released."""
         found = self.local.match(tokens, owner=_OWNER, namespace=namespace)
-        give_back = partial(self.local.release, found.lease) if found.lease is not None else _nothing
-        return PoolMatch(addresses=self._addresses.name(found.blocks), num_tokens=found.num_tokens, give_back=give_back)
+        return PoolMatch(
+            addresses=self._addresses.name(found.blocks),
+            num_tokens=found.num_tokens,
+            num_engine_tokens=self.engine_blocks.num_tokens(tokens, namespace=namespace),
+            give_back=partial(self.local.release, found.lease) if found.lease is not None else _nothing,
+        )
 
     def delete(self, tokens: Tokens, *, namespace: Namespace = b"") -> int:
         """Drop the entry of the last whole block and all that continues it; returns how many entries."""

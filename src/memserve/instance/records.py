@@ -39,6 +39,8 @@ class PoolMatch(msgspec.Struct, frozen=True, kw_only=True):
     addresses: BlockList
     num_tokens: int
     """0 when nothing is cached."""
+    num_engine_tokens: int = 0
+    """Leading tokens that the engine's own prefix cache holds, in blocks that nobody else can read."""
     give_back: Callable[[], None]
 
     @property

@@ -39,12 +39,24 @@ class EventLog:
     def __repr__(self) -> str:
         return f"EventLog({len(self._events)} waiting, {self._num_bytes} bytes, last seq {self._seq})"
 
-    def stored(self, *, namespace: Namespace, tokens: bytes, num_blocks: int, tier: Tier) -> None:
-        seq = self._next()
-        self._add(BlocksStored(seq=seq, namespace=namespace, tokens=tokens, num_blocks=num_blocks, tier=tier), tokens)
+    def stored(
+        self, *, namespace: Namespace, tokens: bytes, num_blocks: int, tier: Tier, is_mirrored: bool = False
+    ) -> None:
+        event = BlocksStored(
+            seq=self._next(),
+            namespace=namespace,
+            tokens=tokens,
+            num_blocks=num_blocks,
+            tier=tier,
+            is_mirrored=is_mirrored,
+        )
+        self._add(event, tokens)
 
-    def evicted(self, *, namespace: Namespace, tokens: bytes, num_blocks: int) -> None:
-        self._add(BlocksEvicted(seq=self._next(), namespace=namespace, tokens=tokens, num_blocks=num_blocks), tokens)
+    def evicted(self, *, namespace: Namespace, tokens: bytes, num_blocks: int, is_mirrored: bool = False) -> None:
+        event = BlocksEvicted(
+            seq=self._next(), namespace=namespace, tokens=tokens, num_blocks=num_blocks, is_mirrored=is_mirrored
+        )
+        self._add(event, tokens)
 
     def moved(self, *, namespace: Namespace, tokens: bytes, num_blocks: int, source: Tier, target: Tier) -> None:
         seq = self._next()

@@ -22,6 +22,7 @@ from memserve.pool.active import ActiveBlocks, require_distinct
 from memserve.pool.block import BlockState, by_tier, tier_runs
 from memserve.pool.cold import ColdEnds
 from memserve.pool.disk_index import DiskIndex
+from memserve.pool.engine_mirror import EngineMirror
 from memserve.pool.events import EventLog, PoolEvent
 from memserve.pool.eviction_queue import EvictionQueue
 from memserve.pool.invariants import check_index, check_queued, check_stock
@@ -84,6 +85,7 @@ class PoolLedger:
         )
         self.cold = ColdEnds(queue=self._queue, index=self._index, room=self._room)
         self.disk = DiskIndex(stock=self._stock, index=self._index, adopt=self._adopt_stored)
+        self.mirror = EngineMirror(block_size=block_size, events=self._events)
         self.pins = PinBook(index=self._index, stock=self._stock, room=self._room, keeping=keeping, clock=clock)
 
     def __repr__(self) -> str:
@@ -283,8 +285,8 @@ class PoolLedger:
         return sum(1 for _ in self._holds.anchors())
 
     def stats(self) -> tuple[TierStats, ...]:
-        """One record a tier; free, reserved and cached blocks add up to all."""
-        return tuple(self._tier_stats(tier) for tier in self._stock.allocators)
+        """One record a tier; free, reserved and cached blocks add up to all. HBM may be a mirrored engine's."""
+        return (*self.mirror.stats(), *(self._tier_stats(tier) for tier in self._stock.allocators))
 
     def num_over(self, tier: Tier, share: float) -> int:
         """How many more blocks of a tier are in use than this share of it; 0 or less when there are none."""
@@ -310,7 +312,7 @@ class PoolLedger:
 
     def snapshot(self) -> IndexSnapshot:
         """All that the index names, for a reader that missed events; linear in the number of blocks."""
-        return IndexSnapshot(self._index, seq=self._events.last_seq)
+        return IndexSnapshot(self._index, seq=self._events.last_seq, mirror=self.mirror.index)
 
     def check(self) -> None:
         """Raise InvariantError unless everything fits together; linear in the size of the pool."""

@@ -25,18 +25,18 @@ class _Run(NamedTuple):
     tokens: bytes
     tiers: tuple[TierRun, ...]
     used_at: int
+    is_mirrored: bool
 
 
 class IndexSnapshot:
-    """All that an index named after event `seq`."""
+    """All that an index named after event `seq`, and after it what the mirror of an engine named."""
 
-    def __init__(self, index: RadixIndex, *, seq: int) -> None:
+    def __init__(self, index: RadixIndex, *, seq: int, mirror: RadixIndex | None = None) -> None:
         self.seq = seq
         self._runs: list[_Run] = []
-        places: dict[Node, int] = {}
-        for node in index.nodes():  # parents first, and all below one before the next
-            places[node] = len(self._runs)
-            self._runs.append(self._run(node, places))
+        self._add_all(index, is_mirrored=False)
+        if mirror is not None:
+            self._add_all(mirror, is_mirrored=True)
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -45,9 +45,10 @@ class IndexSnapshot:
         return f"IndexSnapshot({len(self._runs)} runs of blocks, after event {self.seq})"
 
     def prompts_by_use(self) -> Iterator[tuple[Namespace, bytes]]:
-        """Namespace and tokens of every prompt that none continues, the latest used first."""
+        """Namespace and tokens of every prompt of the pool itself that none continues, the latest used first."""
         parents = {run.parent for run in self._runs}
-        ends = [place for place in range(len(self._runs)) if place not in parents]
+        own = [place for place, run in enumerate(self._runs) if not run.is_mirrored]
+        ends = [place for place in own if place not in parents]
         for place in sorted(ends, key=lambda place: self._runs[place].used_at, reverse=True):
             yield self._runs[place].namespace, self._prompt(place)
 
@@ -66,16 +67,25 @@ class IndexSnapshot:
             if num_bytes and num_bytes + len(tokens) > max_bytes:
                 return
             num_bytes += len(tokens)
-            yield IndexEntry(namespace=run.namespace, at=at, tokens=tokens, tiers=run.tiers)
+            yield IndexEntry(
+                namespace=run.namespace, at=at, tokens=tokens, tiers=run.tiers, is_mirrored=run.is_mirrored
+            )
 
-    def _run(self, node: Node, places: dict[Node, int]) -> _Run:
+    def _add_all(self, index: RadixIndex, *, is_mirrored: bool) -> None:
+        places: dict[Node, int] = {}
+        for node in index.nodes():  # parents first, and all below one before the next
+            places[node] = len(self._runs)
+            self._runs.append(self._run(node, places, is_mirrored=is_mirrored))
+
+    def _run(self, node: Node, places: dict[Node, int], *, is_mirrored: bool) -> _Run:
         tiers = tuple(TierRun(tier=tier, num_blocks=number) for tier, number in tier_runs(node.blocks))
         if node.parent is None or isinstance(node.parent, Root):
             namespace = node.parent.namespace if node.parent else b""
-            return _Run(namespace, -1, 0, node.run, tiers, node.used_at)
+            return _Run(namespace, -1, 0, node.run, tiers, node.used_at, is_mirrored)
         parent = places[node.parent]
         above = self._runs[parent]
-        return _Run(above.namespace, parent, above.at + len(above.tokens), node.run, tiers, node.used_at)
+        at = above.at + len(above.tokens)
+        return _Run(above.namespace, parent, at, node.run, tiers, node.used_at, is_mirrored)
 
     def _prompt(self, place: int) -> bytes:
         runs = []

@@ -77,13 +77,21 @@ class EventStats(msgspec.Struct, frozen=True, kw_only=True):
 class _Feed:
     """One incarnation that is followed."""
 
-    def __init__(self, *, incarnation: Incarnation, tree: PromptTree, now: float) -> None:
+    def __init__(self, *, incarnation: Incarnation, tree: PromptTree, mirror: PromptTree, now: float) -> None:
         self.incarnation = incarnation
         self.tree = tree
+        self.mirror = mirror
         self.position: int | None = None
         self.snapshot: int | None = None  # seq of the snapshot that is coming in
         self.confirmed_at = now
         self.num_stored = self.num_evicted = self.num_moved = self.num_snapshots = 0
+
+    def tree_of(self, told: BlocksStored | BlocksEvicted | IndexEntry) -> PromptTree:
+        return self.mirror if told.is_mirrored else self.tree
+
+    def forget(self, instance: InstanceId) -> None:
+        self.tree.forget(instance)
+        self.mirror.forget(instance)
 
     def num_events(self) -> dict[EventKind, int]:
         return {
@@ -97,9 +105,21 @@ class _Feed:
 class EventFeeds:
     """All instances that tell of their index."""
 
-    def __init__(self, trees: Mapping[Role, PromptTree], *, block_size: int, clock: Clock, max_lag_s: float) -> None:
-        """After `max_lag_s` seconds in which an instance did not tell all there is, what it told is forgotten."""
+    def __init__(
+        self,
+        trees: Mapping[Role, PromptTree],
+        mirrors: Mapping[Role, PromptTree],
+        *,
+        block_size: int,
+        clock: Clock,
+        max_lag_s: float,
+    ) -> None:
+        """`trees` take what pools hold, `mirrors` what engines hold for themselves.
+
+        After `max_lag_s` seconds in which an instance did not tell all there is, what it told is forgotten.
+        """
         self._trees = trees
+        self._mirrors = mirrors
         self._max_lag_s = max_lag_s
         self._width = block_size * TOKEN_BYTES
         self._clock = clock
@@ -116,9 +136,11 @@ class EventFeeds:
             return
         if known is not None and known.incarnation == incarnation and known.tree is self._trees[role]:
             return
-        for tree in self._trees.values():
+        for tree in (*self._trees.values(), *self._mirrors.values()):
             tree.forget(instance)
-        self._feeds[instance] = _Feed(incarnation=incarnation, tree=self._trees[role], now=self._clock.now())
+        self._feeds[instance] = _Feed(
+            incarnation=incarnation, tree=self._trees[role], mirror=self._mirrors[role], now=self._clock.now()
+        )
 
     def forget(self, instance: InstanceId, incarnation: Incarnation | None) -> bool:
         """Follow it no longer (None: whichever incarnation). False, and nothing happens, when a newer one is here."""
@@ -148,7 +170,7 @@ class EventFeeds:
         if batch.as_of is not None and feed.position is not None and not discarded[Discard.GAP]:
             feed.confirmed_at = max(feed.confirmed_at, batch.as_of)
         elif feed.position is not None and self._clock.now() - feed.confirmed_at > self._max_lag_s:
-            feed.tree.forget(batch.instance)
+            feed.forget(batch.instance)
             feed.position = None
         return self._applied(batch.instance, feed, discarded)
 
@@ -159,7 +181,7 @@ class EventFeeds:
             return self._refused(part, 1)
         discarded: Counter[Discard] = Counter()
         if part.is_first:
-            feed.tree.forget(part.instance)
+            feed.forget(part.instance)
             feed.snapshot = part.seq
             feed.position = None
         elif feed.snapshot != part.seq:
@@ -199,13 +221,13 @@ class EventFeeds:
             return Discard.MALFORMED
         match event:
             case BlocksStored():
-                feed.tree.insert(instance, event.tokens, event.namespace, keep_s=ANNOUNCED_S)
-                if event.tier is not Tier.DRAM:
+                feed.tree_of(event).insert(instance, event.tokens, event.namespace, keep_s=ANNOUNCED_S)
+                if event.tier is not Tier.DRAM and not event.is_mirrored:
                     feed.tree.put(instance, event.tokens, event.namespace, num_blocks=event.num_blocks, tier=event.tier)
                 feed.num_stored += 1
             case BlocksEvicted():
                 feed.num_evicted += 1
-                if not feed.tree.remove(instance, event.tokens, event.namespace):
+                if not feed.tree_of(event).remove(instance, event.tokens, event.namespace):
                     return Discard.UNANNOUNCED
             case BlocksMoved():
                 feed.num_moved += 1
@@ -227,10 +249,10 @@ class EventFeeds:
                 prompt = b""
                 continue
             prompt = prompt[: entry.at] + entry.tokens
-            if any(run.tier is not Tier.DRAM for run in entry.tiers):
+            if not entry.is_mirrored and any(run.tier is not Tier.DRAM for run in entry.tiers):
                 placed.append((prompt, entry))
             if following is None or following.at != len(prompt):
-                feed.tree.insert(instance, prompt, entry.namespace, keep_s=ANNOUNCED_S)
+                feed.tree_of(entry).insert(instance, prompt, entry.namespace, keep_s=ANNOUNCED_S)
                 self._place(instance, feed, placed)
                 placed.clear()
         return num_malformed

@@ -1,4 +1,6 @@
-"""What the instances hold, as far as is known: a prompt tree per role, fed by announcements and by responses.
+"""What the instances hold, as far as is known: prompt trees per role, fed by announcements and by responses.
+
+One tree is of what pools hold, another one of what engines hold for themselves in HBM.
 
 Owns the trees and the event feeds. What a response told is believed for `ttl_s`, or only for `confirm_s` when
 the instance announces what it holds: then its own events confirm it soon, or it is not so.
@@ -7,7 +9,8 @@ the instance announces what it holds: then its own events confirm it soon, or it
     forget                             of one instance, when it left or came back empty
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from memserve.core.clock import Clock
 from memserve.core.enums import Role, Tier
@@ -15,8 +18,18 @@ from memserve.core.ids import Incarnation, InstanceId
 from memserve.scheduler.event_feeds import EventFeeds, EventStats
 from memserve.scheduler.flight import Asked, Place
 from memserve.scheduler.prompt_tree import PromptTree, PromptTreeStats
+from memserve.scheduler.tokens import TOKEN_BYTES
 from memserve.wire.events import Applied, EventBatch, SnapshotPart
 from memserve.wire.identity import Namespace
+
+
+class Held(NamedTuple):
+    """Leading tokens of one prompt by instance; those that hold none are left out."""
+
+    tokens: dict[InstanceId, int]
+    """In the pool or in the engine's own prefix cache, whichever has more: an engine uses both."""
+    in_pools: dict[InstanceId, int]
+    """That others can have: what only an engine's own cache holds, nobody else can read."""
 
 
 class Holdings:
@@ -24,23 +37,38 @@ class Holdings:
         """`block_size` in tokens, `max_tree_blocks` per role."""
         self._confirm_s = confirm_s
         self._ttl_s = ttl_s
-        self._trees = {
-            role: PromptTree(block_size=block_size, clock=clock, ttl_s=ttl_s, max_blocks=max_tree_blocks)
-            for role in Role
-        }
-        self._feeds = EventFeeds(self._trees, block_size=block_size, clock=clock, max_lag_s=ttl_s)
+        self._trees, self._mirrors = (
+            {
+                role: PromptTree(block_size=block_size, clock=clock, ttl_s=ttl_s, max_blocks=max_tree_blocks)
+                for role in Role
+            }
+            for _ in range(2)
+        )
+        self._feeds = EventFeeds(self._trees, self._mirrors, block_size=block_size, clock=clock, max_lag_s=ttl_s)
 
-    def match(self, kinds: Sequence[Role], asked: Asked) -> dict[InstanceId, int]:
+    def match(self, kinds: Sequence[Role], asked: Asked) -> Held:
         """Leading tokens of the prompt that each instance of these roles holds; those that hold none are left out."""
-        role, *others = kinds
-        held = self._trees[role].match(asked.data, asked.namespace)
-        for other in others:
-            held.update(self._trees[other].match(asked.data, asked.namespace))
-        return held
+        in_pools = _match(self._trees, kinds, asked)
+        held = in_pools
+        for instance, num_tokens in _match(self._mirrors, kinds, asked).items():
+            if num_tokens > held.get(instance, 0):
+                held = {**held, instance: num_tokens}
+        return Held(tokens=held, in_pools=in_pools)
 
     def tiers(self, place: Place, asked: Asked) -> dict[Tier, int]:
-        """Where this instance has what it holds of the beginning of the prompt, in tokens."""
-        return self._trees[place.role].tiers(place.instance, asked.data, asked.namespace)
+        """Where this instance has what it holds of the beginning of the prompt, in tokens.
+
+        What the engine holds itself, it takes from there: the pool's copy of it does not count.
+        """
+        tree, instance = self._trees[place.role], place.instance
+        found = tree.tiers(instance, asked.data, asked.namespace)
+        in_engine = self._mirrors[place.role].match(asked.data, asked.namespace).get(instance, 0)
+        if not in_engine:
+            return found
+        covered = tree.tiers(instance, asked.data[: in_engine * TOKEN_BYTES], asked.namespace)
+        rest = {tier: num_tokens - covered.get(tier, 0) for tier, num_tokens in found.items()}
+        rest[Tier.HBM] = rest.get(Tier.HBM, 0) + in_engine
+        return {tier: num_tokens for tier, num_tokens in rest.items() if num_tokens}
 
     def believe(self, place: Place, tokens: bytes, namespace: Namespace, *, at_least_s: float = 0.0) -> None:
         """This instance holds these tokens, or will soon: for `at_least_s` and no longer than `ttl_s`."""
@@ -63,7 +91,7 @@ class Holdings:
     def forget(self, instance: InstanceId, incarnation: Incarnation | None) -> None:
         """Entries that a newer incarnation than `incarnation` has announced stay; None is newer than all."""
         if self._feeds.forget(instance, incarnation):
-            for tree in self._trees.values():
+            for tree in (*self._trees.values(), *self._mirrors.values()):
                 tree.forget(instance)
 
     def event_stats(self) -> EventStats:
@@ -74,3 +102,11 @@ class Holdings:
 
     def __repr__(self) -> str:
         return f"Holdings({self._trees}, {self._feeds})"
+
+
+def _match(trees: Mapping[Role, PromptTree], kinds: Sequence[Role], asked: Asked) -> dict[InstanceId, int]:
+    role, *others = kinds
+    held = trees[role].match(asked.data, asked.namespace)
+    for other in others:
+        held.update(trees[other].match(asked.data, asked.namespace))
+    return held

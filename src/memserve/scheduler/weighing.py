@@ -122,8 +122,8 @@ class Weigher:
 
     def look(self, asked: Asked, found: Candidates, *, givers: Group, output_tokens: float) -> Prospect:
         """What is held of the prompt and by whom; only `givers` are asked to give it to others."""
-        held = self._holdings.match(found.kinds, asked)
-        most, sources = _longest(held, givers)
+        held, in_pools = self._holdings.match(found.kinds, asked)
+        most, sources = _longest(in_pools, givers)
         source = self._least_busy(sources)
         return Prospect(
             asked=asked,

@@ -27,6 +27,9 @@ class BlocksStored(PoolFact, frozen=True):
     """Little-endian int32, from the start of the prompt."""
     num_blocks: int
     tier: Tier
+    is_mirrored: bool = False
+    """They lie in the engine's own prefix cache, where no peer can read them. What is mirrored and what the pool
+    itself has are two pictures: a prompt may be in either or in both, and an eviction from one leaves the other."""
 
 
 class BlocksEvicted(PoolFact, frozen=True):
@@ -36,6 +39,8 @@ class BlocksEvicted(PoolFact, frozen=True):
     tokens: bytes
     num_blocks: int
     """How many blocks went, those below included."""
+    is_mirrored: bool = False
+    """From the engine's own prefix cache."""
 
 
 class BlocksMoved(PoolFact, frozen=True):
@@ -67,6 +72,8 @@ class IndexEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     tokens: bytes
     tiers: tuple[TierRun, ...]
     """Of the last blocks of `tokens`; the first of a list may have earlier ones, told before."""
+    is_mirrored: bool = False
+    """In the engine's own prefix cache. These come last, the first of them with its prompt from the start."""
 
 
 class EventBatch(msgspec.Struct, frozen=True, kw_only=True):

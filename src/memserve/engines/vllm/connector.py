@@ -17,6 +17,7 @@ from vllm.config import VllmConfig
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata, KVConnectorRole
 from vllm.forward_context import ForwardContext
 from vllm.v1.attention.backend import AttentionMetadata
+from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -130,6 +131,10 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
         if self._scheduler is None:
             raise RuntimeError("a scheduler-side method was called on the worker's connector")
         return self._scheduler
+
+    def bind_gpu_block_pool(self, gpu_block_pool: BlockPool) -> None:
+        """vLLM's own prefix cache: the pool mirrors what it holds."""
+        self._decisions.hbm.bind(gpu_block_pool)
 
     def on_new_request(self, request: Request) -> None:
         if request.prompt_token_ids is None:

@@ -18,6 +18,7 @@ import numpy as np
 from memserve.core.clock import Clock
 from memserve.core.enums import CachingMode, DataPath, Phase, TransferMode
 from memserve.core.ids import InstanceId, RequestId, TransferId
+from memserve.engines.vllm.hbm_mirror import HbmMirror
 from memserve.engines.vllm.job_book import JobBook, Part
 from memserve.engines.vllm.jobs import JobKind, JobResult, Pace, StepPlan
 from memserve.engines.vllm.outgoing import Outgoing
@@ -72,6 +73,7 @@ class SchedulerSide:
         self._states: dict[str, RequestState] = {}
         self._book = JobBook(num_ranks=num_ranks)
         self._cache = OwnCache(pool=pool, arena=arena, book=self._book, block_size=block_size, clock=clock)
+        self.hbm = HbmMirror(pool.engine_blocks, block_size=block_size)
         self._pace = PaceByLoad()
         self._num_transfers = 0
 
@@ -166,6 +168,7 @@ class SchedulerSide:
         if state is None:
             return
         state.is_running = True
+        self.hbm.handed_out(engine_blocks)
         state.note_start(self._clock.now())
         loading = state.loading
         if loading is None or loading.has_started:
@@ -191,9 +194,12 @@ class SchedulerSide:
             self._restart(key)
         for key, (engine_blocks, num_tokens) in scheduled.items():
             state = self._states.get(key)
+            if state is not None:
+                self.hbm.planned(key, state.prompt, engine_blocks, num_tokens, namespace=state.namespace)
             outgoing = _by_layer(state) if state is not None else None
             if state is not None and outgoing is not None:
                 self._send(state, outgoing, engine_blocks, num_tokens=num_tokens, pace=Pace.BY_LAYER)
+        self.hbm.step()
         winding_down = [state for state in self._states.values() if state.is_finished]
         released = tuple(s.key for s in winding_down if self._wind_down(s) and s.is_kept_by_us)
         return StepPlan(jobs=self._book.take_queued(), released=released, settle_first=bool(preempted))
@@ -210,6 +216,7 @@ class SchedulerSide:
             self._cache.saved(state, part, result)
         else:
             if result.failed:
+                self.hbm.check_all()
                 state.num_dram_tokens = state.num_disk_tokens = state.num_received_tokens = 0
             elif part.lease is None:
                 self._pool.engine_path.finish_handoff(state.request, state.handed)
@@ -219,6 +226,7 @@ class SchedulerSide:
         state = self._states.get(key)
         if state is not None:
             state.is_running = False
+            self.hbm.dropped(key)
             if state.handing_over is not None:
                 state.handing_over.restart()
 
@@ -240,6 +248,7 @@ class SchedulerSide:
         state.engine_blocks = tuple(engine_blocks)
         state.num_output_tokens = num_output_tokens
         whole = _as_bytes(tokens)[: len(tokens) // self._block_size * self._block_size * 4]
+        self.hbm.ended(key, whole, engine_blocks, namespace=state.namespace)
         if caches_for(state.phase, self._caching) and whole:
             self._cache.save(state, whole)
         if state.phase is Phase.DECODE and state.peer is not None and self._caching is CachingMode.RETURN and whole:
@@ -257,6 +266,7 @@ class SchedulerSide:
         if state is None:
             return False
         state.is_finished = state.is_aborted = True
+        self.hbm.dropped(key)
         state.engine_blocks = tuple(engine_blocks)
         if state.loading is not None and not state.loading.has_started:
             self._cache.drop(state)
