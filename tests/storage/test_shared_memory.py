@@ -1,5 +1,6 @@
 """The file behind a pool's DRAM tier: private to its user, gone with its owner, checked before it is mapped."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -120,6 +121,21 @@ def test_an_owner_is_known_to_live_until_it_is_killed(child: tuple["subprocess.P
     process.kill()
     process.wait()
     assert not owner_lives(ref)
+
+
+def test_an_owner_is_known_to_be_dead_while_somebody_else_asks_the_same(
+    child: tuple["subprocess.Popen[str]", Path],
+) -> None:
+    process, path = child
+    mine = make("template")
+    ref = msgspec.structs.replace(mine.ref, path=str(path))
+    mine.close()
+    process.kill()
+    process.wait()
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        assert not owner_lives(ref)
+        assert sweep(CLUSTER) == (path.name,)
 
 
 def test_an_owner_that_exits_without_close_leaves_no_file(child: tuple["subprocess.Popen[str]", Path]) -> None:
