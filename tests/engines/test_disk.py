@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from memserve.config import DiskPlace
-from memserve.core.enums import CachingMode, Phase, Role, Tier, TransferMode
+from memserve.core.enums import CachingMode, Phase, Tier, TransferMode
 from memserve.core.ids import RequestId
 from memserve.wire.messages import PeerInfo, RequestParams
 from tests.engines.mini_engine import BLOCK_SIZE, MiniEngine
@@ -20,10 +20,9 @@ def params(request: str, phase: Phase = Phase.WHOLE, peer: PeerInfo | None = Non
     return RequestParams(request=RequestId(request), phase=phase, peer=peer)
 
 
-def engine(name: str, role: Role, folder: Path) -> MiniEngine:
+def engine(name: str, folder: Path) -> MiniEngine:
     return MiniEngine(
         name,
-        role,
         caching=CachingMode.RETURN,
         transfer=TransferMode.BY_REQUEST,
         num_pool_blocks=16,
@@ -39,7 +38,7 @@ def to_disk(of: MiniEngine, num_blocks: int) -> None:
 @pytest.fixture
 def cold(tmp_path: Path) -> Iterator[MiniEngine]:
     """It has computed the prompt."""
-    made = engine("a", Role.COLOCATED, tmp_path)
+    made = engine("a", tmp_path)
     made.run("first", params("first"), PROMPT)
     yield made
     made.close()
@@ -100,7 +99,7 @@ def test_a_request_that_is_aborted_while_it_waits_for_the_disk_leaves_nothing(co
 
 
 def test_a_receiver_that_holds_the_prefix_on_disk_only_is_sent_it_again(tmp_path: Path) -> None:
-    prefill, decode = engine("p", Role.PREFILL, tmp_path), engine("d", Role.DECODE, tmp_path)
+    prefill, decode = engine("p", tmp_path), engine("d", tmp_path)
     for turn in ("one", "two"):
         prefill.run(f"{turn}-p", params(turn, Phase.PREFILL, decode.pool.info), PROMPT)
         assert decode.admit(f"{turn}-d", params(turn, Phase.DECODE, prefill.pool.info), PROMPT) == len(PROMPT)

@@ -118,3 +118,9 @@ def test_an_instance_that_left_is_forgotten_in_both(cluster: Cluster) -> None:
     cluster.tell(stored(1, PROMPT, is_mirrored=True))
     cluster.scheduler.forget(C0, ONE)
     assert cluster.held()["c0"] == 0
+
+
+def test_a_decision_shows_what_is_taken_from_which_tier(cluster: Cluster) -> None:
+    cluster.tell(stored(1, PROMPT, is_mirrored=False), stored(2, PROMPT[:400], is_mirrored=True))
+    decision = cluster.decide("shown", but=[C1])
+    assert decision.tiers == {Tier.HBM: 400, Tier.DRAM: 3_600}

@@ -22,6 +22,7 @@ from random import Random
 from memserve.core.clock import SystemClock
 from memserve.manager.manager import ClusterManager
 from memserve.storage.shared_memory import sweep
+from tests.fakes.launching import no_restarts
 
 _PATHS = ("shm,tcp", "tcp", "shm,tcp", "shm")
 _STEP_DEADLINE_S = 60.0
@@ -130,6 +131,7 @@ async def soak(*, seconds: float, processes: int, kill_every_s: float, seed: int
         clock=SystemClock(),
         on_report=lambda _: None,
         on_change=lambda _view, _dead: None,
+        launcher=no_restarts,
     )
     await manager.start()
     run = Soak(manager, cluster=cluster, random=random)
