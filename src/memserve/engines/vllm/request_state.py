@@ -104,6 +104,16 @@ class RequestState:
         if self.started_at is None:
             self.started_at = now
 
+    def count_loaded(self, loading: Loading, num_external_tokens: int) -> None:
+        """vLLM computes the last prompt token again to sample from it: that one does not count as loaded."""
+        num_cached = min(self.num_hbm_tokens + num_external_tokens, self.num_prompt_tokens - 1)
+        num_loaded = max(0, num_cached - self.num_hbm_tokens)
+        is_handoff = loading.lease is None
+        self.num_received_tokens = num_loaded if is_handoff else 0
+        num_promoted = self.promoting.num_tokens if self.promoting is not None else 0
+        self.num_disk_tokens = 0 if is_handoff else min(num_promoted, num_loaded)
+        self.num_dram_tokens = 0 if is_handoff else num_loaded - self.num_disk_tokens
+
     @property
     def queue_s(self) -> float:
         """0 when it never started."""

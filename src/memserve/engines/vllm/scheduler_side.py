@@ -177,7 +177,7 @@ class SchedulerSide:
             self._cache.drop(state)
             return
         loading.has_started = True
-        _count_loaded(state, loading, num_external_tokens)
+        state.count_loaded(loading, num_external_tokens)
         first = state.num_hbm_tokens // self._block_size
         pairs = tuple(engine_blocks[first : len(loading.blocks)]), positions(loading.blocks[first:])
         self._book.open(state, loading, kind=JobKind.LOAD, arena=self._arena, pairs=pairs)
@@ -392,14 +392,3 @@ def _log_refusal(instance: InstanceId, request: RequestId, reply: "Future[Reserv
 def _by_layer(state: RequestState) -> Outgoing | None:
     """The hand-over that leaves layer by layer during the forward, if the request has one."""
     return state.handing_over if state.transfer is TransferMode.BY_LAYER else None
-
-
-def _count_loaded(state: RequestState, loading: Loading, num_external_tokens: int) -> None:
-    """vLLM computes the last prompt token again to sample from it: that one does not count as loaded."""
-    num_cached = min(state.num_hbm_tokens + num_external_tokens, state.num_prompt_tokens - 1)
-    num_loaded = max(0, num_cached - state.num_hbm_tokens)
-    is_handoff = loading.lease is None
-    state.num_received_tokens = num_loaded if is_handoff else 0
-    num_promoted = state.promoting.num_tokens if state.promoting is not None else 0
-    state.num_disk_tokens = 0 if is_handoff else min(num_promoted, num_loaded)
-    state.num_dram_tokens = 0 if is_handoff else num_loaded - state.num_disk_tokens
