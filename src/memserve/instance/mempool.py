@@ -34,7 +34,7 @@ from memserve.instance.peer_links import PeerLinks
 from memserve.instance.pool_pins import PoolPins
 from memserve.instance.puller import PULL_DEADLINE_S, Puller
 from memserve.instance.receiver import Receiver
-from memserve.instance.records import PoolMatch, PoolStats, Received
+from memserve.instance.records import PoolMatch, PoolStats, Received, nothing
 from memserve.instance.remote_blocks import REMOTE_TTL_S, RemoteBlocks
 from memserve.instance.sender import TransferSender
 from memserve.instance.setup import checked_identity, open_tiers
@@ -165,7 +165,7 @@ class MemPool:
             addresses=self._addresses.name(found.blocks),
             num_tokens=found.num_tokens,
             num_engine_tokens=self.engine_blocks.num_tokens(tokens, namespace=namespace),
-            give_back=partial(self.local.release, found.lease) if found.lease is not None else _nothing,
+            give_back=partial(self.local.release, found.lease) if found.lease is not None else nothing,
         )
 
     def delete(self, tokens: Tokens, *, namespace: Namespace = b"") -> int:
@@ -397,7 +397,3 @@ class MemPool:
 
     async def _expire(self) -> None:
         self._core.expire()
-
-
-def _nothing() -> None:
-    """Releases the lease of a match that found nothing."""

@@ -59,3 +59,7 @@ class PoolMatch(msgspec.Struct, frozen=True, kw_only=True):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.give_back()
+
+
+def nothing() -> None:
+    """Releases the lease of a match that found nothing."""
