@@ -1,6 +1,7 @@
 """What was written at one tensor-parallel size is read at another: bytes checked against the unsharded tensor."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from random import Random
 
 import pytest
@@ -162,9 +163,8 @@ def test_kv_goes_to_an_engine_of_another_size_and_back(pair: Pair) -> None:
 
 @pytest.mark.parametrize("transfer", list(TransferMode))
 def test_kv_goes_there_and_back_through_staging_memory_as_on_a_gpu(transfer: TransferMode, path: DataPath) -> None:
-    pair = Pair((2, 1), transfer, path, copies=DeviceCopies)
-    there_and_back(pair)
-    pair.close()
+    with closing(Pair((2, 1), transfer, path, copies=DeviceCopies)) as pair:
+        there_and_back(pair)
 
 
 def there_and_back(pair: Pair) -> None:

@@ -1,7 +1,8 @@
 """Stands for an instance in the manager's tests: joins, beats, serves /health, reports and leaves, as told.
 
 Arguments as JSON: {"name", "join", "role", "url", "port", "health", "say", "exit_code", "stubborn", "children",
-"maps"}. Prints one line of JSON with its process ids once it is up. The command line is the whole interface.
+"workers", "maps"}; workers share what is mapped. Prints one line of JSON with its process ids once it is up. The
+command line is the whole interface.
 """
 
 import asyncio
@@ -21,6 +22,14 @@ from memserve.core.ids import Incarnation, InstanceId
 from memserve.rpc.channel import RpcClient
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import ClusterMessage, HeartbeatRequest, JoinRequest, Load, PeerInfo
+
+
+def fork_worker() -> int:
+    pid = os.fork()
+    if not pid:
+        signal.pause()
+        os._exit(0)
+    return pid
 
 
 def map_file(path: str) -> mmap.mmap:
@@ -59,6 +68,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     held = [map_file(path) for path in told.get("maps", ())]
     helpers = [subprocess.Popen(["sleep", "600"]).pid for _ in range(int(told.get("children", 0)))]
+    helpers += [fork_worker() for _ in range(int(told.get("workers", 0)))]
     sys.stdout.write(told.get("say", "") + "\n" + json.dumps({"pid": os.getpid(), "helpers": helpers}) + "\n")
     sys.stdout.flush()
     if "exit_code" in told:

@@ -128,6 +128,25 @@ async def test_what_an_engine_has_in_shared_memory_goes_with_it_unless_others_us
             path.unlink(missing_ok=True)
 
 
+@pytest.fixture
+def engines_file() -> Iterator[Path]:
+    """In shared memory, under a name that nobody knows beforehand."""
+    path = Path(f"/dev/shm/engine-{uuid.uuid4().hex}")  # noqa: S108
+    path.write_bytes(b"kv")
+    yield path
+    path.unlink(missing_ok=True)
+
+
+async def test_what_workers_of_a_killed_engine_share_goes_with_them(tmp_path: Path, engines_file: Path) -> None:
+    one = spec(tmp_path, maps=[str(engines_file)], workers=2)
+    child = await start(one, HERE)
+    pids = await processes(one)
+    async with leaving_nothing(pids):
+        os.kill(pids[0], signal.SIGKILL)
+        await child.wait()
+        await until(lambda: not engines_file.exists(), "the memory is gone")
+
+
 PARENT = """
 import json, subprocess, sys
 from memserve.manager.guard import command
