@@ -57,10 +57,14 @@ class ScriptedCluster:
         self.refusal = ""
         """What every command is refused with."""
         self.faults: list[tuple[str, str]] = []
+        self.restarts_at_once = False
+        """An instance with a fault is back before anybody else is asked."""
         self.changes = Changes()
 
     def request_failed(self, instance: InstanceId, incarnation: Incarnation, why: str) -> None:
         self.faults.append((instance, why))
+        if self.restarts_at_once:
+            self.restart(instance)
         self.changes.happened()
 
     def drain(self, instance: InstanceId) -> Operation:

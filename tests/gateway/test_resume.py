@@ -207,3 +207,20 @@ async def test_the_deadline_bounds_a_stream_that_is_carried_on(rig: Rigs) -> Non
         fail_first(cluster, "c", Fault.CUT, Fault.STALL_MIDWAY)
         assert b'"code":504' in await cluster.stream(chat())
         assert cluster.context.scheduler.stats().num_in_flight == 0
+
+
+async def test_an_instance_that_has_started_again_may_go_on_itself(rig: Rigs) -> None:
+    async with rig(prefill=0, decode=0, colocated=1) as cluster:
+        cluster.cluster.restarts_at_once = True
+        cluster.engine("c0").break_after = 4
+        fail_first(cluster, "c", Fault.CUT, Fault.NONE)
+        await check(cluster, CHAT, USAGE)
+        assert cluster.phases("c0") == ["whole", "whole"]
+
+
+async def test_an_answer_that_lacks_only_its_end_needs_nobody_and_no_retry(rig: Rigs) -> None:
+    async with rig(prefill=0, decode=0, colocated=1, retry_reserve=0) as cluster:
+        cluster.engine("c0").break_after = len(PIECES) + 2  # the role, the pieces and the end of the sequence
+        fail_first(cluster, "c", Fault.CUT)
+        await check(cluster, CHAT, USAGE)
+        assert cluster.phases("c0") == ["whole"]

@@ -25,6 +25,7 @@ from memserve.gateway.delivery import Delivery
 from memserve.gateway.errors import InstanceLost, unavailable
 from memserve.gateway.job import Job, Route
 from memserve.gateway.runtime import GatewayRuntime
+from memserve.gateway.watch import Member
 from memserve.scheduler.decision import Decision, Outcome
 
 MAX_ATTEMPTS = 4
@@ -55,18 +56,18 @@ class RequestFlow:
                 self._desk.release_soon(self._delivery.holder, self._job.id)
 
     async def _serve_somewhere(self) -> Outcome:
-        excluded: frozenset[InstanceId] = frozenset()
+        gone: frozenset[Member] = frozenset()
         last: InstanceLost | None = None
         for attempt in range(1, MAX_ATTEMPTS + 1):
             alone = self._job.alone or attempt == MAX_ATTEMPTS
             try:
-                if self._delivery.is_over:
-                    return await self._delivery.finish()
-                return await self._delivery.attempt(self._decide(excluded, alone=alone))
+                return await self._delivery.attempt(self._decide(gone, alone=alone))
             except InstanceLost as lost:
                 last = lost
-                excluded |= {lost.instance}
+                gone |= {(lost.instance, lost.incarnation)}
                 await self._give_up_on(lost)
+                if self._delivery.is_over:
+                    return await self._delivery.finish()
             except InstanceUnavailable as error:
                 raise unavailable(f"{error}; last fault: {last}" if last else str(error)) from error
         raise unavailable(f"no instance could serve the request in {MAX_ATTEMPTS} attempts; last fault: {last}")
@@ -74,8 +75,9 @@ class RequestFlow:
     async def _give_up_on(self, lost: InstanceLost) -> None:
         """Raises ApiError when there must not or cannot be another attempt."""
         self._context.cluster.request_failed(lost.instance, lost.incarnation, str(lost))
-        self._runtime.pay_for_retry(lost)
         await self._delivery.prepare_resume(lost)
+        if not self._delivery.is_over:
+            self._runtime.pay_for_retry(lost)
         self._context.metrics.failovers.labels(lost.instance).inc()
         if self._client.status is not None:
             self._context.metrics.resumes.labels(lost.instance).inc()
@@ -92,8 +94,10 @@ class RequestFlow:
             # It may be asked again under the same request id: what it holds goes before that.
             await self._desk.release(holder, self._job.id)
 
-    def _decide(self, excluded: frozenset[InstanceId], *, alone: bool) -> Route:
+    def _decide(self, gone: frozenset[Member], *, alone: bool) -> Route:
+        """Without those that failed; one that has started again may be asked."""
         view = self._context.cluster.view
+        excluded = frozenset(i.instance for i in view.instances if (i.instance, i.incarnation) in gone)
         if alone and view.active(Role.DECODE, Role.COLOCATED, Role.FLEXIBLE):
             excluded |= {i.instance for i in view.instances if i.role is Role.PREFILL}
         decision = self._place(view, excluded, alone=alone)
