@@ -6,6 +6,7 @@ instance, as those that come after gain from it: so it spreads, in proportion to
 more than MAX_REPLICAS instances, before its holders' queues are long.
 """
 
+from itertools import repeat
 from random import Random
 
 import msgspec
@@ -171,29 +172,24 @@ class Weigher:
 
     def _look_closely(self, group: Group, prospect: Prospect, loads: InstanceLoads) -> _Seen:
         """Few lengths are held: each is predicted once, not once an instance."""
-        predictions, count = self._predictions, len(group.instances)
+        predictions = self._predictions
         usual = predictions.computing.of(None)
-        held = [(group.index[i], tokens) for i, tokens in prospect.held.items() if i in group.index]
-        lengths = {tokens for _, tokens in held} | ({0} if len(held) < count else set())
-        by_length = {tokens: self._compute_s(prospect, tokens, usual) for tokens in lengths}
+        matched = [*map(prospect.held.get, group.instances, repeat(0))]
+        lengths = [*{*matched}]
+        numbers = {length: number for number, length in enumerate(lengths)}
+        which = np.array([*map(numbers.__getitem__, matched)], dtype=np.intp)
+        by_length = [self._compute_s(prospect, length, usual) for length in lengths]
         if prospect.is_spreading:
-            by_length = dict.fromkeys(lengths, min(by_length.values()))
-        matched = np.zeros(count, dtype=np.int64)
-        compute_s = np.full(count, by_length.get(0, 0.0))
-        move_s = np.full(count, self._move_s(prospect, 0))
-        for place, tokens in held:
-            matched[place] = tokens
-            compute_s[place] = by_length[tokens]
-            move_s[place] = self._move_s(prospect, tokens)
+            by_length = [min(by_length)] * len(lengths)
         costs = Costs(
-            compute_s=compute_s * (loads.pace / usual),
+            compute_s=np.array(by_length)[which] * (loads.pace / usual),
             whole_s=predictions.prefill.seconds(prospect.asked.num_tokens, 0.0) * usual,
-            move_s=move_s,
+            move_s=np.array([self._move_s(prospect, length) for length in lengths])[which],
             decode=predictions.decode,
             decode_pace=predictions.decoding.of(None),
             output_tokens=prospect.output_tokens,
         )
-        return _Seen(matched=matched, loads=loads, costs=costs)
+        return _Seen(matched=np.array(lengths, dtype=np.int64)[which], loads=loads, costs=costs)
 
     def _compute_s(self, prospect: Prospect, held: int, pace: float) -> float:
         """On an instance of the usual pace that holds so much, or pulls more if that is sooner."""
