@@ -72,6 +72,18 @@ PEERS = (
         ("mooncake-transfer-engine-non-cuda==0.3.13",),
         "from mooncake.engine import TransferEngine",
     ),
+    Peer(
+        "vllm-router",
+        ("vllm-router==0.1.17",),
+        "import vllm_router.launch_router",
+        ("aiohttp", "fastapi", "orjson", "requests", "setproctitle", "uvicorn"),
+    ),
+    Peer(
+        "sglang-router",
+        ("sglang-router==0.3.2",),
+        "import sglang_router.launch_router",
+        ("aiohttp", "fastapi", "orjson", "requests", "setproctitle", "uvicorn"),
+    ),
 )
 
 

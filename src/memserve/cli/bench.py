@@ -91,6 +91,27 @@ def swap(
     _run(lambda: run_swap(plan=plan, say=_say), json=json, figure=figure)
 
 
+@app.command()
+def gateway(
+    *,
+    json: Json,
+    peers: Peers = PEERS,
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each load in each round.")] = 2.0,
+) -> None:
+    """Gateway: requests a second and added latency, beside vllm-router and sglang-router."""
+    from memserve.bench.gateway import GatewayPlan, as_gateway_lines, run_gateway  # noqa: PLC0415
+
+    try:
+        report = run_gateway(peers=peers, plan=GatewayPlan(num_rounds=rounds, seconds=seconds), say=_say)
+        report.write(json)
+        for line in as_gateway_lines(report):
+            typer.echo(line)
+    except MemserveError as error:
+        _say(f"memserve: {error}")
+        raise typer.Exit(1) from error
+
+
 def _say(line: str) -> None:
     Console(stderr=True, highlight=False).print(line, markup=False)
 

@@ -1,0 +1,155 @@
+"""memserve's gateway with its real tokenizer, scheduler and admission, before engines that compute nothing.
+
+Child of `memserve bench gateway`. Only the cluster is made up: two colocated instances that never change.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Mapping
+from importlib.metadata import version
+from random import Random
+from typing import Any
+
+import uvloop
+
+from memserve.bench.systems.channel import System, serve
+from memserve.bundled.model import bundled_model, cache_folder
+from memserve.cluster.view import ClusterView, InstanceState, InstanceView
+from memserve.config import GatewaySettings
+from memserve.core.clock import SystemClock
+from memserve.core.enums import Role
+from memserve.core.errors import ConfigError
+from memserve.core.ids import Epoch, Incarnation, InstanceId
+from memserve.gateway.app import create_app
+from memserve.gateway.context import GatewayContext
+from memserve.gateway.metrics import GatewayMetrics
+from memserve.gateway.pool_control import RpcPools
+from memserve.gateway.records import RequestHistory
+from memserve.gateway.release import RpcReleases
+from memserve.gateway.reports import ReportLog
+from memserve.gateway.served_model import ServedModel
+from memserve.gateway.server import running
+from memserve.gateway.switches import Switches
+from memserve.gateway.tenants import Tenants
+from memserve.gateway.tokenization import load_tokenization
+from memserve.instance.setup import default_identity
+from memserve.manager.operations import Operation, Operations
+from memserve.scheduler.pull_policy import PullPolicy
+from memserve.scheduler.scheduler import Scheduler
+from memserve.wire.messages import Load, PeerInfo
+
+_BLOCK_SIZE = 16
+
+
+class FixedCluster:
+    """Membership and ElasticCluster of instances that are always there."""
+
+    endpoint = ""
+
+    def __init__(self, urls: list[str]) -> None:
+        self.operations = Operations()
+        identity = default_identity(block_size=_BLOCK_SIZE, block_bytes=_BLOCK_SIZE)
+        self.view = ClusterView(
+            epoch=Epoch(1),
+            instances=tuple(
+                InstanceView(
+                    peer=PeerInfo(
+                        instance=InstanceId(f"colocated-{number}"),
+                        incarnation=Incarnation(1),
+                        endpoint="",
+                        identity=identity,
+                    ),
+                    role=Role.COLOCATED,
+                    url=url,
+                    state=InstanceState.ACTIVE,
+                    load=Load(),
+                )
+                for number, url in enumerate(urls)
+            ),
+        )
+
+    def request_failed(self, instance: InstanceId, incarnation: Incarnation, why: str) -> None:
+        """Nothing follows from it here; the request itself is an error that the benchmark counts."""
+
+    def drain(self, instance: InstanceId) -> Operation:
+        raise ConfigError(f"{instance} belongs to a benchmark: its cluster does not change")
+
+    async def scale(self, wanted: Mapping[Role, int]) -> tuple[Operation, ...]:
+        raise ConfigError(f"{dict(wanted)}: the cluster of a benchmark does not change")
+
+    def change_role(self, instance: InstanceId, role: Role) -> Operation:
+        raise ConfigError(f"{instance} stays what it is, not {role}: the cluster of a benchmark does not change")
+
+
+class Gateway:
+    """The server on a thread of its own, beside the channel to the parent; one at a time."""
+
+    def __init__(self) -> None:
+        self._tokenizer = load_tokenization(str(bundled_model(cache_folder(os.environ))))
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._ready = threading.Event()
+        self._url = ""
+
+    def open(self, request: dict[str, Any]) -> str:
+        """URL once it answers."""
+        self._ready.clear()
+        context = self._context(request["backends"], request["policy"])
+        self._thread = threading.Thread(target=lambda: uvloop.run(self._serve(context)), daemon=True)
+        self._thread.start()
+        self._ready.wait(60)
+        return self._url
+
+    def close(self, _request: dict[str, Any]) -> None:
+        if self._thread is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(30)
+            self._thread = None
+
+    async def _serve(self, context: GatewayContext) -> None:
+        self._stop = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        async with running(create_app(context)) as port:
+            self._url = f"http://127.0.0.1:{port}"
+            self._ready.set()
+            await self._stop.wait()
+
+    def _context(self, urls: list[str], policy: str) -> GatewayContext:
+        cluster, clock = FixedCluster(urls), SystemClock()
+        metrics = GatewayMetrics(lambda: cluster.view)
+        history = RequestHistory(clock=clock)
+        scheduler = Scheduler(
+            block_size=_BLOCK_SIZE,
+            policy=policy,
+            clock=clock,
+            random=Random(),  # noqa: S311 - chooses among equals
+            pulls=PullPolicy(),
+        )
+        metrics.follow(scheduler)
+        return GatewayContext(
+            settings=GatewaySettings(),
+            base_models=frozenset({"bench", ""}),
+            model=ServedModel(detokenizer=None),
+            scheduler=scheduler,
+            cluster=cluster,
+            elasticity=cluster,
+            tokenizer=self._tokenizer,
+            releases=RpcReleases(),
+            pools=RpcPools(),
+            history=history,
+            metrics=metrics,
+            reports=ReportLog(history=history, metrics=metrics),
+            tenants=Tenants(()),
+            switches=Switches(),
+        )
+
+
+def _system() -> System:
+    gateway = Gateway()
+    return System(version=version("memserve"), handlers={"open": gateway.open, "close": gateway.close})
+
+
+if __name__ == "__main__":
+    serve(_system)
