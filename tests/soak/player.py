@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from random import Random
 
-from memserve.core.enums import DataPath
+from memserve.core.enums import DataPath, Tier
 from memserve.core.errors import (
     ConfigError,
     InstanceUnavailable,
@@ -73,6 +73,8 @@ class Player:
             self.pin: 1,
             self.unpin: 1,
             self.resize: 1,
+            self.promote: 3,
+            self.demote: 2,
             self.drop_some: 3,
         }
 
@@ -194,11 +196,28 @@ class Player:
     def resize(self) -> None:
         self._pool.resize(self._random.randint(NUM_BLOCKS // 2, NUM_BLOCKS * 2) * BLOCK_BYTES)
 
+    def promote(self) -> None:
+        """Whoever finds a prompt may find it on disk: nothing that was whole there may be lost or wrong."""
+        namespace, prompt = self._prompt()
+        before = self._num_read_errors()
+        self._pool.tiers.promote(prompt, namespace=namespace, deadline_s=5.0).result()
+        if self._num_read_errors() != before:
+            raise WrongBytesError("a block on disk is not as it was written")
+        with self._pool.match(prompt, namespace=namespace) as match:
+            self._check(match.addresses, namespace, prompt)
+
+    def demote(self) -> None:
+        self._pool.swap_out(self._random.randint(1, 8), source=Tier.DRAM, target=Tier.DISK)
+
     def drop_some(self) -> None:
         if self._matches:
             self._matches.pop(self._random.randrange(len(self._matches))).release()
         if self._blocks:
             self._pool.free_mem(self._blocks.pop(self._random.randrange(len(self._blocks))))
+
+    def _num_read_errors(self) -> int:
+        disk = self._pool.stats().disk
+        return disk.num_read_errors if disk is not None else 0
 
     def _prompt(self) -> tuple[bytes, bytes]:
         return self._random.choice(UNIVERSE)

@@ -2,9 +2,10 @@
 
 python -m tests.soak.run [--seconds 600] [--processes 4] [--kill-every 5] [--seed N]
 
-Real pools in processes of their own, on shared memory and TCP, with a real cluster manager that tells survivors who
-died. Ends with status 0 and a summary as its last line when on every survivor each block is free or cached and
-nothing is held, no call met anything but what such calls may meet, no byte was wrong, and nothing is left in /dev/shm.
+Real pools in processes of their own, on shared memory, disk and TCP, with a real cluster manager that tells
+survivors who died. Who comes back finds on disk what it has left there. Ends with status 0 and a summary as its last
+line when on every survivor each block is free or cached and nothing is held, no call met anything but what such calls
+may meet, no byte was wrong, and nothing is left in /dev/shm.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -52,10 +54,11 @@ class Member:
 
 
 class Soak:
-    def __init__(self, manager: ClusterManager, *, cluster: str, random: Random) -> None:
+    def __init__(self, manager: ClusterManager, *, cluster: str, random: Random, folder: Path) -> None:
         self._manager = manager
         self._cluster = cluster
         self._random = random
+        self._folder = folder
         self._members: list[Member] = []
         self.num_kills = 0
         self.failures: list[str] = []
@@ -67,7 +70,7 @@ class Soak:
         name = f"soak-{number}"
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.soak.worker", self._cluster, self._manager.endpoint, name),
-            *(str(self._random.randrange(1 << 30)), _PATHS[number % len(_PATHS)]),
+            *(str(self._random.randrange(1 << 30)), _PATHS[number % len(_PATHS)], str(self._folder)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
@@ -134,7 +137,8 @@ async def soak(*, seconds: float, processes: int, kill_every_s: float, seed: int
         launcher=no_restarts,
     )
     await manager.start()
-    run = Soak(manager, cluster=cluster, random=random)
+    folder = tempfile.TemporaryDirectory(prefix="memserve-soak-")
+    run = Soak(manager, cluster=cluster, random=random, folder=Path(folder.name))
     started = time.monotonic()
     try:
         await asyncio.gather(*map(run.start, range(processes)))
@@ -151,6 +155,7 @@ async def soak(*, seconds: float, processes: int, kill_every_s: float, seed: int
         run.kill_all()
         await manager.stop()
         sweep(f"{cluster}-")
+        folder.cleanup()
     for failure in run.failures:
         _say(f"FAILED {failure}")
     errors = ", ".join(f"{number} {name}" for name, number in run.errors.most_common()) or "none"

@@ -1,9 +1,10 @@
 """One process of a soak: a pool and two threads of random calls until told to settle. Not a test.
 
-python -m tests.soak.worker CLUSTER MANAGER INSTANCE SEED PATHS
+python -m tests.soak.worker CLUSTER MANAGER INSTANCE SEED PATHS FOLDER
 
-Says its endpoint. Lines in: "peers ENDPOINT ...", then at the end "settle" (give everything back, say so), "balance"
-(say as JSON what happened and what does not balance), and the end of the input.
+FOLDER takes its disk tier: whoever comes after it under its name finds there what it has left. Says its endpoint.
+Lines in: "peers ENDPOINT ...", then at the end "settle" (give everything back, say so), "balance" (say as JSON what
+happened and what does not balance), and the end of the input.
 """
 
 import json
@@ -15,6 +16,7 @@ import traceback
 from collections import Counter
 from random import Random
 
+from memserve.config import DiskPlace, Watermarks
 from memserve.core.enums import DataPath, Role
 from memserve.core.errors import InvariantError
 from memserve.instance.mempool import MemPool
@@ -85,7 +87,7 @@ class Worker:
 
 
 def main() -> None:
-    cluster, manager, instance, seed, paths = sys.argv[1:]
+    cluster, manager, instance, seed, paths, folder = sys.argv[1:]
     logging.basicConfig(level=logging.ERROR)
     with MemPool(
         instance=instance,
@@ -94,8 +96,10 @@ def main() -> None:
         dram_bytes=NUM_BLOCKS * BLOCK_BYTES,
         cluster=cluster,
         paths=tuple(map(DataPath, paths.split(","))),
+        disk=DiskPlace(folder=folder, size_bytes=NUM_BLOCKS * (BLOCK_BYTES + 4096)),
+        marks=Watermarks(low=0.4, high=0.6),
     ) as pool:
-        pool.join(manager, cluster=cluster, role=Role.MEMORY, url="", load=Load)
+        pool.membership.join(manager, cluster=cluster, role=Role.MEMORY, url="", load=Load)
         worker = Worker(pool, seed=int(seed))
         say(pool.info.endpoint)
         try:
