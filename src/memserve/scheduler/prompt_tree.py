@@ -184,7 +184,8 @@ class PromptTree:
             child = node.children.get(tokens[at : at + self._width])
             if child is None or not child.mask & bit:
                 break
-            agreed = _common(child.run, tokens, at, len(tokens), self._width)
+            all_of_it = tokens.startswith(child.run, at)  # the usual case, one comparison
+            agreed = len(child.run) if all_of_it else _common(child.run, tokens, at, len(tokens), self._width)
             tier = child.tier(bit)
             found[tier] = found.get(tier, 0) + agreed // TOKEN_BYTES
             node = child if agreed == len(child.run) else None
