@@ -65,6 +65,48 @@ class ClusterSettings(Settings, frozen=True):
             )
 
 
+class TlsFiles(Settings, frozen=True):
+    """PEM files of TLS on data connections: all three, or none for plain ones."""
+
+    certificate: str = ""
+    key: str = ""
+    """Without a passphrase."""
+    ca: str = ""
+    """Whose certificates are trusted; the cluster's own."""
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self.certificate or self.key or self.ca)
+
+
+NO_TLS = TlsFiles()
+
+
+class Network(Settings, frozen=True):
+    """Where a pool listens, for its agent and for data, and under which address it is told to others."""
+
+    bind: str = "127.0.0.1"
+    advertise: str = ""
+    """What others connect to where that is not `bind`: behind a translated address, or with bind = "0.0.0.0"."""
+    tls: TlsFiles = NO_TLS
+
+    @property
+    def host(self) -> str:
+        """As it stands in an endpoint."""
+        host = self.advertise or self.bind
+        return f"[{host}]" if ":" in host else host
+
+    def check(self) -> None:
+        """Raise ConfigError unless others can tell where to connect to, and how."""
+        if self.bind in {"0.0.0.0", "::", "*"} and not self.advertise:  # noqa: S104 - compared, not bound
+            raise ConfigError(f'bind = "{self.bind}" is no address to connect to: set advertise to one of this host')
+        if self.tls.is_on and not (self.tls.certificate and self.tls.key and self.tls.ca):
+            raise ConfigError("tls needs certificate, key and ca: set all three, or none for plain connections")
+
+
+LOOPBACK = Network()
+
+
 class GatewaySettings(Settings, frozen=True):
     host: str = "127.0.0.1"
     port: int = 8000
@@ -154,6 +196,8 @@ class PoolSettings(Settings, frozen=True):
     keep: Keeping = Keeping()
     paths: tuple[DataPath, ...] = ALL_PATHS
     """Ways for KV between instances, best first; each pair takes the first that works between them."""
+    tls: TlsFiles = NO_TLS
+    """Of data connections."""
 
 
 class RoleSettings(Settings, frozen=True):
@@ -197,7 +241,11 @@ class ConnectorConfig(Settings, frozen=True):
     marks: Watermarks = Watermarks()
     keep: Keeping = Keeping()
     bind: str = "127.0.0.1"
-    """Address on which the pool's agent listens."""
+    """Address on which the pool's agent and data server listen."""
+    advertise: str = ""
+    """As Network.advertise."""
+    tls: TlsFiles = NO_TLS
+    """As PoolSettings.tls."""
     paths: tuple[DataPath, ...] = ALL_PATHS
     """As PoolSettings.paths."""
     cluster: str = "default"

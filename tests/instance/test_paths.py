@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
+from memserve.config import Network, TlsFiles
 from memserve.core.enums import DataPath, Tier
 from memserve.core.errors import ConfigError, MemserveError, TransferFailed
 from memserve.gateway.pool_control import RpcPools
 from memserve.instance.mempool import MemPool
 from memserve.wire.messages import BlockList, PeerInfo
 from tests.instance.conftest import BLOCK_BYTES, MakePool
+from tests.transport.certificates import made_tls
 from tests.transport.paths import PATHS
 from tests.transport.proxy import Direction, Fault, FaultyProxy, Kind
 
@@ -195,3 +197,17 @@ async def test_a_gateway_is_told_the_ways_to_each_peer(near: MemPool, far: MemPo
         ("far", path, None if path is DataPath.NIXL else path),
         ("far", None, None),
     ]
+
+
+def test_pools_with_tls_share_and_are_reached_where_they_say(make_pool: MakePool, tls: TlsFiles) -> None:
+    network = Network(bind="0.0.0.0", advertise="127.0.0.1", tls=tls)
+    near, far = (make_pool(name, paths=(DataPath.TCP,), network=network) for name in ("near", "far"))
+    assert far.info.endpoint.startswith("tcp://127.0.0.1:")
+    assert far.info.data.startswith("tls://127.0.0.1:")
+    source, data = filled(near)
+    assert far.read(near.transfer_with_insert(near.connect(far.info.endpoint), TOKENS, source)) == data
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    return made_tls(tmp_path_factory.mktemp("tls"))

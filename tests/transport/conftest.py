@@ -4,8 +4,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from memserve.config import Network, TlsFiles
 from memserve.core.clock import SystemClock
 from memserve.transport.tcp import TcpTransport
+from memserve.transport.tcp_server import DataServer
+from tests.transport.certificates import made_tls
 from tests.transport.parts import IMPATIENT, LIMITS, Side
 from tests.transport.proxy import Fault, FaultyProxy
 
@@ -53,3 +56,17 @@ def make_proxy() -> Iterator[MakeProxy]:
     yield make
     for proxy in proxies:
         proxy.close()
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    """A certificate of a cluster's CA."""
+    return made_tls(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def tls_server(sender: Side, tls: TlsFiles) -> Iterator[DataServer]:
+    """To the sender's blocks; starts with the test that wants it."""
+    server = DataServer(network=Network(tls=tls), door=sender.door, clock=SystemClock(), limits=LIMITS)
+    yield server
+    server.close()

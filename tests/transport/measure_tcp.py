@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from memserve.config import LOOPBACK
 from memserve.core.clock import SystemClock
 from memserve.core.ids import Incarnation, InstanceId, TransferId
 from memserve.instance.setup import default_identity
@@ -54,7 +55,7 @@ class Memory:
 
 def serve(block_bytes: int, num_blocks: int) -> None:
     memory = Memory(block_bytes, num_blocks)
-    server = DataServer(bind="127.0.0.1", door=memory, clock=SystemClock())
+    server = DataServer(network=LOOPBACK, door=memory, clock=SystemClock())
     plain = socket.create_server(("127.0.0.1", 0))
     sys.stdout.write(f"{server.start()} {plain.getsockname()[1]}\n")
     sys.stdout.flush()

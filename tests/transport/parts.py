@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 
 import msgspec
 
+from memserve.config import LOOPBACK
 from memserve.core.clock import SystemClock
 from memserve.core.enums import DataPath, Tier
 from memserve.core.ids import BlockId, Incarnation, InstanceId, RequestId, TransferId, block_index
@@ -48,7 +49,7 @@ class Side:
         self.core = PoolCore(memory=memory, block_size=BLOCK_SIZE, clock=SystemClock())
         self.door = DataDoor(self.core, block_bytes=BLOCK_BYTES)
         self.nixl = NixlAgent(f"{name}/{time.time_ns()}", clock=SystemClock())
-        self.server = DataServer(bind="127.0.0.1", door=self.door, clock=SystemClock(), limits=limits, nixl=self.nixl)
+        self.server = DataServer(network=LOOPBACK, door=self.door, clock=SystemClock(), limits=limits, nixl=self.nixl)
         self.info = PeerInfo(
             instance=InstanceId(name),
             incarnation=Incarnation(1),

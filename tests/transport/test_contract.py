@@ -7,6 +7,7 @@ from functools import partial
 import msgspec
 import pytest
 
+from memserve.config import TlsFiles
 from memserve.core.clock import SystemClock
 from memserve.core.enums import PiecePlan
 from memserve.core.errors import InstanceUnavailable, MemserveError, TransferFailed
@@ -17,6 +18,7 @@ from memserve.transport.nixl import NixlTransport
 from memserve.transport.nixl_agent import NixlAgent, load_nixl
 from memserve.transport.shm import SharedMemoryTransport
 from memserve.transport.tcp import TcpTransport, cut
+from memserve.transport.tcp_server import DataServer
 from memserve.transport.verified_copy import CopyThreads
 from memserve.wire.messages import PeerInfo
 from tests.transport.conftest import MakeProxy
@@ -29,13 +31,19 @@ NIXL = pytest.param("nixl", marks=NEEDS_NIXL)
 PARTED = msgspec.structs.replace(LIMITS, range_bytes=2 * BLOCK_BYTES)
 
 
-@pytest.fixture(params=["shm", "tcp", "tcp in crumbs", "tcp in ranges", NIXL])
-def peer(request: pytest.FixtureRequest, sender: Side, make_proxy: MakeProxy) -> PeerInfo:
+@pytest.fixture(params=["shm", "tcp", "tcp in crumbs", "tcp in ranges", "tls", NIXL])
+def peer(
+    request: pytest.FixtureRequest, sender: Side, make_proxy: MakeProxy, tls: TlsFiles, tls_server: DataServer
+) -> PeerInfo:
     """The sender as the receiver sees it."""
     if request.param == "shm":
         return msgspec.structs.replace(sender.info, data="")
     if request.param in {"tcp", "tcp in ranges"}:
         return msgspec.structs.replace(sender.info, arena=None)
+    if request.param == "tls":
+        sender.server.close()
+        sender.server = tls_server
+        return msgspec.structs.replace(sender.info, arena=None, data=tls_server.start())
     if request.param == "nixl":
         load_nixl()
         return msgspec.structs.replace(sender.info, arena=None, nixl=True)
@@ -44,7 +52,7 @@ def peer(request: pytest.FixtureRequest, sender: Side, make_proxy: MakeProxy) ->
 
 
 @pytest.fixture
-def transport(request: pytest.FixtureRequest, peer: PeerInfo) -> Iterator[Transport]:
+def transport(request: pytest.FixtureRequest, peer: PeerInfo, tls: TlsFiles) -> Iterator[Transport]:
     is_parted = "tcp in ranges" in request.node.name
     threads = CopyThreads(3, shared_bytes=1)
     agent = NixlAgent(f"receiver/{time.time_ns()}", clock=SystemClock())
@@ -53,6 +61,8 @@ def transport(request: pytest.FixtureRequest, peer: PeerInfo) -> Iterator[Transp
         made = SharedMemoryTransport(partial(attach, writable=False), threads=threads)
     elif peer.nixl:
         made = NixlTransport(agent, clock=SystemClock(), limits=LIMITS)
+    elif peer.data.startswith("tls:"):
+        made = TcpTransport(clock=SystemClock(), threads=threads, limits=LIMITS, tls=tls)
     else:
         made = TcpTransport(clock=SystemClock(), threads=threads, limits=PARTED if is_parted else LIMITS)
     yield made

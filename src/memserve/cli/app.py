@@ -16,6 +16,7 @@ from memserve import __version__
 from memserve.cli import bench, elastic
 from memserve.cli.options import ServeOptions, serve_config
 from memserve.cli.refusals import errors, refusals
+from memserve.config import Network, TlsFiles
 from memserve.core.enums import CachingMode, TransferMode
 
 app = typer.Typer(
@@ -138,14 +139,20 @@ def pool(
     dram: Annotated[str, typer.Option(help='Shared memory for KV, e.g. "8GiB".')] = "1GiB",
     disk: Annotated[str, typer.Option(help='Folder and size of a disk tier, e.g. "/var/cache/kv:200GiB".')] = "",
     name: Annotated[str, typer.Option(help="Unique in the cluster; default: from the process or the disk.")] = "",
-    bind: Annotated[str, typer.Option(help="Address on which the others reach it.")] = "127.0.0.1",
+    bind: Annotated[str, typer.Option(help="Address on which it listens.")] = "127.0.0.1",
+    advertise: Annotated[str, typer.Option(help="Address that the others connect to, where it is another.")] = "",
+    tls_certificate: Annotated[str, typer.Option(help="PEM file; with --tls-key and --tls-ca.")] = "",
+    tls_key: Annotated[str, typer.Option(help="PEM file of the certificate's key.")] = "",
+    tls_ca: Annotated[str, typer.Option(help="PEM file of the CA of the cluster's certificates.")] = "",
     hand_on: Annotated[bool, typer.Option("--hand-on", help="Give what it holds to others before leaving.")] = False,
 ) -> None:
     """Give a running cluster more memory: an instance without an engine that holds what the others have no room for."""
     with refusals():
         from memserve.cli.pool import PoolOptions, run_pool  # noqa: PLC0415
 
-        run_pool(PoolOptions(join=join, dram=dram, disk=disk, name=name, bind=bind, hand_on=hand_on))
+        tls = TlsFiles(certificate=tls_certificate, key=tls_key, ca=tls_ca)
+        network = Network(bind=bind, advertise=advertise, tls=tls)
+        run_pool(PoolOptions(join=join, dram=dram, disk=disk, name=name, network=network, hand_on=hand_on))
 
 
 @app.command()

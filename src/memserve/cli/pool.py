@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 from rich.console import Console
 
-from memserve.config import parse_disk, parse_size
+from memserve.config import Network, parse_disk, parse_size
 from memserve.core.errors import ConfigError, InstanceUnavailable, MemserveError
 from memserve.instance.memory_server import MemoryServer, default_name, welcome
 
@@ -32,7 +32,7 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True):
     dram: str
     disk: str
     name: str
-    bind: str
+    network: Network
     hand_on: bool
 
 
@@ -51,7 +51,7 @@ def run_pool(options: PoolOptions) -> None:
     name = options.name or default_name(disk)
     with (
         _stop_asked() as stop,
-        MemoryServer(name=name, into=into, dram_bytes=dram_bytes, disk=disk, bind=options.bind) as server,
+        MemoryServer(name=name, into=into, dram_bytes=dram_bytes, disk=disk, network=options.network) as server,
     ):
         server.join(endpoint, dismissed=stop.set)
         tiers = ", ".join(f"{tier.tier.name} {tier.num_blocks} blocks" for tier in server.pool.stats().tiers)

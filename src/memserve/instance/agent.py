@@ -13,6 +13,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from memserve.config import Network
 from memserve.core.errors import InstanceUnavailable, InvariantError
 from memserve.rpc.channel import RpcServer
 from memserve.wire.messages import PeerMessage
@@ -45,12 +46,12 @@ class Agent:
         self,
         *,
         name: str,
-        bind: str,
+        network: Network,
         handler: Callable[[object, bytes], Awaitable[object]],
         tickers: tuple[Ticker, ...],
         at_close: Callable[[], Awaitable[None]],
     ) -> None:
-        self._bind = bind
+        self._network = network
         self._handler = handler
         self._tickers = tickers
         self._at_close = at_close
@@ -112,7 +113,9 @@ class Agent:
             self._thread.join()
 
     async def _serve(self) -> None:
-        server: RpcServer[object] = RpcServer(self._bind, self._handler, PeerMessage)
+        server: RpcServer[object] = RpcServer(
+            self._network.bind, self._handler, PeerMessage, advertise=self._network.advertise and self._network.host
+        )
         try:
             await server.start()
         except Exception as error:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from memserve.config import check_paths
+from memserve.config import Network, check_paths
 from memserve.core.clock import Clock
 from memserve.core.enums import DataPath
 from memserve.core.errors import TransferFailed
@@ -32,12 +32,15 @@ _WRITABLE = frozenset({DataPath.SHM, DataPath.TCP})
 class DataPaths:
     """Transports in order of preference."""
 
-    def __init__(self, paths: tuple[DataPath, ...], *, name: str, core: PoolCore, bind: str, clock: Clock) -> None:
+    def __init__(
+        self, paths: tuple[DataPath, ...], *, name: str, core: PoolCore, network: Network, clock: Clock
+    ) -> None:
         """Raises ConfigError unless `paths` names at least one and none twice, and all are installed.
 
         `name` tells this pool's life from all others.
         """
         check_paths(paths, "paths")
+        network.check()
         if DataPath.NIXL in paths:
             load_nixl()
         self._nixl = NixlAgent(name, clock=clock)
@@ -45,14 +48,14 @@ class DataPaths:
         """Shared by all who copy or hash blocks of this pool."""
         makers: dict[DataPath, Callable[[], Transport]] = {
             DataPath.SHM: lambda: SharedMemoryTransport(partial(attach, writable=False), threads=self.threads),
-            DataPath.TCP: lambda: TcpTransport(clock=clock, threads=self.threads),
-            DataPath.NIXL: lambda: NixlTransport(self._nixl, clock=clock),
+            DataPath.TCP: lambda: TcpTransport(clock=clock, threads=self.threads, tls=network.tls),
+            DataPath.NIXL: lambda: NixlTransport(self._nixl, clock=clock, tls=network.tls),
         }
         self._transports = tuple(makers[path]() for path in paths)
         self.door = DataDoor(core, block_bytes=core.memory.block_bytes)
         nixl = self._nixl if DataPath.NIXL in paths else None
         needs_server = bool({DataPath.TCP, DataPath.NIXL} & {*paths})
-        self._server = DataServer(bind=bind, door=self.door, clock=clock, nixl=nixl) if needs_server else None
+        self._server = DataServer(network=network, door=self.door, clock=clock, nixl=nixl) if needs_server else None
 
     def start(self) -> str:
         """The data endpoint; "" where the network is not among the paths. Raises ConfigError."""

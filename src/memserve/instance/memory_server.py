@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from memserve.config import ALL_PATHS, DEFAULT_MARKS, DiskPlace, Watermarks
+from memserve.config import ALL_PATHS, DEFAULT_MARKS, LOOPBACK, DiskPlace, Network, Watermarks
 from memserve.core.enums import DataPath, Role
 from memserve.core.errors import ConfigError, ProtocolError
 from memserve.instance.mempool import MemPool
@@ -56,7 +56,7 @@ class MemoryServer:
         dram_bytes: int,
         disk: DiskPlace | None = None,
         marks: Watermarks = DEFAULT_MARKS,
-        bind: str = "127.0.0.1",
+        network: Network = LOOPBACK,
         paths: tuple[DataPath, ...] = ALL_PATHS,
     ) -> None:
         """Raises ConfigError for a cluster without instances, too: nobody knows yet how large a block is."""
@@ -72,7 +72,7 @@ class MemoryServer:
             dram_bytes=dram_bytes,
             identity=into.identity,
             cluster=into.cluster,
-            bind=bind,
+            network=network,
             paths=paths,
             disk=disk,
             marks=marks,

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
 
-from memserve.config import ALL_PATHS, DEFAULT_KEEPING, DEFAULT_MARKS, DiskPlace, Keeping, Watermarks
+from memserve.config import ALL_PATHS, DEFAULT_KEEPING, DEFAULT_MARKS, LOOPBACK, DiskPlace, Keeping, Network, Watermarks
 from memserve.core.clock import Clock, SystemClock
 from memserve.core.enums import DataPath, Tier
 from memserve.core.ids import BlockId, Incarnation, InstanceId
@@ -71,7 +71,7 @@ class MemPool:
         hbm: Storage | None = None,
         identity: KvIdentity | None = None,
         cluster: str = "default",
-        bind: str = "127.0.0.1",
+        network: Network = LOOPBACK,
         clock: Clock | None = None,
         paths: tuple[DataPath, ...] = ALL_PATHS,
         disk: DiskPlace | None = None,
@@ -102,7 +102,7 @@ class MemPool:
         self._arena, self._memory = tiers.arena, tiers.memory
         self._core = PoolCore(memory=self._memory, block_size=block_size, clock=clock or SystemClock(), keeping=keep)
         self.tiers = TierMover(core=self._core, disk=tiers.disk, marks=marks, clock=SystemClock())
-        self._paths = self._new_paths(paths, cluster=cluster, bind=bind)
+        self._paths = self._new_paths(paths, cluster=cluster, network=network)
         self.local = LockedLedger(self._core.ledger, self._core.lock)
         self._addresses = Addresses(
             instance=self._instance, incarnation=self._incarnation, block_size=block_size, ledger=self.local
@@ -113,7 +113,7 @@ class MemPool:
         self._links = PeerLinks(lambda: self.info)
         self._receiver = self._new_receiver()
         self.offload = Offload(core=self._core, links=self._links, marks=marks, clock=SystemClock())
-        self._agent = self._new_agent(bind)
+        self._agent = self._new_agent(network)
         self._sender = self._new_sender()
         self._remote = RemoteBlocks(agent=self._agent, links=self._links)
         self.engine_path = EnginePath(core=self._core, agent=self._agent, links=self._links)
@@ -376,14 +376,14 @@ class MemPool:
             tiers=self.tiers,
         )
 
-    def _new_paths(self, paths: tuple[DataPath, ...], *, cluster: str, bind: str) -> DataPaths:
+    def _new_paths(self, paths: tuple[DataPath, ...], *, cluster: str, network: Network) -> DataPaths:
         name = f"{cluster}/{self._instance}/{self._incarnation}"
-        return DataPaths(paths, name=name, core=self._core, bind=bind, clock=SystemClock())
+        return DataPaths(paths, name=name, core=self._core, network=network, clock=SystemClock())
 
-    def _new_agent(self, bind: str) -> Agent:
+    def _new_agent(self, network: Network) -> Agent:
         return Agent(
             name=f"memserve-{self._instance}",
-            bind=bind,
+            network=network,
             handler=self._receiver.handle,
             tickers=(
                 Ticker(_EXPIRY_S, self._expire),

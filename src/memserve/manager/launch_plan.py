@@ -155,6 +155,7 @@ def _spec(
         marks=config.pool.marks,
         paths=config.pool.paths,
         keep=config.pool.keep,
+        tls=config.pool.tls,
         bind=place.host,
         cluster=place.cluster,
         join=place.manager_endpoint,

@@ -54,9 +54,14 @@ class RpcServer(Generic[M]):
         union: Any,
         *,
         port: int = 0,
+        advertise: str = "",
         max_in_flight: int = 256,
     ) -> None:
-        """`bind` is an address of this host; port 0 takes a free one. Nothing listens before `start`."""
+        """`bind` is an address of this host; port 0 takes a free one. Nothing listens before `start`.
+
+        `advertise` stands in the endpoint in place of the address that is bound.
+        """
+        self._advertise = advertise
         self._bind = bind
         self._port = port
         self._handler = handler
@@ -89,7 +94,8 @@ class RpcServer(Generic[M]):
         except ZMQError as error:
             await self.close()
             raise ConfigError(f"cannot listen on {self._bind}:{self._port}: {error}; choose another address") from error
-        self._endpoint = self._socket.getsockopt_string(SocketOption.LAST_ENDPOINT)
+        bound: str = self._socket.getsockopt_string(SocketOption.LAST_ENDPOINT)
+        self._endpoint = f"tcp://{self._advertise}:{bound.rpartition(':')[2]}" if self._advertise else bound
         self._receiver = asyncio.create_task(self._receive(), name=f"rpc server {self._endpoint}")
 
     async def close(self) -> None:

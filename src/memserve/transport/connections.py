@@ -10,15 +10,19 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from memserve.config import NO_TLS, TlsFiles
 from memserve.core.clock import Clock
 from memserve.core.errors import InstanceUnavailable
 from memserve.transport.framed_socket import FramedSocket, TcpLimits
+from memserve.transport.tls import client_context
 
 
 class Connections:
     """Lends FramedSockets."""
 
-    def __init__(self, *, limits: TcpLimits, clock: Clock, max_idle: int = 16) -> None:
+    def __init__(self, *, limits: TcpLimits, clock: Clock, tls: TlsFiles = NO_TLS, max_idle: int = 16) -> None:
+        """With `tls` only encrypted connections are made, without it only plain ones. Raises ConfigError."""
+        self._tls = client_context(tls) if tls.is_on else None
         self._limits = limits
         self._clock = clock
         self._max_idle = max_idle
@@ -41,6 +45,14 @@ class Connections:
             is_fit = True
         finally:
             self._give_back(endpoint, framed, is_fit=is_fit)
+
+    def speaks_to(self, endpoint: str) -> bool:
+        """Whether both ends want TLS, or neither does."""
+        return endpoint.startswith(self._scheme)
+
+    @property
+    def _scheme(self) -> str:
+        return "tcp://" if self._tls is None else "tls://"
 
     def close(self) -> None:
         """Idempotent; users of what is lent get InstanceUnavailable."""
@@ -73,11 +85,18 @@ class Connections:
         return found
 
     def _connect(self, endpoint: str) -> FramedSocket:
-        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-        if not endpoint.startswith("tcp://") or not host or not port.isdecimal():
-            raise InstanceUnavailable(f'"{endpoint}" is no data endpoint: expected tcp://HOST:PORT')
+        host, _, port = endpoint.removeprefix(self._scheme).rpartition(":")
+        if not self.speaks_to(endpoint) or not host or not port.isdecimal():
+            raise InstanceUnavailable(
+                f'"{endpoint}" is no data endpoint for this instance: expected {self._scheme}HOST:PORT; '
+                "have TLS on all instances or on none"
+            )
         try:
-            sock = socket.create_connection((host.strip("[]"), int(port)), timeout=self._limits.connect_s)
+            sock: socket.socket = socket.create_connection(
+                (host.strip("[]"), int(port)), timeout=self._limits.connect_s
+            )
+            if self._tls is not None:
+                sock = self._tls.wrap_socket(sock)
         except (OSError, OverflowError) as error:
             raise InstanceUnavailable(f"no data connection to {endpoint}: {error}") from error
         return FramedSocket(sock, peer=endpoint, limits=self._limits, clock=self._clock)

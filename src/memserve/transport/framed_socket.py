@@ -16,6 +16,7 @@ import xxhash
 
 from memserve.core.clock import Clock
 from memserve.core.errors import DeadlineExceeded, InstanceUnavailable, ProtocolError, TransferFailed
+from memserve.transport.wires import wire_on
 from memserve.wire.codec import Codec
 from memserve.wire.data_messages import DataMessage
 from memserve.wire.messages import ErrorReply
@@ -52,7 +53,7 @@ class FramedSocket:
     """Owns the socket it is given."""
 
     def __init__(self, sock: socket.socket, *, peer: str, limits: TcpLimits, clock: Clock) -> None:
-        self._socket = sock
+        self._wire = wire_on(sock)
         self._peer = peer
         self._limits = limits
         self._clock = clock
@@ -76,7 +77,7 @@ class FramedSocket:
         end = self._end_of(sum(part.nbytes for part in parts))
         while left:
             try:
-                num_sent = self._socket.sendmsg(list(islice(reversed(left), _MAX_PARTS)))
+                num_sent = self._wire.send(list(islice(reversed(left), _MAX_PARTS)))
             except OSError as error:
                 raise self._failure(error) from error
             self._check_time(end)
@@ -140,37 +141,32 @@ class FramedSocket:
 
     def wait(self, *, seconds: float) -> bool:
         """Whether the peer begins a message in that time; False, too, when it has closed the connection."""
-        self._socket.settimeout(seconds)
         try:
-            return bool(self._socket.recv(1, socket.MSG_PEEK))
+            return bool(self._wire.look(seconds=seconds))
         except OSError:
             return False
         finally:
-            self._socket.settimeout(self._limits.stall_s)
+            self._wire.set_timeout(self._limits.stall_s)
 
     @property
     def is_quiet(self) -> bool:
         """Nothing has come that was not asked for, the end of the connection included."""
-        self._socket.settimeout(0)
         try:
-            self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
+            return self._wire.look(seconds=0) is None
         except OSError:
             return False
         finally:
-            self._socket.settimeout(self._limits.stall_s)
-        return False
+            self._wire.set_timeout(self._limits.stall_s)
 
     def shut(self) -> None:
         """End the connection under whatever thread is using it; idempotent."""
         try:
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._wire.shut()
         except OSError:
             return  # it has ended already
 
     def close(self) -> None:
-        self._socket.close()
+        self._wire.close()
 
     def _fill_long(self, target: memoryview) -> int:
         digest = xxhash.xxh3_64()
@@ -185,7 +181,7 @@ class FramedSocket:
         end = self._end_of(num_bytes)
         while num_bytes:
             try:
-                num_read = self._socket.recvmsg_into(left[::-1])[0]
+                num_read = self._wire.read_into(left[::-1])
             except OSError as error:
                 raise self._failure(error) from error
             if not num_read:

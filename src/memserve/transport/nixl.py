@@ -1,13 +1,15 @@
 """Bytes between two instances by NIXL: UCX picks RDMA, shared memory or TCP, the receiver reads the sender's memory.
 
-A data connection arranges it: the sender's data server shows the offered blocks to whoever has the ticket, and
-keeps NIXL going until the receiver says that it is done or has gone. UCX fills a staging buffer; from there blocks
-are copied and verified as on every path. Owns its connections. Thread-safe; one fetch at a time.
+A data connection arranges it, with TLS where that is on (what UCX carries is not encrypted): the sender's data
+server shows the offered blocks to whoever has the ticket, and keeps NIXL going until the receiver says that it is
+done or has gone. UCX fills a staging buffer; from there blocks are copied and verified as on every path. Owns its
+connections. Thread-safe; one fetch at a time.
 """
 
 import threading
 from collections.abc import Iterator, Sequence
 
+from memserve.config import NO_TLS, TlsFiles
 from memserve.core.clock import Clock
 from memserve.core.enums import DataPath
 from memserve.core.errors import ProtocolError
@@ -25,16 +27,18 @@ class NixlTransport:
 
     name = DataPath.NIXL
 
-    def __init__(self, agent: NixlAgent, *, clock: Clock, limits: TcpLimits | None = None) -> None:
+    def __init__(
+        self, agent: NixlAgent, *, clock: Clock, limits: TcpLimits | None = None, tls: TlsFiles = NO_TLS
+    ) -> None:
         """`agent` is shared with the data server, and closed by its owner."""
         self._agent = agent
         self._limits = limits or TcpLimits()
-        self._connections = Connections(limits=self._limits, clock=clock)
+        self._connections = Connections(limits=self._limits, clock=clock, tls=tls)
         self._lock = threading.Lock()
 
     def reaches(self, peer: PeerInfo) -> bool:
         """Whether it shows its blocks to NIXL; nobody asks it, nor UCX."""
-        return peer.nixl and bool(peer.data)
+        return peer.nixl and self._connections.speaks_to(peer.data)
 
     def fetch(self, offer: Offer, copies: Sequence[BlockCopy]) -> None:
         request = ExposeRequest(

@@ -10,6 +10,7 @@ from functools import partial
 
 import msgspec
 
+from memserve.config import NO_TLS, TlsFiles
 from memserve.core.clock import Clock
 from memserve.core.enums import DataPath
 from memserve.core.errors import ProtocolError
@@ -60,15 +61,22 @@ class TcpTransport:
 
     name = DataPath.TCP
 
-    def __init__(self, *, clock: Clock, threads: CopyThreads | None = None, limits: TcpLimits | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        threads: CopyThreads | None = None,
+        limits: TcpLimits | None = None,
+        tls: TlsFiles = NO_TLS,
+    ) -> None:
         """`threads`, closed by their owner, share long fetches; None leaves them to the caller's."""
         self._threads = threads or CopyThreads(1)
         self._limits = limits or TcpLimits()
-        self._connections = Connections(limits=self._limits, clock=clock)
+        self._connections = Connections(limits=self._limits, clock=clock, tls=tls)
 
     def reaches(self, peer: PeerInfo) -> bool:
-        """Whether it has a data server; nobody asks it."""
-        return bool(peer.data)
+        """Whether it has a data server that wants TLS where this side does; nobody asks it."""
+        return self._connections.speaks_to(peer.data)
 
     def fetch(self, offer: Offer, copies: Sequence[BlockCopy]) -> None:
         """Long ones in ranges of blocks over several connections at once."""

@@ -15,9 +15,11 @@ from typing import Protocol
 
 import msgspec
 
+from memserve.config import Network
 from memserve.core.clock import Clock
 from memserve.core.errors import ConfigError, InstanceUnavailable, MemserveError, ProtocolError, TransferFailed
 from memserve.transport.framed_socket import FramedSocket, TcpLimits
+from memserve.transport.tls import server_context
 from memserve.wire.data_messages import DataMessage, ExposeReply, ExposeRequest, ReadReply, ReadRequest, WriteRequest
 from memserve.wire.messages import AckReply, ErrorReply
 
@@ -74,14 +76,15 @@ class DataServer:
     def __init__(
         self,
         *,
-        bind: str,
+        network: Network,
         door: BlockDoor,
         clock: Clock,
         limits: TcpLimits | None = None,
         nixl: BlockShow | None = None,
     ) -> None:
         self._nixl = nixl
-        self._bind = bind
+        self._network = network
+        self._tls = server_context(network.tls) if network.tls.is_on else None
         self._door = door
         self._clock = clock
         self._limits = limits or TcpLimits()
@@ -96,19 +99,19 @@ class DataServer:
         self._num_malformed = 0
 
     def start(self) -> str:
-        """Listen on a free port; returns tcp://HOST:PORT. Raises ConfigError when the address cannot be bound."""
-        family = socket.AF_INET6 if ":" in self._bind else socket.AF_INET
+        """Listen on a free port; returns tcp://HOST:PORT, or tls://. Raises ConfigError for an address that is none."""
+        bind = self._network.bind
+        family = socket.AF_INET6 if ":" in bind else socket.AF_INET
         try:
-            self._listener = socket.create_server((self._bind, 0), family=family)
+            self._listener = socket.create_server((bind, 0), family=family)
         except OSError as error:
-            raise ConfigError(f"cannot listen on {self._bind} for data: {error}; choose another address") from error
+            raise ConfigError(f"cannot listen on {bind} for data: {error}; choose another address") from error
         port = self._listener.getsockname()[1]
-        host = f"[{self._bind}]" if family is socket.AF_INET6 else self._bind
         self._acceptor = threading.Thread(
             target=self._accept, args=(self._listener,), name=f"memserve-data-{port}", daemon=True
         )
         self._acceptor.start()
-        return f"tcp://{host}:{port}"
+        return f"{'tls' if self._tls else 'tcp'}://{self._network.host}:{port}"
 
     def stats(self) -> DataServerStats:
         with self._lock:
@@ -146,6 +149,8 @@ class DataServer:
             self._admit(sock, f"{address[0]}:{address[1]}")
 
     def _admit(self, sock: socket.socket, peer: str) -> None:
+        if self._tls is not None:
+            sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         framed = FramedSocket(sock, peer=peer, limits=self._limits, clock=self._clock)
         with self._lock:
             if self._closing.is_set() or len(self._serving) >= self._limits.max_connections:

@@ -24,7 +24,7 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.request import Request, RequestStatus
 
-from memserve.config import ConnectorConfig, convert, parse_disk, parse_size
+from memserve.config import ConnectorConfig, Network, convert, parse_disk, parse_size
 from memserve.core.clock import SystemClock
 from memserve.core.enums import SERVING_ROLES, Phase
 from memserve.core.errors import ConfigError
@@ -90,7 +90,7 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
             dram_bytes=parse_size(config.dram, "dram"),
             identity=identity,
             cluster=config.cluster,
-            bind=config.bind,
+            network=Network(bind=config.bind, advertise=config.advertise, tls=config.tls),
             paths=config.paths,
             disk=parse_disk(config.disk, "disk"),
             marks=config.marks,
@@ -215,7 +215,7 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
             memory=EngineMemory(self._kv_cache_config, kv_caches, layout=layout, share=share),
             attach=attach,
             commit=self._committer.commit,
-            network=TcpTransport(clock=SystemClock()),
+            network=TcpTransport(clock=SystemClock(), tls=self._config.tls),
             rank=parallel.rank,
             clock=SystemClock(),
             plan=self._config.pieces,

@@ -1,0 +1,99 @@
+"""What a FramedSocket reads from and writes to: a plain socket, or one with TLS. Both look ahead one byte.
+
+Owns the socket it is given. Not thread-safe, but `shut` may come from any thread and ends what waits.
+"""
+
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Wire(Protocol):
+    """All calls raise OSError when the connection fails, TimeoutError when nothing moves in time."""
+
+    def send(self, parts: Sequence[memoryview]) -> int:
+        """Some of the bytes, from the beginning; how many."""
+        ...
+
+    def read_into(self, parts: Sequence[memoryview]) -> int:
+        """Fill some of the parts, from the beginning; how many bytes, 0 at the end of the connection."""
+        ...
+
+    def look(self, *, seconds: float) -> bool | None:
+        """Whether the next byte is there; False after the end of the connection, None when nothing came in time."""
+        ...
+
+    def set_timeout(self, seconds: float) -> None: ...
+
+    def shut(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class PlainWire:
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def send(self, parts: Sequence[memoryview]) -> int:
+        return self._socket.sendmsg(parts)
+
+    def read_into(self, parts: Sequence[memoryview]) -> int:
+        return self._socket.recvmsg_into(parts)[0]
+
+    def look(self, *, seconds: float) -> bool | None:
+        self._socket.settimeout(seconds)
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except (BlockingIOError, TimeoutError):
+            return None
+
+    def set_timeout(self, seconds: float) -> None:
+        self._socket.settimeout(seconds)
+
+    def shut(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class TlsWire:
+    """The handshake comes with the first bytes, so it waits for nobody else's thread."""
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        self._socket = sock
+        self._ahead = b""
+
+    def send(self, parts: Sequence[memoryview]) -> int:
+        return self._socket.send(parts[0])
+
+    def read_into(self, parts: Sequence[memoryview]) -> int:
+        if self._ahead:
+            parts[0][:1], self._ahead = self._ahead, b""
+            return 1
+        return self._socket.recv_into(parts[0])
+
+    def look(self, *, seconds: float) -> bool | None:
+        if self._ahead:
+            return True
+        self._socket.settimeout(seconds)
+        try:
+            self._ahead = self._socket.recv(1)
+        except (ssl.SSLWantReadError, TimeoutError):
+            return None
+        return bool(self._ahead)
+
+    def set_timeout(self, seconds: float) -> None:
+        self._socket.settimeout(seconds)
+
+    def shut(self) -> None:
+        socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # TLS's own would take the session away from its user
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def wire_on(sock: socket.socket) -> Wire:
+    """For whatever kind of socket it is."""
+    return TlsWire(sock) if isinstance(sock, ssl.SSLSocket) else PlainWire(sock)
