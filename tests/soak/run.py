@@ -50,7 +50,10 @@ class Member:
     async def _line(self) -> str:
         assert self.process.stdout is not None
         async with asyncio.timeout(_STEP_DEADLINE_S):
-            return (await self.process.stdout.readline()).decode().strip()
+            line = (await self.process.stdout.readline()).decode().strip()
+        if not line:
+            raise RuntimeError(f"{self.name} ended by itself; what it wrote says why")
+        return line
 
 
 class Soak:
