@@ -185,6 +185,20 @@ def test_the_next_pool_of_this_name_finds_what_was_held(make_disk_pool: MakeDisk
     assert promote(second, 0) == len(prompt(0))
 
 
+def test_what_is_wanted_most_is_saved_on_close_where_not_all_has_room(make_disk_pool: MakeDiskPool) -> None:
+    first = make_disk_pool(disk_blocks=2 * PROMPT_BLOCKS, marks=Watermarks(low=0.98, high=0.99))
+    hold(first, 0)
+    first.swap_out(PROMPT_BLOCKS, source=Tier.DRAM, target=Tier.DISK)
+    for number in (1, 2):
+        hold(first, number)
+    assert is_whole(first, 1)
+    first.close()
+    second = make_disk_pool(disk_blocks=2 * PROMPT_BLOCKS)
+    assert is_whole(second, 1)
+    assert is_whole(second, 2)
+    assert tiers(second, 0) == []
+
+
 def test_what_was_deleted_is_not_found_by_the_next_pool(make_disk_pool: MakeDiskPool) -> None:
     first = make_disk_pool()
     hold(first, 1)

@@ -102,6 +102,8 @@ class TierMover:
         Stops after `deadline_s`, where DRAM has no more room, and at a block that cannot be read. Fails with
         PoolExhausted when too many wait, and with InstanceUnavailable once the pool is closed.
         """
+        if self._disk is None:
+            return _nothing_moved()
         with self._gate:
             if self._is_closing:
                 raise InstanceUnavailable("this pool is closed")
@@ -249,10 +251,12 @@ class TierMover:
             waiting = list(self._core.ledger.disk.wanted(Tier.DRAM))
         try:
             while waiting and self._clock.now() < until:
+                batch, waiting = waiting[: self._batch], waiting[self._batch :]
                 with self._core.lock:
-                    swap = self._core.ledger.begin_swap_in(waiting[: self._batch], target=Tier.DISK)
-                self.carry_out(swap)
-                del waiting[: self._batch]
+                    there = [block for block in batch if _is_indexed(self._core.ledger, block)]
+                    swap = self._core.ledger.begin_swap_in(there, target=Tier.DISK) if there else None
+                if swap is not None:
+                    self.carry_out(swap)
             with self._core.lock:
                 disk.forget(self._core.ledger.disk.take_left())
             disk.erase()
@@ -265,6 +269,12 @@ class TierMover:
 
     def __repr__(self) -> str:
         return f"TierMover({self._disk}, {self._num_waiting} wait, {self._counts})"
+
+
+def _nothing_moved() -> "Future[int]":
+    moved: Future[int] = Future()
+    moved.set_result(0)
+    return moved
 
 
 def _is_indexed(ledger: PoolLedger, block: BlockId) -> bool:
