@@ -13,6 +13,7 @@ from memserve.simulator.answers import with_answers
 from memserve.simulator.figure import draw_cache, draw_simulation
 from memserve.simulator.profiles import load_profile
 from memserve.simulator.report import CacheReport, SimulationReport, cache_report, simulate, write_json
+from memserve.simulator.result import SimulationResult
 from memserve.simulator.setting import Setting
 from memserve.simulator.trace import Trace, load_trace
 from memserve.simulator.workloads import made_up, workload_names
@@ -100,28 +101,34 @@ def run_simulate_cache(options: SimulateCacheOptions) -> None:
 
 
 def simulation_table(report: SimulationReport) -> Table:
+    """A row per run. What is the same in all runs, or never happened, has no column: 80 characters have to do."""
+    named = [field for field in ("policy", "layout") if len({getattr(row, field) for row in report.results}) > 1]
+    has_splits = any(row.split_ratio for row in report.results)
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    table.add_column("policy", no_wrap=True)
-    table.add_column("layout", no_wrap=True)
-    for heading in ("inst.", "hits", "TTFT s", "p99", "JCT s", "p99", "busy", "max/mean", "split", "pull", "decide"):
+    for field in named or ("policy",):
+        table.add_column(field, no_wrap=True)
+    shares = ("split", "pull") if has_splits else ("pull",)
+    for heading in ("inst.", "hits", "TTFT s", "p99", "JCT s", "p99", "busy", "max/mean", *shares, "decide"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.results:
-        table.add_row(
-            row.policy,
-            row.layout,
-            str(row.instances),
-            f"{row.hit_ratio:.3f}",
-            f"{row.ttft_avg_s:.3f}",
-            f"{row.ttft_p99_s:.2f}",
-            f"{row.jct_avg_s:.2f}",
-            f"{row.jct_p99_s:.2f}",
-            f"{row.utilisation:.0%}",
-            f"{row.load_max_over_mean:.2f}",
-            f"{row.split_ratio:.0%}",
-            f"{row.pull_ratio:.0%}",
-            f"{row.decide_p50_us:.0f} µs",
-        )
+        table.add_row(*[getattr(row, field) for field in named or ("policy",)], *_figures(row, has_splits=has_splits))
     return table
+
+
+def _figures(row: SimulationResult, *, has_splits: bool) -> Sequence[str]:
+    return (
+        str(row.instances),
+        f"{row.hit_ratio:.3f}",
+        f"{row.ttft_avg_s:.3f}",
+        f"{row.ttft_p99_s:.2f}",
+        f"{row.jct_avg_s:.2f}",
+        f"{row.jct_p99_s:.2f}",
+        f"{row.utilisation:.0%}",
+        f"{row.load_max_over_mean:.2f}",
+        *([f"{row.split_ratio:.0%}"] if has_splits else []),
+        f"{row.pull_ratio:.0%}",
+        f"{row.decide_p50_us:.0f} µs",
+    )
 
 
 def cache_table(report: CacheReport) -> Table:

@@ -79,6 +79,7 @@ class ModelledInstance:
         self._cost = cost
         self.pool = pool
         self._waiting: deque[Task] = deque()
+        self._ready_times: list[float] = []
         self._arrived: deque[Task] = deque()
         self._prefill: _Prefill | None = None
         # Decodes by the step at which they end; all of them advance together.
@@ -104,6 +105,7 @@ class ModelledInstance:
         """Queue the task; `advance` must have been called up to `at_s`."""
         self._pass(at_s)
         (self._arrived if task.phase is Phase.DECODE else self._waiting).append(task)
+        heappush(self._ready_times, task.ready_at)
         self._start_next()
 
     def release(self, number: int, *, at_s: float) -> None:
@@ -132,8 +134,9 @@ class ModelledInstance:
 
     def _someone_ready_at(self) -> float:
         """When the next task may begin that now waits for its KV only."""
-        later = [task.ready_at for task in self._waiting if task.ready_at > self._now]
-        return min(later) if later else inf
+        while self._ready_times and self._ready_times[0] <= self._now:
+            heappop(self._ready_times)
+        return self._ready_times[0] if self._ready_times else inf
 
     def _pass(self, at_s: float) -> None:
         """Let time go by in which nothing ends."""
