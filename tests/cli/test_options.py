@@ -96,3 +96,10 @@ def test_roles_may_be_mixed_and_typed_ones_overrule_the_others_of_the_file(
 
 def test_flexible_instances_of_a_file_stay_when_nothing_is_typed(tmp_path: Path) -> None:
     assert serve_config(with_file(tmp_path, "[cluster]\ninstances = 3\n")).cluster.instances == 3
+
+
+def test_a_disk_and_its_marks_come_from_the_file_and_a_typed_disk_wins(tmp_path: Path) -> None:
+    text = '[pool]\ndisk = "/kv:1GiB"\nmarks = {low = 0.5, high = 0.6}\n'
+    assert serve_config(with_file(tmp_path, text)).pool.disk == "/kv:1GiB"
+    typed = serve_config(with_file(tmp_path, text, disk="/other:2GiB")).pool
+    assert (typed.disk, typed.marks.low, typed.marks.high) == ("/other:2GiB", 0.5, 0.6)
