@@ -36,6 +36,8 @@ class Fault(Enum):
     DIE_INSIDE = auto()
     """So many events come, then vLLM's error event: its engine process is gone, its server is not."""
     EMPTY_STREAM = auto()
+    END_EARLY = auto()
+    """So many events come, and then the stream ends as if that were all."""
     OTHER_TEXT = auto()
     """As `rewrites_text`, once."""
     ERROR_EVENT = auto()
@@ -187,6 +189,8 @@ class FakeEngine:
                 return
             if is_other and event["choices"] and "delta" in event["choices"][0]:
                 event["choices"][0]["delta"]["content"] = event["choices"][0]["delta"]["content"].upper()
+            if number == self.break_after and self.fault is Fault.END_EARLY:
+                return
             yield _event(event)
         yield from (b": keep-alive\n\n", b"data: [DONE]\n\n")
 

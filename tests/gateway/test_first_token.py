@@ -28,6 +28,7 @@ SHAPES: list[dict[str, Any]] = [
     {"stop": [" moves", "memory"]},
     {"stop": ["never said, and long"]},
     {"stop": ["aged"], "min_tokens": 4, "max_tokens": 40},
+    {"stop": ["aged"], "min_tokens": 1},
     {"stop": ["\u00e9\U0001f600"]},
     {"stop": []},
     {"stop_token_ids": [SCRIPT[0]]},

@@ -20,6 +20,7 @@ FIELDS: list[dict[str, Any]] = [
     {"max_tokens": 12, "min_tokens": 11},
     {"ignore_eos": True, "max_tokens": 20},
 ]
+FAULTS = [Fault.NONE, Fault.CUT, Fault.DIE_INSIDE, Fault.END_EARLY, Fault.ANSWER_500]
 NUM_EVENTS = len(PIECES) + 4  # the role, the pieces, the end, the usage and [DONE]: breaking after more breaks nothing
 
 
@@ -59,7 +60,7 @@ def break_everything(cluster: Rig, fault: Fault, *, after: int, times: int) -> N
 
 
 @pytest.mark.parametrize("path", [CHAT, TEXT])
-@pytest.mark.parametrize("fault", [Fault.CUT, Fault.DIE_INSIDE])
+@pytest.mark.parametrize("fault", [Fault.CUT, Fault.DIE_INSIDE, Fault.END_EARLY])
 @pytest.mark.parametrize("fields", [{}, USAGE, {"stop": ["memory moves"]}, {"stop": "es \u00e9"}, {"max_tokens": 5}])
 async def test_a_colocated_instance_that_dies_after_any_event_is_carried_on(
     rig: Rigs, path: str, fault: Fault, fields: dict[str, Any]
@@ -72,7 +73,7 @@ async def test_a_colocated_instance_that_dies_after_any_event_is_carried_on(
 
 
 @pytest.mark.parametrize("path", [CHAT, TEXT])
-@pytest.mark.parametrize("fault", [Fault.CUT, Fault.DIE_INSIDE])
+@pytest.mark.parametrize("fault", [Fault.CUT, Fault.DIE_INSIDE, Fault.END_EARLY])
 async def test_a_decode_instance_that_dies_after_any_event_is_carried_on(rig: Rigs, path: str, fault: Fault) -> None:
     for after in range(NUM_EVENTS):
         async with rig(prefill=1, decode=2) as cluster:
@@ -93,7 +94,7 @@ async def test_without_another_decode_instance_the_prefill_instance_goes_on(rig:
 
 @given(
     layout=st.sampled_from([(2, 2, 0), (3, 1, 0), (1, 3, 0), (0, 0, 4), (1, 1, 0)]),
-    faults=st.lists(st.sampled_from([Fault.NONE, Fault.CUT, Fault.DIE_INSIDE, Fault.ANSWER_500]), max_size=3),
+    faults=st.lists(st.sampled_from(FAULTS), max_size=3),
     after=st.integers(0, NUM_EVENTS),
     asked=st.tuples(st.sampled_from([CHAT, TEXT]), st.sampled_from(FIELDS)),
 )

@@ -51,7 +51,7 @@ class Relay:
             self._check(decode)
         if self._client.status is None:
             raise _lost(decode, "ended its stream before the first event")
-        if isinstance(follower, Transcript) and not follower.is_over:
+        if follower is not None and not follower.has_ended:
             raise _lost(decode, "ended its stream before the answer was over")
         await self._client.end(cutter.close())
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from memserve.gateway.client_connection import DONE_EVENT
 from memserve.gateway.engine_events import DATA, EVENT_END, read_events
 
 _CREATED = re.compile(rb'"created":[0-9]+')
@@ -37,6 +38,8 @@ class Replay:
         self._created: bytes | None = None
         self.fault = ""
         """Why the engine gave up inside its stream; what it sent from there on is dropped."""
+        self.has_ended = False
+        """The end of the stream has gone past."""
         self.has_diverged = False
         """This engine said something else than the one before it."""
 
@@ -59,6 +62,7 @@ class Replay:
 
     def _remark(self, raw: bytes) -> bytes:
         """Comments and [DONE]."""
+        self.has_ended |= raw == DONE_EVENT
         return b"" if self._is_behind else raw
 
     @property

@@ -7,6 +7,7 @@ from these two fields the events pass as the bytes that the engine sent. Bounded
 import re
 
 from memserve.gateway.answer_form import Head
+from memserve.gateway.client_connection import DONE_EVENT
 from memserve.gateway.continuable import Continuable
 from memserve.gateway.detokenizer import Detokenizer
 from memserve.gateway.engine_events import EngineEvent, read_events
@@ -31,6 +32,8 @@ class Transcript:
         self._is_plain = True
         self.has_usage = False
         """The event with the usage, which follows the last piece, has gone past."""
+        self.has_ended = False
+        """So has the end of the stream."""
         self.fault = ""
         """Why the engine gave up inside its stream; what it sent from there on is dropped."""
 
@@ -41,10 +44,6 @@ class Transcript:
     @property
     def num_tokens(self) -> int:
         return len(self._tokens)
-
-    @property
-    def is_over(self) -> bool:
-        return self._finish_reason is not None
 
     @property
     def prompt(self) -> list[int] | None:
@@ -59,6 +58,7 @@ class Transcript:
                 break
             if event is not None:
                 self._note(event)
+            self.has_ended |= raw == DONE_EVENT
             passed.append(raw)
         told = b"".join(passed)
         return told if self._plan.wants_token_ids else _TOKEN_IDS.sub(rb'"\1":null', told)
