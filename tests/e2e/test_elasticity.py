@@ -98,9 +98,10 @@ def joined(served: Served, *arguments: str, log: Path) -> Iterator["subprocess.P
 
 
 def test_an_instance_joins_one_changes_its_role_one_is_drained_and_every_answer_stays_the_same(tmp_path: Path) -> None:
-    served = serve("--dram", "128MiB", log=tmp_path / "serve.log").wait_ready()
+    served = serve("--dram", "256MiB", "--", "--max-model-len", "2048", log=tmp_path / "serve.log")
     log = tmp_path / "extra.log"
     try:
+        served.wait_ready()
         with (
             Traffic(served).going_on() as traffic,
             joined(served, "--role", "decode", "--name", "extra", log=log) as extra,

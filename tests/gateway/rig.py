@@ -34,7 +34,7 @@ from memserve.scheduler.cost_model import PathTerms
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
 from memserve.wire.identity import KvIdentity, Namespace
-from memserve.wire.messages import Load, PeerInfo, PeerPaths, Pinned, ResizeReply, TierStats
+from memserve.wire.messages import Load, PathCheck, PeerInfo, PeerPaths, Pinned, ResizeReply, TierStats
 from tests.fakes.engine import FakeEngine, Fault
 from tests.fakes.generation import Generation
 from tests.fakes.model import PIECES, TOKENIZER
@@ -50,6 +50,7 @@ class ScriptedCluster:
     """The cluster manager's side: a view that tests change, and the faults and commands that were told."""
 
     endpoint = "tcp://127.0.0.1:7000"
+    path_checks: tuple[PathCheck, ...] = ()
 
     def __init__(self) -> None:
         self.view = ClusterView()

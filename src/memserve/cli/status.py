@@ -12,6 +12,7 @@ from rich.table import Table
 from memserve.cluster.view import ClusterView, InstanceView
 from memserve.core.errors import InstanceUnavailable
 from memserve.gateway.pool_routes import InstancePaths
+from memserve.wire.messages import PathCheck
 
 _DEADLINE_S = 5.0
 
@@ -24,16 +25,30 @@ class _Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """The part of the answer that is shown."""
 
     view: ClusterView
+    path_checks: tuple[PathCheck, ...] = ()
 
 
 def show_status(url: str) -> None:
     """Print one row an instance. Raises InstanceUnavailable when no gateway answers at `url`."""
-    view, paths = asyncio.run(_read(url.rstrip("/")))
+    cluster, paths = asyncio.run(_read(url.rstrip("/")))
+    view = cluster.view
     console = Console(highlight=False)
     console.print(f"cluster of {len(view.instances)} instances, epoch {view.epoch}")
     console.print(render(view))
     if paths:
         console.print(render_paths(paths))
+    for line in paths_text(cluster.path_checks):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def paths_text(checks: tuple[PathCheck, ...]) -> list[str]:
+    """How many ways between the instances work, and a line for each that was tried out and does not."""
+    tried = [check for check in checks if check.is_possible and check.answered]
+    if not tried:
+        return []
+    wrong = [check for check in tried if not check.is_right]
+    lines = [f"paths between instances: {len(tried) - len(wrong)} of {len(tried)} brought a block over as it was"]
+    return lines + [f"  NOT {check.source} -> {check.target} by {check.path}: {check.fault}" for check in wrong]
 
 
 def render(view: ClusterView) -> Table:
@@ -68,13 +83,13 @@ def _cells(instance: InstanceView) -> tuple[str, ...]:
     )
 
 
-async def _read(url: str) -> tuple[ClusterView, tuple[InstancePaths, ...]]:
+async def _read(url: str) -> tuple[_Cluster, tuple[InstancePaths, ...]]:
     try:
         timeout = aiohttp.ClientTimeout(total=_DEADLINE_S)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             cluster = msgspec.json.decode(await _get(session, f"{url}/admin/cluster"), type=_Cluster)
             paths = msgspec.json.decode(await _get(session, f"{url}/admin/paths"), type=_Paths)
-            return cluster.view, paths.paths
+            return cluster, paths.paths
     except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
         raise InstanceUnavailable(
             f"no memserve gateway answers at {url} ({error or type(error).__name__}); "

@@ -59,9 +59,16 @@ class AdminRoutes:
         return Response(self._context.metrics.exposition(), media_type=_EXPOSITION)
 
     async def cluster(self, _: Request) -> Response:
-        """The view, what the scheduler has queued, and where instances join."""
+        """The view, what the scheduler has queued, where instances join, and how blocks get from one to another."""
         cluster = self._context.cluster
-        return _json({"view": cluster.view, "scheduler": self._context.scheduler.stats(), "manager": cluster.endpoint})
+        return _json(
+            {
+                "view": cluster.view,
+                "scheduler": self._context.scheduler.stats(),
+                "manager": cluster.endpoint,
+                "path_checks": cluster.path_checks,
+            }
+        )
 
     async def set_transfer(self, request: Request) -> Response:
         """From the next request on, KV leaves so: {"transfer": "by-layer" | "by-request" | "auto" | null}."""

@@ -15,9 +15,10 @@ from prometheus_client.registry import Collector
 from memserve.cluster.view import ClusterView
 from memserve.core.enums import Tier
 from memserve.gateway.explanation import Step
+from memserve.gateway.path_metrics import PathCollector
 from memserve.gateway.scheduler_metrics import SchedulerCollector
 from memserve.scheduler.scheduler import Scheduler
-from memserve.wire.messages import MovedBlocks, RequestReport
+from memserve.wire.messages import MovedBlocks, PathCheck, RequestReport
 
 _LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _TRANSFER_S = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
@@ -71,6 +72,10 @@ class GatewayMetrics:
     def follow(self, scheduler: Scheduler) -> None:
         """Show the scheduler's numbers, too."""
         self.registry.register(SchedulerCollector(scheduler))
+
+    def show_paths(self, checks: Callable[[], tuple[PathCheck, ...]]) -> None:
+        """Which ways between the instances work, read at each scrape."""
+        self.registry.register(PathCollector(checks))
 
     def show_waiting(self, num_waiting: Callable[[], dict[str, int]]) -> None:
         """How many requests of each tenant wait for a slot, read at each scrape."""

@@ -11,7 +11,7 @@ from memserve.core.enums import Role
 from memserve.core.ids import Incarnation, InstanceId, PinId, RequestId
 from memserve.manager.operations import Operation, Operations
 from memserve.wire.identity import Namespace
-from memserve.wire.messages import PeerInfo, PeerPaths, Pinned, ResizeReply
+from memserve.wire.messages import PathCheck, PeerInfo, PeerPaths, Pinned, ResizeReply
 
 
 class Membership(Protocol):
@@ -19,6 +19,11 @@ class Membership(Protocol):
 
     @property
     def view(self) -> ClusterView: ...
+
+    @property
+    def path_checks(self) -> tuple[PathCheck, ...]:
+        """How a block got from one instance to another by each path."""
+        ...
 
     @property
     def endpoint(self) -> str:

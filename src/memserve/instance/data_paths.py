@@ -13,7 +13,7 @@ from memserve.config import Network, check_paths
 from memserve.core.clock import Clock
 from memserve.core.enums import DataPath
 from memserve.core.errors import TransferFailed
-from memserve.core.ids import BlockId, TransferId
+from memserve.core.ids import BlockId, Incarnation, InstanceId, TransferId
 from memserve.instance.core import PoolCore
 from memserve.instance.data_door import DataDoor
 from memserve.storage.shared_memory import attach
@@ -52,6 +52,7 @@ class DataPaths:
             DataPath.NIXL: lambda: NixlTransport(self._nixl, clock=clock, tls=network.tls),
         }
         self._transports = tuple(makers[path]() for path in paths)
+        self._avoided: set[tuple[InstanceId, Incarnation, DataPath]] = set()
         self.door = DataDoor(core, block_bytes=core.memory.block_bytes)
         nixl = self._nixl if DataPath.NIXL in paths else None
         needs_server = bool({DataPath.TCP, DataPath.NIXL} & {*paths})
@@ -64,13 +65,34 @@ class DataPaths:
     def allows(self, path: DataPath) -> bool:
         return any(transport.name is path for transport in self._transports)
 
+    @property
+    def names(self) -> tuple[DataPath, ...]:
+        """Best first."""
+        return tuple(transport.name for transport in self._transports)
+
+    def find(self, path: DataPath) -> Transport | None:
+        """None where it is not allowed."""
+        return next((transport for transport in self._transports if transport.name is path), None)
+
+    def avoid(self, peer: PeerInfo, path: DataPath) -> None:
+        """A block did not get through: it is not chosen for this incarnation until it is trusted again."""
+        self._avoided.add((peer.instance, peer.incarnation, path))
+
+    def trust(self, peer: PeerInfo, path: DataPath) -> None:
+        """A block got through."""
+        self._avoided.discard((peer.instance, peer.incarnation, path))
+
+    def forget(self, instance: InstanceId, incarnation: Incarnation) -> None:
+        """It is gone."""
+        self._avoided = {entry for entry in self._avoided if entry[:2] != (instance, incarnation)}
+
     def choose(self, peer: PeerInfo) -> Transport | None:
-        """The best path that leads to this peer; None when there is none."""
-        return next((transport for transport in self._transports if transport.reaches(peer)), None)
+        """The best path that leads to this peer and is not known to fail; None when there is none."""
+        return next((t for t in self._transports if self._is_usable(t, peer)), None)
 
     def choose_writable(self, peer: PeerInfo) -> Transport | None:
         """The best path by which bytes can be brought into room at this peer; None when there is none."""
-        return next((one for one in self._transports if one.name in _WRITABLE and one.reaches(peer)), None)
+        return next((one for one in self._transports if one.name in _WRITABLE and self._is_usable(one, peer)), None)
 
     def describe(self, peer: PeerInfo) -> PeerPaths:
         """What `choose` and `choose_writable` would take."""
@@ -109,6 +131,10 @@ class DataPaths:
             transport.close()
         self._nixl.close()
         self.threads.close()
+
+    def _is_usable(self, transport: Transport, peer: PeerInfo) -> bool:
+        is_avoided = (peer.instance, peer.incarnation, transport.name) in self._avoided
+        return not is_avoided and transport.reaches(peer)
 
     def __repr__(self) -> str:
         return f"DataPaths({', '.join(map(repr, self._transports))}, {self._server})"

@@ -25,7 +25,6 @@ from memserve.instance.data_paths import DataPaths
 from memserve.instance.engine_blocks import EngineBlocks
 from memserve.instance.engine_path import EnginePath
 from memserve.instance.event_publisher import COLLECT_S
-from memserve.instance.hand_on import HandOn
 from memserve.instance.inbox import Inbox
 from memserve.instance.locked_ledger import LockedLedger
 from memserve.instance.membership import Membership
@@ -350,7 +349,7 @@ class MemPool:
             paths=self._paths,
             inbox=self._inbox,
             puller=lambda: self._puller,
-            hand_on=HandOn(core=self._core, links=self._links, puller=lambda: self._puller, local=lambda: self.info),
+            links=self._links,
         )
 
     def _new_membership(self) -> Membership:

@@ -23,8 +23,10 @@ from memserve.instance.data_paths import DataPaths
 from memserve.instance.event_publisher import EventPublisher
 from memserve.instance.hand_on import HandOn
 from memserve.instance.inbox import Inbox
+from memserve.instance.peer_links import PeerLinks
 from memserve.instance.puller import Puller
 from memserve.instance.records import Received
+from memserve.instance.self_test import SelfTest
 from memserve.storage.shared_memory import owner_lives
 from memserve.transfer.limits import check_names
 from memserve.transfer.record import peer_owner
@@ -44,12 +46,14 @@ from memserve.wire.messages import (
     OfferRequest,
     PathsRequest,
     PeerInfo,
+    ProbeRequest,
     PullReply,
     PullRequest,
     ReleaseRequest,
     ReserveReply,
     ReserveRequest,
     ResizeRequest,
+    SelfTestRequest,
     SnapshotRequest,
     StatsReply,
     StatsRequest,
@@ -75,8 +79,10 @@ class Receiver:
         paths: DataPaths,
         inbox: Inbox,
         puller: Callable[[], Puller],
-        hand_on: HandOn,
+        links: PeerLinks,
     ) -> None:
+        hand_on = HandOn(core=core, links=links, puller=puller, local=local)
+        self_test = SelfTest(core=core, links=links, paths=paths, local=local)
         self.publisher = EventPublisher(core=core, local=local)
         self.admin = AdminDesk(core=core, local=local, paths=paths)
         self._core = core
@@ -100,12 +106,14 @@ class Receiver:
             TransferRequest: self._transfer,
             PullRequest: self._pull,
             OfferRequest: hand_on.take,
+            ProbeRequest: self_test.answer,
         }
         self._waited_for: dict[type, Callable[[Any], Awaitable[Any]]] = {
             EventsRequest: self.publisher.events,
             ResizeRequest: self.admin.resize,
             PathsRequest: self.admin.paths,
             HandOnRequest: hand_on.hand_on,
+            SelfTestRequest: self_test.run,
         }
         self._known_to_all: dict[type, Callable[[Any], object]] = {
             StatsRequest: self._stats,
@@ -145,6 +153,7 @@ class Receiver:
             del self._newest[instance]
         else:
             gone = False
+        self._paths.forget(instance, incarnation)
         with self._core.lock:
             self._core.sessions.peer_left(instance, incarnation, process_gone=gone)
 

@@ -113,6 +113,9 @@ class Elasticity:
                 present = self._manager.view.find(spec.instance)
                 if present is not None and present.state is InstanceState.ACTIVE:
                     return f"serves on {spec.url}"
+                if refusal := self._manager.refusal_of(spec.instance):
+                    await self._manager.launcher.stop(spec.instance)
+                    raise ConfigError(f"{spec.instance} is refused: {refusal}")
                 if spec.instance not in self._manager.launcher.specs:
                     raise ConfigError(self._manager.failure_of(spec.instance) or f"{spec.instance} was stopped")
                 await self._manager.wait_change()

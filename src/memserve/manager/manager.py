@@ -36,12 +36,14 @@ from memserve.manager.health import is_healthy
 from memserve.manager.launch_plan import LaunchSpec
 from memserve.manager.launcher import EndListener, InstanceEnded, Launcher
 from memserve.manager.registry import Registry
-from memserve.wire.messages import DeadInstance, RequestReport
+from memserve.manager.self_tests import SelfTests
+from memserve.wire.messages import DeadInstance, PathCheck, RequestReport
 
 _TICK_S = 0.5
 _LATE_S = 1.0
 """A tick later than this means that this process stood still, and heartbeats wait unread: no one is judged by it."""
 _HEALTH_EVERY_S = 0.5
+_SELF_TEST_EVERY_S = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +89,8 @@ class ClusterManager:
         self._stopping = False
         self._changed = asyncio.Event()
         self._checked: set[tuple[InstanceId, Incarnation]] = set()
+        self._tried_out: set[tuple[InstanceId, Incarnation]] = set()
+        self._self_tests = SelfTests()
         self._group: asyncio.TaskGroup | None = None
         self._http: aiohttp.ClientSession | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -99,6 +103,11 @@ class ClusterManager:
     @property
     def view(self) -> ClusterView:
         return self._membership.view
+
+    @property
+    def path_checks(self) -> tuple[PathCheck, ...]:
+        """How blocks got from one instance to another when the younger of the two came."""
+        return self._self_tests.checks(self.view)
 
     async def start(self) -> None:
         """Listen and watch. Raises ConfigError when the address cannot be bound."""
@@ -155,8 +164,12 @@ class ClusterManager:
             await self.launcher.start(spec)
 
     def failure_of(self, instance: InstanceId) -> str:
-        """Why it ended the last time, as far as it ended by itself; "" otherwise."""
+        """Why it ended by itself the last time; "" when it did not."""
         return self._failures.get(instance, "")
+
+    def refusal_of(self, instance: InstanceId) -> str:
+        """Why it is not taken into the cluster; "" when it is, or did not try."""
+        return self._registry.refusal_of(instance)
 
     async def wait_change(self) -> None:
         """Until something happens to membership or to an instance of its own."""
@@ -236,6 +249,7 @@ class ClusterManager:
         is_expected = self._stopping or self._registry.has_dismissed(dead.instance, dead.incarnation)
         level = logging.INFO if is_expected else logging.WARNING
         _log.log(level, "%s is out of the cluster: %s", dead.instance, dead.why)
+        self._tried_out.discard((dead.instance, dead.incarnation))
         if dead.cause is Cause.SILENT:
             self.launcher.fence(dead.instance)
 
@@ -250,16 +264,32 @@ class ClusterManager:
             self._group.create_task(self._await_health(view), name=f"health of {view.instance}")
 
     async def _await_health(self, view: InstanceView) -> None:
-        """Ask until the answer is good or the incarnation is no longer waiting for it."""
+        """Ask until the answers are good or the incarnation is no longer waiting for them."""
         member = (view.instance, view.incarnation)
         try:
             while self._is_joining(*member):
-                if self._http is not None and await is_healthy(self._http, view.url):
+                is_up = self._http is not None and await is_healthy(self._http, view.url)
+                if is_up and await self._exchanges_blocks(view):
                     break
-                await asyncio.sleep(_HEALTH_EVERY_S)
+                await asyncio.sleep(_HEALTH_EVERY_S if not is_up else _SELF_TEST_EVERY_S)
         finally:
             self._checked.discard(member)
         self._tell(InstanceReady(instance=view.instance, incarnation=view.incarnation))
+
+    async def _exchanges_blocks(self, view: InstanceView) -> bool:
+        """Tried out once in its life; one that fails is refused, and tried again later."""
+        member = (view.instance, view.incarnation)
+        if member not in self._tried_out:
+            others = [i for i in self.view.active() if i.instance != view.instance]
+            why = await self._self_tests.refusal(view, others)
+            self._registry.judge(view.instance, why)
+            if why:
+                self._failures[view.instance] = f"{view.instance} is refused: {why}"
+                self._wake()
+                return False
+            self._failures.pop(view.instance, None)
+            self._tried_out.add(member)
+        return True
 
     def _is_joining(self, instance: InstanceId, incarnation: Incarnation) -> bool:
         found = self.view.find(instance)

@@ -83,6 +83,17 @@ class Registry:
         """Tell it, with its next heartbeat, that it is wanted no more; and whoever runs it, when they ask."""
         self._dismissed[instance] = incarnation
 
+    def judge(self, instance: InstanceId, refusal: str) -> None:
+        """Tell whoever runs it that it is refused after all; "" that it is not."""
+        if refusal:
+            self._refused(instance, refusal)
+        else:
+            self._refusals.pop(instance, None)
+
+    def refusal_of(self, instance: InstanceId) -> str:
+        """ "" when it is not refused."""
+        return self._refusals.get(instance, "")
+
     def has_dismissed(self, instance: InstanceId, incarnation: Incarnation) -> bool:
         """Its going is no surprise."""
         return self._dismissed.get(instance) == incarnation
@@ -157,7 +168,7 @@ class Registry:
         return MemberReply(
             state="" if present is None else present.state,
             dismissed=instance in self._dismissed,
-            refusal=self._refusals.get(instance, ""),
+            refusal=self.refusal_of(instance),
         )
 
     def _heartbeat(self, message: HeartbeatRequest) -> HeartbeatReply:

@@ -134,6 +134,7 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
         stack.push_async_callback(pools.close)
         scheduler = _scheduler(run, manager.view, clock)
         metrics.follow(scheduler)
+        metrics.show_paths(lambda: manager.path_checks)
         reports.follow(scheduler.answered)
         subscriptions = EventSubscriptions(scheduler, clock=clock)
         await stack.enter_async_context(subscriptions.running())

@@ -76,6 +76,7 @@ from memserve.wire.messages.pins import (
 from memserve.wire.messages.request import (
     RequestParams,
 )
+from memserve.wire.messages.self_test import PathCheck, ProbeReply, ProbeRequest, SelfTestReply, SelfTestRequest
 
 __all__ = [
     "AbortRequest",
@@ -110,6 +111,7 @@ __all__ = [
     "MovedBlocks",
     "OfferReply",
     "OfferRequest",
+    "PathCheck",
     "PathsReply",
     "PathsRequest",
     "PeerInfo",
@@ -120,6 +122,8 @@ __all__ = [
     "Pinned",
     "PinsReply",
     "PinsRequest",
+    "ProbeReply",
+    "ProbeRequest",
     "PullReply",
     "PullRequest",
     "Record",
@@ -131,6 +135,8 @@ __all__ = [
     "ReserveRequest",
     "ResizeReply",
     "ResizeRequest",
+    "SelfTestReply",
+    "SelfTestRequest",
     "SnapshotReply",
     "SnapshotRequest",
     "StatsReply",

@@ -18,6 +18,7 @@ from memserve.wire.messages.admin import (
 )
 from memserve.wire.messages.base import AckReply, BlockList, ErrorReply, Message, PeerInfo, TierStats
 from memserve.wire.messages.pins import PinReply, PinRequest, PinsReply, PinsRequest, UnpinReply, UnpinRequest
+from memserve.wire.messages.self_test import ProbeReply, ProbeRequest, SelfTestReply, SelfTestRequest
 
 
 class HelloRequest(Message, frozen=True):
@@ -224,5 +225,6 @@ PeerMessage = (
     | ResizeRequest | ResizeReply | HandOnRequest | HandOnReply | OfferRequest | OfferReply
     | PathsRequest | PathsReply
     | PinRequest | PinReply | UnpinRequest | UnpinReply | PinsRequest | PinsReply
+    | SelfTestRequest | SelfTestReply | ProbeRequest | ProbeReply
     | AckReply | ErrorReply
 )  # fmt: skip

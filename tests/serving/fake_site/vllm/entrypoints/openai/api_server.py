@@ -99,7 +99,12 @@ def _join(connector: dict[str, Any]) -> MemPool:
     role = Role(connector["role"])
     roles = (Role.PREFILL, Role.DECODE, Role.COLOCATED)
     pool.membership.join(
-        connector["join"], cluster=connector["cluster"], role=role, url=connector["url"], load=Load, can_play=roles
+        connector["join"],
+        cluster=connector["cluster"],
+        role=role,
+        url=connector["url"],
+        load=lambda: Load(pool=pool.stats().tiers),
+        can_play=roles,
     )
     return pool
 
