@@ -37,7 +37,7 @@ from memserve.instance.setup import default_identity
 from memserve.manager.operations import Operation, Operations
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
-from memserve.wire.messages import Load, PeerInfo
+from memserve.wire.messages import Load, PathCheck, PeerInfo
 
 _BLOCK_SIZE = 16
 
@@ -46,6 +46,7 @@ class FixedCluster:
     """Membership and ElasticCluster of instances that are always there."""
 
     endpoint = ""
+    path_checks: tuple[PathCheck, ...] = ()
 
     def __init__(self, urls: list[str]) -> None:
         self.operations = Operations()
