@@ -94,7 +94,6 @@ def _join(connector: dict[str, Any]) -> MemPool:
         block_bytes=1024,
         dram_bytes=1 << 20,
         cluster=connector["cluster"],
-        bind=connector["bind"],
     )
     role = Role(connector["role"])
     roles = (Role.PREFILL, Role.DECODE, Role.COLOCATED)
