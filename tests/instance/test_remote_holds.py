@@ -88,3 +88,14 @@ def test_threads_and_a_peer_use_one_pool_at_once_and_its_books_balance(make_pool
     pool.local.check()
     assert pool.stats().num_leases == 0
     assert pool.stats().tiers[0].num_reserved == 0
+
+
+def test_blocks_at_a_peer_that_came_back_elsewhere_are_given_back_there(make_pool: MakePool) -> None:
+    a, earlier = make_pool("a"), make_pool("b")
+    a.connect(earlier.info.endpoint)
+    earlier.close()
+    again = make_pool("b")
+    blocks = a.alloc_mem(3, on=a.connect(again.info.endpoint))
+    assert again.stats().tiers[0].num_reserved == 3
+    a.free_mem(blocks)
+    assert again.stats().tiers[0].num_reserved == 0

@@ -45,10 +45,10 @@ class PeerLinks:
         return self._num_calls[endpoint]
 
     def find(self, instance: InstanceId) -> PeerInfo:
-        """An introduced peer. Raises InstanceUnavailable when there is none of that name."""
-        for link in self._links.values():
-            if link.peer is not None and link.peer.instance == instance:
-                return link.peer
+        """An introduced peer, its latest life. Raises InstanceUnavailable when there is none of that name."""
+        peers = [link.peer for link in self._links.values() if link.peer is not None and link.peer.instance == instance]
+        if peers:
+            return max(peers, key=lambda peer: peer.incarnation)
         raise InstanceUnavailable(f"not connected to {instance}: call connect with its endpoint first")
 
     async def connect(self, endpoint: str) -> PeerInfo:
