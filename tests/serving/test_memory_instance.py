@@ -101,7 +101,7 @@ def brought_back(pool: MemPool, holder: PeerInfo, number: int) -> bool:
 async def rows(url: str) -> list[list[str]]:
     async with memserve("status", "--url", url) as status:
         assert await status.status(within_s=PATIENCE_S) == 0
-    return [line.split()[:3] for line in status.lines if "memory-" in line]
+    return [cells[:3] for line in status.lines if (cells := line.split())[1:2] == ["memory"]]
 
 
 @pytest.mark.timeout(300)
