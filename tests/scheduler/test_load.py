@@ -74,6 +74,7 @@ def test_answers_count_with_the_context_that_they_keep() -> None:
     load.drop_all(TWO)
     found = load.of((A,))
     assert (found.decodes.tolist(), found.context.tolist()) == ([1.0], [100.0])
+    assert (load.decoding(A), load.decoding(B)) == ((1.0, 100.0), (0.0, 0.0))
 
 
 def test_who_was_not_seen_computing_is_as_fast_as_usual() -> None:

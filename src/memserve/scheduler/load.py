@@ -134,6 +134,11 @@ class LoadLedger:
             pace=pace,
         )
 
+    def decoding(self, instance: InstanceId) -> tuple[float, float]:
+        """Answers that it has been given to produce, and the tokens of their context; 0 for one that is not known."""
+        slot = self._slots.get(instance)
+        return (0.0, 0.0) if slot is None else (float(self._table[_DECODES, slot]), float(self._table[_CONTEXT, slot]))
+
     def snapshot(self) -> dict[InstanceId, int]:
         """Tokens queued per instance; those with nothing are left out."""
         tokens = self._table[_TOKENS]

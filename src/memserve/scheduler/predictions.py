@@ -8,7 +8,7 @@ from memserve.core.enums import TransferMode
 from memserve.core.ids import InstanceId
 from memserve.scheduler.cost_model import DecodeTerms, PathTerms, PrefillTerms
 from memserve.scheduler.factors import Factors
-from memserve.wire.messages import MovedBlocks
+from memserve.wire.messages import MovedBlocks, RequestReport
 
 ASSUMED_PREFILL = PrefillTerms(fixed_s=0.0, per_token_s=1 / 5_000, per_pair_s=0.0)
 """5,000 tokens/s: assumed until something was measured."""
@@ -19,6 +19,8 @@ ASSUMED_PATH = PathTerms(latency_s=0.005, bytes_per_s=5e8)
 
 _LEAST_PREFILL_TOKENS = 256
 """Of a shorter prefill most of the time is not spent computing."""
+_LEAST_STEPS = 8
+"""Of a shorter answer much of the time is something else."""
 
 
 class Predictions:
@@ -50,11 +52,14 @@ class Predictions:
             predicted = self.prefill.seconds(prompt_tokens, held_tokens / prompt_tokens)
             self.computing.learn(instance, seconds / predicted)
 
-    def decoded(self, instance: InstanceId, *, steps: int, batch: float, context_tokens: float, seconds: float) -> None:
-        """It made so many steps in a batch of this mean size and context."""
-        if steps > 0 and seconds > 0:
+    def answered(self, report: RequestReport, *, batch: float, context_tokens: float) -> None:
+        """An answer was produced among so many others; what its prompt took is predicted and left out."""
+        steps = report.output_tokens - 1
+        prefill_s = self.prefill_s(report.instance, report.prompt_tokens, report.prompt_tokens - report.computed_tokens)
+        seconds = report.run_s - prefill_s
+        if steps >= _LEAST_STEPS and seconds > 0:
             predicted = self.decode.seconds(max(round(batch), 1), context_tokens) * steps
-            self.decoding.learn(instance, seconds / predicted)
+            self.decoding.learn(report.instance, seconds / predicted)
 
     def moved(self, moved: MovedBlocks) -> None:
         """Blocks went over in one piece; those sent layer by layer took the time of the computation."""

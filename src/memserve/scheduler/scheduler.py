@@ -196,11 +196,13 @@ class Scheduler:
         self._forget_request(request)
 
     def answered(self, report: RequestReport) -> None:
-        """Learn how long answers are from an instance that produced one, and what moving blocks takes."""
+        """Learn how long answers are from an instance that produced one, what its steps and moving blocks take."""
         for moved in report.moved:
             self._predictions.moved(moved)
         if report.phase is not Phase.PREFILL and report.output_tokens > 0:
             self._expected_output += _OUTPUT_MEMORY * (report.output_tokens - self._expected_output)
+            batch, context_tokens = self._load.decoding(report.instance)
+            self._predictions.answered(report, batch=batch, context_tokens=context_tokens)
 
     def admit(self, instance: InstanceId, incarnation: Incarnation, role: Role) -> None:
         """This incarnation will announce what it holds. What an older one held is forgotten; an older one ignored."""

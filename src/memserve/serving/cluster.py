@@ -237,4 +237,6 @@ def _pulls(run: PreparedRun, view: ClusterView) -> PullPolicy:
     instance = next(iter(view.active()))
     identity = profile_identity(instance.peer.identity, machine=run.machine.name)
     profile = profile_for(identity, named=run.config.cluster.profile, cache=run.cache)
-    return PullPolicy() if profile is None else PullPolicy(prefill=profile.prefill, path=profile.paths[PEER_PATH])
+    if profile is None:
+        return PullPolicy()
+    return PullPolicy(prefill=profile.prefill, decode=profile.decode, path=profile.paths[PEER_PATH])
