@@ -34,7 +34,7 @@ async def test_it_tells_what_is_ready_and_how_to_use_it_and_stops_on_sigterm_lea
             assert await status.status(within_s=20) == 0
         command.send(signal.SIGTERM)
         assert await command.status(within_s=STOP_S) == 0
-    rows = [line.split()[:3] for line in status.lines if "-0 " in line]
+    rows = [line.split()[:3] for line in status.lines if "-0 " in line and "http:" in line]
     assert rows == [["decode-0", "decode", "active"], ["prefill-0", "prefill", "active"]]
     assert command.shared_files() == []
     assert command.lines[-1] == "stopped"
