@@ -6,6 +6,7 @@ import aiohttp
 import msgspec
 from rich.console import Console
 
+from memserve.cli.sizes import size_text
 from memserve.config import parse_size
 from memserve.core.errors import ConfigError, InstanceUnavailable
 from memserve.wire.messages import ResizeReply
@@ -27,13 +28,10 @@ def run_resize(instance: str, *, dram: str, url: str) -> None:
     reply = asyncio.run(_resize(instance, dram=dram, url=url.rstrip("/")))
     before, after = reply.before, reply.after
     Console(highlight=False, soft_wrap=True).print(
-        f"{instance}: DRAM {_gib(before.num_blocks, reply)} -> {_gib(after.num_blocks, reply)}, "
+        f"{instance}: DRAM {size_text(before.num_blocks * reply.block_bytes)} -> "
+        f"{size_text(after.num_blocks * reply.block_bytes)}, "
         f"{before.num_blocks} -> {after.num_blocks} blocks, cached {before.num_cached} -> {after.num_cached}"
     )
-
-
-def _gib(num_blocks: int, reply: ResizeReply) -> str:
-    return f"{num_blocks * reply.block_bytes / 2**30:.2f} GiB"
 
 
 async def _resize(instance: str, *, dram: str, url: str) -> ResizeReply:

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from memserve.cli.sizes import size_text
 from memserve.cluster.view import ClusterView, InstanceView
 from memserve.core.errors import InstanceUnavailable
 from memserve.gateway.pool_routes import InstancePaths
@@ -54,7 +55,7 @@ def paths_text(checks: tuple[PathCheck, ...]) -> list[str]:
 def render(view: ClusterView) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     for heading in ("instance", "role", "state", "URL", "running", "waiting", "pool cached/all"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, no_wrap=heading != "URL", overflow="fold")  # what gives way where lines are short
     for instance in view.instances:
         table.add_row(*_cells(instance))
     return table
@@ -71,7 +72,11 @@ def render_paths(paths: Sequence[InstancePaths]) -> Table:
 
 
 def _cells(instance: InstanceView) -> tuple[str, ...]:
-    pool = ", ".join(f"{tier.tier.name} {tier.num_cached} / {tier.num_blocks}" for tier in instance.load.pool)
+    block_bytes = instance.peer.identity.block_bytes
+    pool = "\n".join(
+        f"{tier.tier.name} {tier.num_cached} / {tier.num_blocks} ({size_text(tier.num_blocks * block_bytes)})"
+        for tier in instance.load.pool
+    )
     return (
         instance.instance,
         instance.role,
