@@ -210,6 +210,20 @@ def test_a_network_that_breaks_costs_a_recomputation_and_nothing_else(
     proxy.close()
 
 
+def test_auto_sends_the_first_prompts_by_layer_and_those_of_a_crowd_by_request() -> None:
+    pair = Pair(CachingMode.BASIC, TransferMode.AUTO)
+    names = [f"r{number}" for number in range(4)]
+    for seed, name in enumerate(names):
+        pair.prefill.admit(name, pair.prefill_params(name), tokens(30 + seed, 2 * BLOCK_SIZE))
+    for name in names:
+        pair.prefill.compute(name, [0])
+        pair.prefill.finish(name, [0])
+    pair.prefill.step_until(lambda: not pair.prefill.blocks)
+    modes = {report.request: report.moved[0].mode for report in pair.prefill.reported}
+    assert [modes[RequestId(name)] for name in names] == [*[TransferMode.BY_LAYER] * 3, TransferMode.BY_REQUEST]
+    pair.close()
+
+
 def test_engines_without_a_path_to_each_other_compute_for_themselves(transfer: TransferMode) -> None:
     pair = Pair(CachingMode.RETURN, transfer, paths=(DataPath.TCP,))
     unreachable = msgspec.structs.replace(pair.decode.pool.info, data="")
