@@ -106,10 +106,12 @@ class Soak:
         sweep(f"{self._cluster}-")  # as a guard does for an instance that was killed
         self.failures += [f"{path} is left" for path in _files(self._cluster)]
 
-    def kill_all(self) -> None:
+    async def kill_all(self) -> None:
+        """Of a run that went wrong: nobody is left who could hold a file."""
         for member in self._members:
             if member.process.returncode is None:
                 member.process.kill()
+                await member.process.wait()
 
     async def _finish(self, member: Member) -> str:
         assert member.process.stdin is not None
@@ -155,7 +157,7 @@ async def soak(*, seconds: float, processes: int, kill_every_s: float, seed: int
                 _say(f"{told - started:.0f} s, {run.num_kills} kills")
         await run.end()
     finally:
-        run.kill_all()
+        await run.kill_all()
         await manager.stop()
         sweep(f"{cluster}-")
         folder.cleanup()
