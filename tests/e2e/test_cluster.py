@@ -94,6 +94,22 @@ def test_what_plain_vllm_refuses_is_refused_with_its_status(cluster: Served, pla
     cluster.wait_until_nothing_is_held()
 
 
+def test_an_answer_that_ends_at_a_stop_string_is_cached_and_reported_as_any_other(cluster: Served) -> None:
+    """vLLM ends such an answer by aborting it in the engine."""
+    asked = {"model": cluster.model, "prompt": f"Stop here: {STORY}", "temperature": 0}
+    free = cluster.http.post("/v1/completions", json={**asked, "max_tokens": 70}).json()["choices"][0]["text"]
+    stop = free[-12:-6]
+    body = {**asked, "max_tokens": 400, "stop": [stop]}
+    answer = cluster.http.post("/v1/completions", json=body, headers={"X-Request-Id": "stopped"}).json()
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    reports = {report["phase"]: report for report in cluster.reports("stopped", count=2)}
+    assert reports["decode"]["output_tokens"] >= answer["usage"]["completion_tokens"]
+    assert any(moved["target"] == "prefill-0" for moved in reports["decode"]["moved"]), (
+        "the answer's KV did not go back"
+    )
+    cluster.wait_until_nothing_is_held()
+
+
 def test_a_client_that_leaves_frees_everything_on_both_instances(cluster: Served) -> None:
     body = {"model": cluster.model, "prompt": STORY * 4, "max_tokens": 400, "ignore_eos": True, "stream": True}
     with cluster.http.stream("POST", "/v1/completions", json=body) as answer:

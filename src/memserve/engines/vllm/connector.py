@@ -187,16 +187,24 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
             self._decisions.jobs_ended(done.results)
 
     def request_finished(self, request: Request, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:
-        if request.status not in _SERVED:
+        if request.status not in _SERVED and not self._was_answering(request):
             return self._decisions.abort(key=request.request_id, engine_blocks=block_ids), None
         delay, report = self._decisions.finish(
             key=request.request_id,
             engine_blocks=block_ids,
-            tokens=request.all_token_ids[: request.num_computed_tokens],
+            tokens=request.all_token_ids[: _num_kv(request)],
             num_output_tokens=request.num_output_tokens,
         )
         params = {PARAMS_KEY: msgspec.to_builtins(report)} if report is not None else None
         return delay, params
+
+    def _was_answering(self, request: Request) -> bool:
+        """Broken off in the middle of its answer: by a client that left or, as vLLM does it, at a stop string.
+
+        What has been computed is as good as of any other answer.
+        """
+        is_cut = request.status is RequestStatus.FINISHED_ABORTED and request.num_output_tokens > 0
+        return is_cut and self._decisions.is_computing(request.request_id)
 
     # ------------------------------------------------------------ worker process
 
@@ -258,3 +266,10 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
             self._committer.close()
         if self._pool is not None:
             self._pool.close()
+
+
+def _num_kv(request: Request) -> int:
+    """Leading tokens that have KV; where a step was cut short, its newest token may not have it yet."""
+    if request.status is RequestStatus.FINISHED_ABORTED:
+        return int(min(request.num_computed_tokens, request.num_tokens - 1))
+    return int(request.num_computed_tokens)

@@ -257,8 +257,13 @@ class SchedulerSide:
         state.is_kept_by_us = not self._wind_down(state)
         return state.is_kept_by_us, report
 
+    def is_computing(self, key: str) -> bool:
+        """It has engine blocks, and no load writes into them any more."""
+        state = self._states.get(key)
+        return state is not None and state.is_running and state.loading is None
+
     def abort(self, *, key: str, engine_blocks: Sequence[int]) -> bool:
-        """The client left or the request was refused: nothing is cached. Returns whether vLLM must keep the blocks.
+        """Ended before it answered: nothing is cached. Returns whether vLLM must keep the blocks.
 
         Blocks that a load still writes are kept by vLLM itself until it hears of the load's end.
         """
