@@ -21,7 +21,8 @@ STORY = "Tell me a story about a lighthouse keeper who counts ships. " * 12
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     log = tmp_path_factory.mktemp("cluster") / "serve.log"
-    served = serve("--prefill", "1", "--decode", "1", "--transfer", "by-layer", log=log)
+    options = ("--prefill", "1", "--decode", "1", "--transfer", "by-layer", "--max-restarts", "0")
+    served = serve(*options, log=log)
     try:
         yield served.wait_ready()
     finally:
