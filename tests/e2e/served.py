@@ -31,14 +31,22 @@ class Served:
         self.http = httpx.Client(base_url=url, timeout=120.0)
 
     def wait_ready(self) -> "Served":
+        """Itself; closed when it does not get ready."""
+        try:
+            self._wait_healthy()
+        except AssertionError:
+            self.close()
+            raise
+        return self
+
+    def _wait_healthy(self) -> None:
         deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
+        while not self._is_healthy():
             if self.process.poll() is not None:
                 raise AssertionError(f"the server ended with {self.process.returncode}: {self.text()[-3000:]}")
-            if self._is_healthy():
-                return self
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not ready within {START_S:g} s: {self.text()[-3000:]}")
             time.sleep(0.2)
-        raise AssertionError(f"not ready within {START_S:g} s: {self.text()[-3000:]}")
 
     def _is_healthy(self) -> bool:
         try:

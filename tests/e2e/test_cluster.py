@@ -104,7 +104,8 @@ def test_an_answer_that_ends_at_a_stop_string_is_cached_and_reported_as_any_othe
     answer = cluster.http.post("/v1/completions", json=body, headers={"X-Request-Id": "stopped"}).json()
     assert answer["choices"][0]["finish_reason"] == "stop"
     reports = {report["phase"]: report for report in cluster.reports("stopped", count=2)}
-    assert reports["decode"]["output_tokens"] >= answer["usage"]["completion_tokens"]
+    # The first token may be the prefill instance's.
+    assert reports["decode"]["output_tokens"] >= answer["usage"]["completion_tokens"] - 1
     assert any(moved["target"] == "prefill-0" for moved in reports["decode"]["moved"]), (
         "the answer's KV did not go back"
     )
