@@ -9,7 +9,10 @@ from memserve.core.errors import ConfigError, InstanceUnavailable
 
 T = TypeVar("T")
 
-_DEADLINE_S = 70.0
+LOOK_S = 5.0
+"""Deadline for what the gateway has at hand."""
+CHANGE_S = 70.0
+"""Deadline for what it has to ask of an instance first."""
 
 
 class _Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,25 +23,34 @@ class _Error(msgspec.Struct, frozen=True, kw_only=True):
     error: _Refusal
 
 
-async def ask(url: str, path: str, shape: type[T], *, send: object | None = None) -> T:
-    """GET, or POST of `send` as JSON; the answer in its shape.
+async def ask(
+    url: str,
+    path: str,
+    shape: type[T],
+    *,
+    method: str = "GET",
+    send: object = None,
+    deadline_s: float = LOOK_S,
+    option: str = "--url",
+) -> T:
+    """The answer in its shape; `send` goes as JSON, `option` is how the reader names the gateway.
 
-    Raises ConfigError with what the gateway says against it, InstanceUnavailable when none answers.
+    Raises ConfigError with what the gateway says against it, InstanceUnavailable when none answers or it cannot.
     """
-    method = "GET" if send is None else "POST"
     body = None if send is None else msgspec.json.encode(send)
-    target = f"{url.rstrip('/')}{path}"
     try:
-        timeout = aiohttp.ClientTimeout(total=_DEADLINE_S)
+        timeout = aiohttp.ClientTimeout(total=deadline_s)
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(method, target, data=body) as answer,
+            session.request(method, f"{url.rstrip('/')}{path}", data=body) as answer,
         ):
             content = await answer.read()
             if answer.status >= 400:
-                raise ConfigError(msgspec.json.decode(content, type=_Error).error.message)
+                refused = ConfigError if answer.status < 500 else InstanceUnavailable
+                raise refused(msgspec.json.decode(content, type=_Error).error.message)
             return msgspec.json.decode(content, type=shape)
     except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.DecodeError) as error:
         raise InstanceUnavailable(
-            f"no memserve gateway answers at {url} ({error or type(error).__name__}); name the right one with --url URL"
+            f"no memserve gateway answers at {url} ({error or type(error).__name__}); "
+            f"name the right one with {option} URL"
         ) from error

@@ -5,7 +5,7 @@ import sys
 
 import msgspec
 
-from memserve.cli.admin import ask
+from memserve.cli.admin import CHANGE_S, ask
 from memserve.core.enums import Role
 from memserve.core.errors import ConfigError, InstanceUnavailable
 from memserve.manager.operations import Operation, OperationState
@@ -37,7 +37,7 @@ def parse_numbers(texts: list[str]) -> dict[Role, int]:
 
 async def _command(url: str, path: str, send: object, *, wait_for_end: bool) -> None:
     """Raises ConfigError when it is refused or has failed."""
-    begun = await ask(url, path, _Begun, send=send)
+    begun = await ask(url, path, _Begun, method="POST", send=send, deadline_s=CHANGE_S)
     if not begun.operations:
         sys.stdout.write("nothing to do: it is so already\n")
     for operation in begun.operations:

@@ -11,15 +11,14 @@ from contextlib import contextmanager
 from threading import Event
 from types import FrameType
 
-import aiohttp
 import msgspec
 from rich.console import Console
 
+from memserve.cli.admin import ask
 from memserve.config import Network, parse_disk, parse_size
-from memserve.core.errors import ConfigError, InstanceUnavailable, MemserveError
+from memserve.core.errors import MemserveError
 from memserve.instance.memory_server import MemoryServer, default_name, welcome
 
-_DEADLINE_S = 5.0
 _HAND_ON_S = 180.0
 """A little longer than the cluster takes at most."""
 _console = Console(highlight=False, soft_wrap=True)
@@ -79,18 +78,7 @@ async def manager_endpoint(join: str) -> str:
     """Of the cluster manager: `join` itself as HOST:PORT or tcp://HOST:PORT, or what a gateway at a URL tells."""
     if not join.startswith(("http://", "https://")):
         return join if join.startswith("tcp://") else f"tcp://{join}"
-    target = f"{join.rstrip('/')}/admin/cluster"
-    try:
-        timeout = aiohttp.ClientTimeout(total=_DEADLINE_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(target) as answer:
-            if answer.status != 200:
-                raise ConfigError(f"{target} answered {answer.status}; is this a memserve gateway?")
-            return msgspec.json.decode(await answer.read(), type=_Cluster).manager
-    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
-        raise InstanceUnavailable(
-            f"no memserve gateway answers at {join} ({error or type(error).__name__}); "
-            "give --join the URL that memserve serve prints, or HOST:PORT of its manager"
-        ) from error
+    return (await ask(join, "/admin/cluster", _Cluster, option="--join")).manager
 
 
 @contextmanager

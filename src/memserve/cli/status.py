@@ -3,19 +3,16 @@
 import asyncio
 from collections.abc import Sequence
 
-import aiohttp
 import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from memserve.cli.admin import ask
 from memserve.cli.sizes import size_text
 from memserve.cluster.view import ClusterView, InstanceView
-from memserve.core.errors import InstanceUnavailable
 from memserve.gateway.pool_routes import InstancePaths
 from memserve.wire.messages import PathCheck
-
-_DEADLINE_S = 5.0
 
 
 class _Paths(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +28,7 @@ class _Cluster(msgspec.Struct, frozen=True, kw_only=True):
 
 def show_status(url: str) -> None:
     """Print one row an instance. Raises InstanceUnavailable when no gateway answers at `url`."""
-    cluster, paths = asyncio.run(_read(url.rstrip("/")))
+    cluster, paths = asyncio.run(_read(url))
     view = cluster.view
     console = Console(highlight=False)
     console.print(f"cluster of {len(view.instances)} instances, epoch {view.epoch}")
@@ -89,21 +86,4 @@ def _cells(instance: InstanceView) -> tuple[str, ...]:
 
 
 async def _read(url: str) -> tuple[_Cluster, tuple[InstancePaths, ...]]:
-    try:
-        timeout = aiohttp.ClientTimeout(total=_DEADLINE_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            cluster = msgspec.json.decode(await _get(session, f"{url}/admin/cluster"), type=_Cluster)
-            paths = msgspec.json.decode(await _get(session, f"{url}/admin/paths"), type=_Paths)
-            return cluster, paths.paths
-    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
-        raise InstanceUnavailable(
-            f"no memserve gateway answers at {url} ({error or type(error).__name__}); "
-            "name the right one: memserve status --url URL"
-        ) from error
-
-
-async def _get(session: aiohttp.ClientSession, target: str) -> bytes:
-    async with session.get(target) as answer:
-        if answer.status != 200:
-            raise InstanceUnavailable(f"{target} answered {answer.status}; is this a memserve gateway?")
-        return await answer.read()
+    return await ask(url, "/admin/cluster", _Cluster), (await ask(url, "/admin/paths", _Paths)).paths
