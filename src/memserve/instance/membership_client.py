@@ -69,11 +69,6 @@ class MembershipClient:
         """Reports that were dropped because the manager did not take them in time."""
         return self._num_dropped
 
-    @property
-    def is_joined(self) -> bool:
-        """The manager answered the latest heartbeat or join."""
-        return self._member.is_inside
-
     def report(self, report: RequestReport) -> None:
         """Queue a report, from any thread; `wake` sends it."""
         with self._lock:
