@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from memserve.bench.child import Say, SystemChild, SystemSpec, start_all
-from memserve.bench.records import Machine, Missing, make_report
+from memserve.bench.records import Missing, Run, now, this_machine
 from memserve.core.errors import InstanceUnavailable, MemserveError
 
 CONCURRENCIES = (1, 16, 64)
@@ -53,16 +53,8 @@ class GatewayRow(msgspec.Struct, frozen=True, kw_only=True):
     added_p99_ms: float = 0.0
 
 
-class GatewayReport(msgspec.Struct, frozen=True, kw_only=True):
-    bench: str
-    started: str
-    machine: Machine
-    missing: tuple[Missing, ...]
+class GatewayReport(Run, frozen=True, kw_only=True):
     results: tuple[GatewayRow, ...]
-
-    def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,13 +90,8 @@ def run_gateway(*, peers: Path, plan: GatewayPlan, say: Say) -> GatewayReport:
         run = _Run(load=load, urls=urls, plan=plan, say=say)
         rows = list(run.rows([_Router(child=c, policy=p) for c in routers for p in POLICIES[c.spec.name]]))
         missing += run.failed
-    header = make_report("gateway", results=(), missing=missing)
     return GatewayReport(
-        bench=header.bench,
-        started=header.started,
-        machine=header.machine,
-        missing=header.missing,
-        results=tuple(rows),
+        bench="gateway", started=now(), machine=this_machine(), missing=tuple(missing), results=tuple(rows)
     )
 
 

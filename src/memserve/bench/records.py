@@ -54,34 +54,42 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     python: str
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of `memserve bench`."""
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of `memserve bench`, whatever its results look like."""
 
     bench: str
     started: str
     """UTC, ISO 8601."""
     machine: Machine
     missing: tuple[Missing, ...]
-    results: tuple[Row, ...]
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
 
 
+class Report(Run, frozen=True, kw_only=True):
+    """A run whose results are operations with their times."""
+
+    results: tuple[Row, ...]
+
+
 def make_report(bench: str, *, results: Sequence[Row], missing: Sequence[Missing]) -> Report:
     """Stamped with this machine and the present time."""
-    return Report(
-        bench=bench,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine=Machine(
-            processor=_processor(),
-            num_cores=os.cpu_count() or 1,
-            kernel=platform.release(),
-            python=platform.python_version(),
-        ),
-        missing=tuple(missing),
-        results=tuple(results),
+    return Report(bench=bench, started=now(), machine=this_machine(), missing=tuple(missing), results=tuple(results))
+
+
+def now() -> str:
+    """UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def this_machine() -> Machine:
+    return Machine(
+        processor=_processor(),
+        num_cores=os.cpu_count() or 1,
+        kernel=platform.release(),
+        python=platform.python_version(),
     )
 
 
