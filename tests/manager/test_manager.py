@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -147,6 +148,26 @@ def join_request(
 
 def states(manager: ClusterManager) -> dict[str, InstanceState]:
     return {i.instance: i.state for i in manager.view.instances}
+
+
+@asynccontextmanager
+async def managing(told: Told, clock: Clock) -> AsyncIterator[tuple[ClusterManager, RpcClient[ClusterMessage]]]:
+    """A manager on this clock, and a client of it."""
+    manager = ClusterManager(
+        cluster="test",
+        bind="127.0.0.1",
+        clock=clock,
+        on_report=told.reports.append,
+        on_change=told.change,
+        launcher=no_restarts,
+    )
+    await manager.start()
+    client: RpcClient[ClusterMessage] = RpcClient(manager.endpoint, ClusterMessage)
+    try:
+        yield manager, client
+    finally:
+        await client.close()
+        await manager.stop()
 
 
 async def test_a_joined_instance_is_active_once_its_server_answers(
@@ -295,17 +316,7 @@ async def test_reports_come_through(client: RpcClient[ClusterMessage], told: Tol
 
 async def test_a_second_process_under_a_living_name_is_refused_and_replaces_one_that_is_silent(told: Told) -> None:
     clock = ManualClock()
-    manager = ClusterManager(
-        cluster="test",
-        bind="127.0.0.1",
-        clock=clock,
-        on_report=told.reports.append,
-        on_change=told.change,
-        launcher=no_restarts,
-    )
-    await manager.start()
-    client: RpcClient[ClusterMessage] = RpcClient(manager.endpoint, ClusterMessage)
-    try:
+    async with managing(told, clock) as (_manager, client):
         await client.call(join_request(incarnation=1), deadline_s=5)
         with pytest.raises(ConfigError, match="another process is alive as colocated-0"):
             await client.call(join_request(incarnation=2), deadline_s=5)
@@ -314,32 +325,16 @@ async def test_a_second_process_under_a_living_name_is_refused_and_replaces_one_
             clock.advance(0.2)
         await client.call(join_request(incarnation=2), deadline_s=5)
         assert told.dead == [DeadInstance(instance=A, incarnation=Incarnation(1))]
-    finally:
-        await client.close()
-        await manager.stop()
 
 
 async def test_silence_is_noticed(told: Told) -> None:
     clock = ManualClock()
-    manager = ClusterManager(
-        cluster="test",
-        bind="127.0.0.1",
-        clock=clock,
-        on_report=told.reports.append,
-        on_change=told.change,
-        launcher=no_restarts,
-    )
-    await manager.start()
-    client: RpcClient[ClusterMessage] = RpcClient(manager.endpoint, ClusterMessage)
-    try:
+    async with managing(told, clock) as (manager, client):
         await client.call(join_request(), deadline_s=5)
         await manager.wait_ready(1, deadline_s=5)
         for _ in range(30):  # in steps that a running clock could take
             clock.advance(0.2)
         await until(lambda: states(manager) == {A: InstanceState.SUSPECT}, "the silent instance is suspect")
-    finally:
-        await client.close()
-        await manager.stop()
 
 
 async def test_children_join_and_serve_and_stop_leaves_none_of_them(
@@ -400,26 +395,13 @@ async def test_after_a_standstill_of_the_manager_nobody_is_judged_by_it(
     told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = ManualClock()
-    manager = ClusterManager(
-        cluster="test",
-        bind="127.0.0.1",
-        clock=clock,
-        on_report=told.reports.append,
-        on_change=told.change,
-        launcher=no_restarts,
-    )
-    await manager.start()
-    client: RpcClient[ClusterMessage] = RpcClient(manager.endpoint, ClusterMessage)
-    try:
+    async with managing(told, clock) as (_manager, client):
         await client.call(join_request(), deadline_s=5)
         clock.advance(60)
         await until(lambda: "stood still for 59.5 s" in caplog.text, "the standstill was noticed")
         reply = await client.call(HeartbeatRequest(instance=A, incarnation=Incarnation(1), load=Load()), deadline_s=5)
         assert isinstance(reply, HeartbeatReply)
         assert reply.known
-    finally:
-        await client.close()
-        await manager.stop()
 
 
 def test_the_guard_imports_nothing_heavy() -> None:
