@@ -13,10 +13,11 @@ from memserve.config import ServeConfig, convert
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 README = (ROOT / "README.md").read_text()
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 
 
-def fenced(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+def fenced(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -30,19 +31,18 @@ def test_every_make_target_of_the_readme_exists(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
 
 
-def test_every_option_of_the_readme_is_one_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_option_of_the_settings_page_is_one_of_serve(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["serve", "--help"])
     known = capsys.readouterr().out
-    table = README[README.index("| option |") : README.index("```toml")]
-    options = set(re.findall(r"`(--[a-z-]+)", table))
+    options = set(re.findall(r"^\| `(--[a-z-]+)", SETTINGS, flags=re.MULTILINE))
     assert len(options) >= 9
     assert {option for option in options if option not in known} == set()
 
 
-def test_every_setting_of_the_readme_exists() -> None:
+def test_every_setting_of_the_settings_page_exists() -> None:
     defaults = msgspec.to_builtins(ServeConfig())
-    rows = re.findall(r"^\|[^|]*\| ([^|]*) \| ([^|]*) \|", README[README.index("| option |") :], flags=re.MULTILINE)
+    rows = re.findall(r"^\|[^|]*\| ([^|]*) \| ([^|]*) \|", SETTINGS, flags=re.MULTILINE)
     names = [name for cell, _ in rows for name in re.findall(r"`([a-z_]+\.[a-z_]+)`", cell)]
     assert len(names) >= 10
     for name in names:
@@ -50,13 +50,13 @@ def test_every_setting_of_the_readme_exists() -> None:
         assert key in defaults[section], name
 
 
-def test_the_settings_files_of_the_readme_are_accepted() -> None:
-    configs = [convert(tomllib.loads(text), ServeConfig, "README.md") for text in fenced("toml")]
+def test_the_settings_files_of_the_settings_page_are_accepted() -> None:
+    configs = [convert(tomllib.loads(text), ServeConfig, "settings.md") for text in fenced(SETTINGS, "toml")]
     assert (configs[0].cluster.prefill, configs[1].tenants[0].weight) == (2, 3)
 
 
 def test_the_library_example_of_the_readme_is_the_one_that_is_tested() -> None:
-    (example,) = fenced("python")
+    (example,) = fenced(README, "python")
     assert example == (ROOT / "examples" / "mempool.py").read_text()
 
 
