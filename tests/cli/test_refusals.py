@@ -157,3 +157,11 @@ def test_a_dry_run_prints_one_command_per_instance_with_the_users_engine_argumen
     assert len(commands) == 3
     assert all(command.endswith("--max-model-len 512") for command in commands)
     assert sum('"role":"prefill"' in command for command in commands) == 2
+
+
+def test_an_option_can_come_from_the_environment(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMSERVE_SERVE_COLOCATED", "2")
+    assert status_of("serve", model, "--dry-run") == 0
+    assert capsys.readouterr().out.count('"role":"colocated"') == 2

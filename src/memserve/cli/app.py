@@ -24,6 +24,7 @@ app = typer.Typer(
     help="Context caching and disaggregated serving at once, on stock vLLM.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"auto_envvar_prefix": "MEMSERVE"},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
