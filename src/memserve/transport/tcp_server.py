@@ -27,6 +27,8 @@ MAX_WRITE_BYTES = 1 << 30
 """Longest frame that is taken, or thrown away when it is refused."""
 _BATCH_BYTES = 1 << 20
 _ACCEPT_RETRY_S = 0.1
+_LAST_WORD_S = 0.5
+"""An offer ends when its transfer has: the receiver's word that it is done may still be on its way."""
 _log = logging.getLogger(__name__)
 
 
@@ -246,6 +248,8 @@ class DataServer:
             try:
                 self._door.check_offered(request)
             except TransferFailed as withdrawn:
+                if framed.wait(seconds=_LAST_WORD_S):
+                    break
                 raise InstanceUnavailable(f"cut off while it was reading: {withdrawn}") from withdrawn
         done, num_bytes = framed.receive()
         if not isinstance(done, AckReply) or num_bytes:
