@@ -30,6 +30,20 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     human: tuple[str, ...]
 
 
+class Exchange(msgspec.Struct, frozen=True, kw_only=True):
+    """What the person said and what was answered when it was recorded."""
+
+    human: str
+    answer: str
+
+
+class Dialogue(msgspec.Struct, frozen=True, kw_only=True):
+    """A recorded conversation from its beginning."""
+
+    name: str
+    exchanges: tuple[Exchange, ...]
+
+
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """Which conversations are fit to play. The first `turns` turns are looked at and kept."""
 
@@ -79,12 +93,31 @@ def choose_conversations(file: Path, count: int, rule: Rule) -> tuple[Conversati
 
 def read_conversations(file: Path, turns: int) -> Iterator[Conversation]:
     """Conversations from their very beginning, at most `turns` turns of each, up to where the file is cut off."""
+    for name, said in _read(file):
+        texts = tuple(text for who, text in said if who == "human")
+        if texts:
+            yield Conversation(name=name, human=texts[:turns])
+
+
+def read_dialogues(file: Path) -> Iterator[Dialogue]:
+    """The same with the recorded answers: only conversations in which the two take turns, the person first."""
+    for name, said in _read(file):
+        exchanges = tuple(
+            Exchange(human=asked, answer=told)
+            for (asker, asked), (teller, told) in zip(said[::2], said[1::2], strict=False)
+            if (asker, teller) == ("human", "gpt")
+        )
+        if exchanges and len(exchanges) == len(said) // 2 and all(each.human for each in exchanges):
+            yield Dialogue(name=name, exchanges=exchanges)
+
+
+def _read(file: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Name and turns (who, what) of each conversation from its very beginning."""
     try:
         with file.open("rb") as stream:
             for item in _items(stream):
-                texts = tuple(turn["value"].strip() for turn in item["conversations"] if turn["from"] == "human")
-                if item["id"].endswith("_0") and item["conversations"][:1] and texts:
-                    yield Conversation(name=item["id"], human=texts[:turns])
+                if item["id"].endswith("_0") and item["conversations"]:
+                    yield item["id"], [(turn["from"], turn["value"].strip()) for turn in item["conversations"]]
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}; run `make setup`") from error
     except (KeyError, TypeError, AttributeError, ijson.JSONError) as error:
