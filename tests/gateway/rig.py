@@ -68,13 +68,13 @@ class ScriptedCluster:
             self.restart(instance)
         self.changes.happened()
 
-    def drain(self, instance: InstanceId) -> Operation:
+    async def drain(self, instance: InstanceId) -> Operation:
         return self._begin(OperationKind.DRAIN, instance, "finishing")
 
     async def scale(self, wanted: Mapping[Role, int]) -> tuple[Operation, ...]:
         return tuple(self._begin(OperationKind.START, InstanceId(f"{role}-{n}"), "") for role, n in wanted.items())
 
-    def change_role(self, instance: InstanceId, role: Role) -> Operation:
+    async def change_role(self, instance: InstanceId, role: Role) -> Operation:
         return self._begin(OperationKind.ROLE, instance, f"is {role}")
 
     def _begin(self, kind: OperationKind, instance: InstanceId, step: str) -> Operation:

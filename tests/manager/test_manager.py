@@ -294,7 +294,7 @@ async def test_one_that_is_dismissed_hears_of_it_with_its_next_heartbeat(
     manager: ClusterManager, client: RpcClient[ClusterMessage]
 ) -> None:
     await client.call(join_request(), deadline_s=5)
-    manager.dismiss(A)
+    await manager.dismiss(A)
     reply = await client.call(HeartbeatRequest(instance=A, incarnation=Incarnation(1), load=Load()), deadline_s=5)
     assert isinstance(reply, HeartbeatReply)
     assert reply.dismissed

@@ -40,6 +40,10 @@ class DeadlineExceeded(InstanceUnavailable):
     """No answer in time. The outcome of the call is unknown; ids make a repeat harmless."""
 
 
+class RegistryUnavailable(InstanceUnavailable):
+    """The caller goes on with what it knew of the cluster; what cannot be made known to the others is not changed."""
+
+
 class ProtocolError(MemserveError):
     """The peer sent what cannot be understood. The connection is closed; the pool is unharmed."""
 

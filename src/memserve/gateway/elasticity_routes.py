@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from memserve.core.enums import Role
-from memserve.core.errors import ConfigError
+from memserve.core.errors import ConfigError, InstanceUnavailable
 from memserve.core.ids import InstanceId
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.errors import ApiError, bad_request
@@ -68,23 +68,23 @@ class ElasticityRoutes:
             raise bad_request(f"no role is named; send {example}")
         try:
             return _begun(*await self._context.elasticity.scale(wanted))
-        except ConfigError as error:
+        except (ConfigError, InstanceUnavailable) as error:
             raise _refused(error) from error
 
     async def drain(self, request: Request) -> Response:
         """{"instance": "decode-0"}: no new requests; it finishes what it has, hands its cache on and goes."""
         command = _read(await request.body(), DrainCommand, '{"instance": "decode-0"}')
         try:
-            return _begun(self._context.elasticity.drain(command.instance))
-        except ConfigError as error:
+            return _begun(await self._context.elasticity.drain(command.instance))
+        except (ConfigError, InstanceUnavailable) as error:
             raise _refused(error) from error
 
     async def role(self, request: Request) -> Response:
         """{"instance": "prefill-1", "role": "decode"}: from the next request on, without a restart."""
         command = _read(await request.body(), RoleCommand, '{"instance": "prefill-1", "role": "decode"}')
         try:
-            return _begun(self._context.elasticity.change_role(command.instance, command.role))
-        except ConfigError as error:
+            return _begun(await self._context.elasticity.change_role(command.instance, command.role))
+        except (ConfigError, InstanceUnavailable) as error:
             raise _refused(error) from error
 
 
@@ -95,8 +95,9 @@ def _read(body: bytes, shape: type[T], example: str) -> T:
         raise bad_request(f"{error}; send {example}") from error
 
 
-def _refused(error: ConfigError) -> ApiError:
-    return ApiError(str(error), status=HTTPStatus.CONFLICT)
+def _refused(error: ConfigError | InstanceUnavailable) -> ApiError:
+    is_wrong = isinstance(error, ConfigError)
+    return ApiError(str(error), status=HTTPStatus.CONFLICT if is_wrong else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 def _begun(*operations: Operation) -> Response:

@@ -36,16 +36,19 @@ class Membership(Protocol):
 
 
 class ElasticCluster(Protocol):
-    """What changes the cluster; each raises ConfigError with the reason, and nothing is changed then."""
+    """What changes the cluster; each raises ConfigError with the reason, and nothing is changed then.
+
+    InstanceUnavailable says that nothing can be changed now, as it cannot be made known to the other gateways.
+    """
 
     @property
     def operations(self) -> Operations: ...
 
-    def drain(self, instance: InstanceId) -> Operation: ...
+    async def drain(self, instance: InstanceId) -> Operation: ...
 
     async def scale(self, wanted: Mapping[Role, int]) -> tuple[Operation, ...]: ...
 
-    def change_role(self, instance: InstanceId, role: Role) -> Operation: ...
+    async def change_role(self, instance: InstanceId, role: Role) -> Operation: ...
 
 
 class PromptTokenizer(Protocol):

@@ -104,7 +104,7 @@ class Drain:
             await asyncio.sleep(_POLL_S)
 
     async def _go(self) -> str:
-        self._manager.dismiss(self._name)
+        await self._manager.dismiss(self._name)
         if self._name in self._manager.launcher.specs:
             self._tell("stopping it")
             await self._manager.launcher.stop(self._name)

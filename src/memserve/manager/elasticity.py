@@ -59,12 +59,12 @@ class Elasticity:
                 for task in self._tasks:
                     task.cancel()
 
-    def drain(self, instance: InstanceId) -> Operation:
+    async def drain(self, instance: InstanceId) -> Operation:
         """Let it finish, hand its cache on and go. Raises ConfigError with the reason when it must not."""
         under_way = self.operations.running(OperationKind.DRAIN, instance)
         if under_way is not None:
             return under_way
-        self._manager.ask_drain(instance)
+        await self._manager.ask_drain(instance)
         present = self._manager.view.find(instance)
         if present is None:
             raise ConfigError(f"{instance} has just left")
@@ -86,12 +86,12 @@ class Elasticity:
             taken = {*self._manager.launcher.specs, *(i.instance for i in self._manager.view.instances)}
             specs = await self._make_specs(steps.start, taken) if steps.start else ()
             begun = [await self._start(spec) for spec in specs]
-            return (*begun, *(self.drain(instance) for instance in steps.drain))
+            return (*begun, *[await self.drain(instance) for instance in steps.drain])
 
-    def change_role(self, instance: InstanceId, role: Role) -> Operation:
+    async def change_role(self, instance: InstanceId, role: Role) -> Operation:
         """From the next request on. Raises ConfigError with the reason when it cannot or must not become that."""
         before = self._manager.view.find(instance)
-        self._manager.ask_role(instance, role)
+        await self._manager.ask_role(instance, role)
         operation = self.operations.begin(OperationKind.ROLE, instance, "")
         was = before.role if before is not None else role
         return self.operations.tell(operation, f"was {was}, is {role}; its cache stays", OperationState.DONE)
@@ -120,9 +120,9 @@ class Elasticity:
                     raise ConfigError(self._manager.failure_of(spec.instance) or f"{spec.instance} was stopped")
                 await self._manager.wait_change()
 
-    def _drain_itself(self, instance: InstanceId) -> None:
+    async def _drain_itself(self, instance: InstanceId) -> None:
         """An instance asks for it."""
-        self.drain(instance)
+        await self.drain(instance)
 
     def _tell(self, operation: Operation, step: str) -> None:
         self.operations.tell(operation, step)

@@ -1,7 +1,7 @@
 """Cluster manager: keeps membership true to the world, and its own instances running.
 
-Owns the registry, the health checks, the clock ticks and the launcher; membership decides, this performs. An
-instance of its own that was silent for too long is killed: what is out of the cluster must not act as a member.
+Owns the desk, the registry, the health checks, the clock ticks and the launcher; membership decides, this performs.
+An instance of its own that was silent for too long is killed: what is out of the cluster must not act as a member.
 Every task lives in one task group, which `stop` ends.
 
     start -> (launch -> wait_ready) -> serving -> stop
@@ -9,7 +9,7 @@ Every task lives in one task group, which `stop` ends.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import aiohttp
 
@@ -32,10 +32,12 @@ from memserve.core.clock import Clock
 from memserve.core.enums import SERVING_ROLES, Role
 from memserve.core.errors import ConfigError, DeadlineExceeded, InvariantError
 from memserve.core.ids import Incarnation, InstanceId
+from memserve.manager.desk import Desk
 from memserve.manager.health import is_healthy
 from memserve.manager.launch_plan import LaunchSpec
 from memserve.manager.launcher import EndListener, InstanceEnded, Launcher
-from memserve.manager.registry import Registry
+from memserve.manager.own_registry import OwnRegistry
+from memserve.manager.registry import RegistryMaker
 from memserve.manager.self_tests import SelfTests
 from memserve.wire.messages import DeadInstance, PathCheck, RequestReport
 
@@ -49,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 
 class ClusterManager:
-    """One per cluster, on one event loop; its callbacks run on that loop and must not block."""
+    """One per gateway, on one event loop; its callbacks run on that loop and must not block."""
 
     def __init__(
         self,
@@ -60,12 +62,13 @@ class ClusterManager:
         on_report: Callable[[RequestReport], None],
         on_change: Callable[[ClusterView, tuple[DeadInstance, ...]], None],
         launcher: Callable[[EndListener], Launcher],
+        registry: RegistryMaker = OwnRegistry,
         port: int = 0,
         config: bytes = b"{}",
         suspect_s: float = 5.0,
         dead_s: float = 20.0,
     ) -> None:
-        """`bind` is the address on which instances reach the registry; port 0 takes a free one.
+        """`bind` is the address on which instances reach the desk; port 0 takes a free one.
 
         `launcher` is made with what it is to call when an instance ends by itself; `config` is what those who
         start an instance elsewhere are told to make it like.
@@ -73,18 +76,18 @@ class ClusterManager:
         self._clock = clock
         self._on_change = on_change
         self._membership = Membership(clock=clock, suspect_s=suspect_s, dead_s=dead_s)
-        self._registry = Registry(
+        self._desk = Desk(
             cluster=cluster,
             bind=bind,
             port=port,
             membership=self._membership,
-            tell=self._tell,
             on_report=on_report,
             on_drain=self._asked_to_drain,
             config=config,
         )
+        self._registry = registry(self._desk, self._membership, self._tell)
         self.launcher = launcher(self._ended)
-        self._drain: Callable[[InstanceId], None] = self.ask_drain
+        self._drain: Callable[[InstanceId], Awaitable[None]] = self.ask_drain
         self._failures: dict[InstanceId, str] = {}
         self._stopping = False
         self._changed = asyncio.Event()
@@ -97,8 +100,13 @@ class ClusterManager:
 
     @property
     def endpoint(self) -> str:
-        """What instances are given to join; "" before `start`."""
-        return self._registry.endpoint
+        """Where those who run instances ask; "" before `start`."""
+        return self._desk.endpoint
+
+    @property
+    def join(self) -> str:
+        """What instances are given to join; only after `start`."""
+        return self._registry.join
 
     @property
     def view(self) -> ClusterView:
@@ -110,18 +118,20 @@ class ClusterManager:
         return self._self_tests.checks(self.view)
 
     async def start(self) -> None:
-        """Listen and watch. Raises ConfigError when the address cannot be bound."""
-        await self._registry.start()
+        """Listen and watch. Raises ConfigError when the address cannot be bound, or the registry is not there."""
+        await self._desk.start()
         started = asyncio.Event()
         self._runner = asyncio.create_task(self._run(started), name="cluster manager")
         self._runner.add_done_callback(self._broke_down)
         await started.wait()
+        await self._registry.start()
 
     async def stop(self) -> None:
         """Stop its own instances (within 10 s), then watching and listening. Idempotent."""
         self._stopping = True
         await self.launcher.close()
         await self._registry.close()
+        await self._desk.close()
         runner, self._runner = self._runner, None
         if runner is not None:
             runner.cancel()
@@ -132,27 +142,28 @@ class ClusterManager:
         _log.warning("%s failed a request: %s", instance, why)
         self._tell(RequestFailed(instance=instance, incarnation=incarnation))
 
-    def ask_drain(self, instance: InstanceId) -> None:
+    async def ask_drain(self, instance: InstanceId) -> None:
         """No new requests from now on. Raises ConfigError with the reason when it must not go."""
-        self._tell(DrainAsked(instance=instance))
+        await self._registry.agree(DrainAsked(instance=instance))
 
-    def ask_role(self, instance: InstanceId, role: Role) -> None:
+    async def ask_role(self, instance: InstanceId, role: Role) -> None:
         """Raises ConfigError with the reason when it cannot, or must not, become that."""
-        self._tell(RoleAsked(instance=instance, role=role))
+        await self._registry.agree(RoleAsked(instance=instance, role=role))
 
     def left(self, instance: InstanceId, incarnation: Incarnation) -> None:
         """It has been stopped on purpose: out of the view, also where it had no time to say goodbye."""
         self._tell(LeaveReceived(instance=instance, incarnation=incarnation))
+        self._registry.gone(instance, incarnation)
 
-    def let_drain(self, drain: Callable[[InstanceId], None]) -> None:
+    def let_drain(self, drain: Callable[[InstanceId], Awaitable[None]]) -> None:
         """From now on `drain` is told when an instance asks to be drained; its errors refuse that."""
         self._drain = drain
 
-    def dismiss(self, instance: InstanceId) -> None:
+    async def dismiss(self, instance: InstanceId) -> None:
         """Tell it, or whoever runs it elsewhere, that it is wanted no more: it is to end by itself."""
         present = self.view.find(instance)
         if present is not None:
-            self._registry.dismiss(instance, present.incarnation)
+            await self._registry.dismiss(instance, present.incarnation)
 
     async def launch(self, specs: Iterable[LaunchSpec]) -> None:
         """Start instances of its own and keep them running; returns once all are started.
@@ -169,7 +180,7 @@ class ClusterManager:
 
     def refusal_of(self, instance: InstanceId) -> str:
         """Why it is not taken into the cluster; "" when it is, or did not try."""
-        return self._registry.refusal_of(instance)
+        return self._desk.refusal_of(instance)
 
     async def wait_change(self) -> None:
         """Until something happens to membership or to an instance of its own."""
@@ -227,7 +238,7 @@ class ClusterManager:
             late_s = self._clock.now() - due
             if late_s > _LATE_S:
                 _log.warning("the cluster manager stood still for %.1f s; silence meanwhile is not counted", late_s)
-            else:
+            elif self._registry.is_hearing:
                 self._tell(Tick())
 
     def _tell(self, event: Event) -> None:
@@ -246,7 +257,7 @@ class ClusterManager:
             self._check_health(instance)
 
     def _take_leave(self, dead: InstanceDied) -> None:
-        is_expected = self._stopping or self._registry.has_dismissed(dead.instance, dead.incarnation)
+        is_expected = self._stopping or self._desk.has_dismissed(dead.instance, dead.incarnation)
         level = logging.INFO if is_expected else logging.WARNING
         _log.log(level, "%s is out of the cluster: %s", dead.instance, dead.why)
         self._tried_out.discard((dead.instance, dead.incarnation))
@@ -282,7 +293,7 @@ class ClusterManager:
         if member not in self._tried_out:
             others = [i for i in self.view.active() if i.instance != view.instance]
             why = await self._self_tests.refusal(view, others)
-            self._registry.judge(view.instance, why)
+            self._desk.judge(view.instance, why)
             if why:
                 self._failures[view.instance] = f"{view.instance} is refused: {why}"
                 self._wake()
@@ -295,15 +306,18 @@ class ClusterManager:
         found = self.view.find(instance)
         return found is not None and found.incarnation == incarnation and found.state is InstanceState.JOINING
 
-    def _asked_to_drain(self, instance: InstanceId) -> None:
-        self._drain(instance)
+    async def _asked_to_drain(self, instance: InstanceId) -> None:
+        await self._drain(instance)
 
     def _ended(self, end: InstanceEnded) -> None:
         again = "it is given up" if end.restart_in_s is None else f"starting it again in {end.restart_in_s:g} s"
         number = f" (restart {end.num_restarts} in a row)" if end.restart_in_s is not None else ""
         _log.error("%s ended: %s; %s%s", end.instance, end.why, again, number)
         self._failures[end.instance] = f"{end.instance} ended: {end.why}"
+        present = self.view.find(end.instance)
         self._tell(ProcessExited(instance=end.instance, why=end.why))
+        if present is not None:
+            self._registry.gone(present.instance, present.incarnation)
         self._wake()
 
     def __repr__(self) -> str:

@@ -73,13 +73,13 @@ class FixedCluster:
     def request_failed(self, instance: InstanceId, incarnation: Incarnation, why: str) -> None:
         """Nothing follows from it here; the request itself is an error that the benchmark counts."""
 
-    def drain(self, instance: InstanceId) -> Operation:
+    async def drain(self, instance: InstanceId) -> Operation:
         raise ConfigError(f"{instance} belongs to a benchmark: its cluster does not change")
 
     async def scale(self, wanted: Mapping[Role, int]) -> tuple[Operation, ...]:
         raise ConfigError(f"{dict(wanted)}: the cluster of a benchmark does not change")
 
-    def change_role(self, instance: InstanceId, role: Role) -> Operation:
+    async def change_role(self, instance: InstanceId, role: Role) -> Operation:
         raise ConfigError(f"{instance} stays what it is, not {role}: the cluster of a benchmark does not change")
 
 

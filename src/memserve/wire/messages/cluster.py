@@ -84,6 +84,8 @@ class WelcomeReply(Message, frozen=True):
     """The settings of the cluster as JSON, in the shape of memserve.config.ServeConfig."""
     identity: KvIdentity | None = None
     """Of the instances that are in the cluster; None before the first."""
+    join: str = ""
+    """Where its members are registered; "" with whom was asked."""
 
 
 class MemberRequest(Message, frozen=True):
@@ -99,6 +101,8 @@ class MemberReply(Message, frozen=True):
     """It has been drained: end it."""
     refusal: str
     """Why the latest one that wanted to join under this name was refused; "" when it was not."""
+    managers: tuple[str, ...] = ()
+    """Endpoints that can be asked the same, where the cluster has several gateways."""
 
 
 class MovedBlocks(Record, frozen=True):
