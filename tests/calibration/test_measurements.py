@@ -98,3 +98,11 @@ def test_without_any_path_between_instances_the_reader_is_told_what_to_do() -> N
     del alone.paths["shm"], alone.paths["tcp"]
     with pytest.raises(ConfigError, match=r"pool\.paths"):
         fitted(alone)
+
+
+def test_a_path_whose_growth_with_bytes_is_lost_in_noise_is_known_by_its_largest_transfer() -> None:
+    noisy = measured()
+    noisy.paths["tcp"] = Points()
+    for size, seconds in ((1 << 20, 0.4), (1 << 24, 0.3), (1 << 26, 0.2)):
+        noisy.paths["tcp"].add(size, TransferSample(num_bytes=size, seconds=seconds), judges=False)
+    assert fitted(noisy).profile.paths["tcp"] == PathTerms(latency_s=0.0, bytes_per_s=(1 << 26) / 0.2)

@@ -5,9 +5,12 @@ import socket
 from pathlib import Path
 
 import pytest
+import typer
 
 from memserve import __version__
 from memserve.cli import main
+from memserve.cli.refusals import refusals
+from memserve.core.errors import ConfigError, MemserveError
 
 
 @pytest.fixture
@@ -165,3 +168,12 @@ def test_an_option_can_come_from_the_environment(
     monkeypatch.setenv("MEMSERVE_SERVE_COLOCATED", "2")
     assert status_of("serve", model, "--dry-run") == 0
     assert capsys.readouterr().out.count('"role":"colocated"') == 2
+
+
+@pytest.mark.parametrize(("error", "status"), [(ConfigError("no such disk"), 2), (MemserveError("gone"), 1)])
+def test_an_error_of_a_task_among_others_is_one_line_too(
+    error: MemserveError, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as ended, refusals():
+        raise ExceptionGroup("tasks", [ExceptionGroup("tasks of one", [error])])
+    assert (ended.value.exit_code, capsys.readouterr().err) == (status, f"memserve: {error}\n")

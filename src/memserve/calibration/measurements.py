@@ -101,7 +101,7 @@ def calibrate(
     """Fit and judge. Raises ConfigError when a kind has too few samples or a path was never measured."""
     prefill_terms = fit_prefill(_fitting(measured.prefill))
     decode_terms = fit_decode(_fitting(measured.decode))
-    fits = {name: fit_transfer(_fitting(points)) for name, points in measured.paths.items() if name != HOST_PATH}
+    fits = {name: _path_terms(_fitting(points)) for name, points in measured.paths.items() if name != HOST_PATH}
     if not fits:
         raise ConfigError("no path between instances was measured: name one in pool.paths and calibrate again")
     fastest = max(fits.values(), key=lambda terms: terms.bytes_per_s)
@@ -129,6 +129,17 @@ def prefill_s(terms: PrefillTerms, sample: PrefillSample) -> float:
 
 def decode_s(terms: DecodeTerms, sample: DecodeSample) -> float:
     return terms.seconds(sample.batch, sample.context_tokens)
+
+
+def _path_terms(samples: list[TransferSample]) -> PathTerms:
+    """Where noise hides how time grows with bytes, the largest transfer says all: no latency, that much a byte."""
+    try:
+        return fit_transfer(samples)
+    except ConfigError:
+        largest = max(samples, key=lambda sample: sample.num_bytes, default=None)
+        if largest is None or largest.seconds <= 0:
+            raise
+        return PathTerms(latency_s=0.0, bytes_per_s=largest.num_bytes / largest.seconds)
 
 
 def _host_terms(points: Points[int, TransferSample], bound: PathTerms) -> PathTerms:

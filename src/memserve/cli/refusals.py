@@ -17,7 +17,21 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except MemserveError as error:
-        errors.print(f"memserve: {error}", markup=False)
-        raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
+        raise _refused(error) from error
+    except ExceptionGroup as group:
+        error = _first(group)
+        if not isinstance(error, MemserveError):
+            raise
+        raise _refused(error) from group
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _refused(error: MemserveError) -> typer.Exit:
+    errors.print(f"memserve: {error}", markup=False)
+    return typer.Exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _first(error: Exception) -> Exception:
+    """What went wrong first in a group of tasks, which may be nested."""
+    return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
