@@ -19,10 +19,10 @@ def refusals() -> Iterator[None]:
     except MemserveError as error:
         raise _refused(error) from error
     except ExceptionGroup as group:
-        error = _first(group)
-        if not isinstance(error, MemserveError):
+        first = _first(group)
+        if not isinstance(first, MemserveError):
             raise
-        raise _refused(error) from group
+        raise _refused(first) from group
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
