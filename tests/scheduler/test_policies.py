@@ -30,13 +30,15 @@ def choice(
     decodes: tuple[float, ...] = FOUR,
     share: tuple[float, ...] = FOUR,
     output_tokens: float = 0.0,
+    context: tuple[float, ...] = FOUR,
+    kv_capacity_tokens: int | None = None,
 ) -> Choice:
     count = len(queued)
     loads = InstanceLoads(
         tokens=np.array(queued),
         prefill_s=np.array(wait_s),
         decodes=np.array(decodes),
-        context=np.zeros(count),
+        context=np.array(context[:count]),
         prefill_share=np.array(share),
         pace=np.ones(count),
     )
@@ -47,6 +49,7 @@ def choice(
         decode=STEPS,
         decode_pace=1.0,
         output_tokens=output_tokens,
+        kv_capacity_tokens=kv_capacity_tokens,
     )
     return Choice(
         phase=phase,
@@ -97,6 +100,13 @@ def test_prompt_tree_has_answers_produced_where_least_has_to_be_moved() -> None:
 
 def test_prompt_tree_prefers_the_less_busy_of_two_that_cost_the_same() -> None:
     assert best("prompt-tree", choice(share=(0.5, 0.2, 0.3, 0.5))) == [1]
+
+
+@pytest.mark.parametrize("phase", [Phase.WHOLE, Phase.DECODE])
+def test_prompt_tree_avoids_an_instance_on_whose_device_the_kv_would_not_fit(phase: Phase) -> None:
+    asked = {"phase": phase, "context": (950.0, 700.0, 950.0, 950.0), "share": (0.0, 0.05, 0.0, 0.0)}
+    assert best("prompt-tree", choice(**asked, output_tokens=10.0)) != [1]
+    assert best("prompt-tree", choice(**asked, output_tokens=10.0, kv_capacity_tokens=1000)) == [1]
 
 
 def test_least_load_ignores_what_is_held() -> None:

@@ -31,6 +31,8 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that steps take over those that the terms alone predict."""
     output_tokens: float
     """What it is taken to produce."""
+    kv_capacity_tokens: int | None
+    """Tokens whose KV an instance's device holds; None: not known."""
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """Predicted seconds of prefills, decode steps and transfers, corrected by what really happened.
 
-Owns the terms it was given (those of a CostProfile where there is one) and a factor per instance that computes, per
-instance that decodes and per pair that transfers. Does no I/O and takes no time itself.
+Owns the terms and the room for KV that it was given (those of a CostProfile where there is one) and a factor per
+instance that computes, per instance that decodes and per pair that transfers. Does no I/O and takes no time itself.
 """
 
 from memserve.core.enums import TransferMode
@@ -30,10 +30,12 @@ class Predictions:
         prefill: PrefillTerms = ASSUMED_PREFILL,
         decode: DecodeTerms = ASSUMED_DECODE,
         path: PathTerms = ASSUMED_PATH,
+        kv_capacity_tokens: int | None = None,
     ) -> None:
         self.prefill = prefill
         self.decode = decode
         self.path = path
+        self.kv_capacity_tokens = kv_capacity_tokens
         self.computing = Factors()
         self.decoding = Factors()
         self.transferring = Factors()

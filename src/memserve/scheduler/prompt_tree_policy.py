@@ -1,18 +1,20 @@
 """The choice of arXiv 2406.17565, argmin of queued and own execution, in predicted seconds and for all concerned.
 
-    whole     (1 + F) * wait + compute * delayed + spread + answer
+    whole     (1 + F) * (wait + room) + compute * delayed + spread + answer
     prefill   (1 + F) * wait + compute * delayed + spread
-    decode    wait + move + answer                          delayed = (1 + F) * crowd + decodes
+    decode    wait + room + move + answer                   delayed = (1 + F) * crowd + decodes
 
 What counts is the time to the last token, and F times more the time to the first one, which the prefill gives. What
 a prompt's computation costs is not only its own time: whoever decodes there stands still meanwhile (`decodes`), and
-once queues are long, whoever comes after waits as long, too (`crowd`). An answer takes its steps, the longer the
-more of the instance's time goes to prefills, and makes the steps of the others longer. `spread` prefers, among
-instances that cost nearly the same, those that had little to do lately.
+once queues are long, whoever comes after waits as long, too (`crowd`). Where the KV of all that an instance was given
+does not fit on its device, the request also waits until enough of it is done (`room`). An answer takes its steps,
+the longer the more of the instance's time goes to prefills, and makes the steps of the others longer. `spread`
+prefers, among instances that cost nearly the same, those that had little to do lately.
 """
 
 from random import Random
 
+import numpy as np
 import numpy.typing as npt
 
 from memserve.core.enums import Phase
@@ -21,7 +23,7 @@ from memserve.scheduler.load import Numbers
 
 _FIRST_TOKEN = 4.0
 """F where a request may be split: more makes first tokens come sooner and the last ones of mixed workloads later."""
-_FIRST_TOKEN_ALONE = 10.0
+_FIRST_TOKEN_ALONE = 20.0
 """F where it may not: the last tokens lose nothing by it (docs/simulation.md)."""
 _SPREAD = 0.1
 """Of the seconds that the whole prompt takes, what a busy instance counts as slower."""
@@ -36,21 +38,43 @@ class PromptTreePolicy:
     def scores(self, choice: Choice) -> npt.ArrayLike:
         loads, costs = choice.loads, choice.costs
         first_token = _FIRST_TOKEN if choice.may_split else _FIRST_TOKEN_ALONE
+        step_s = _step_s(choice)
         if choice.phase is Phase.DECODE:
-            return loads.prefill_s + costs.move_s + _answer_s(choice)
+            return loads.prefill_s + _room_s(choice, step_s) + costs.move_s + _answer_s(choice, step_s)
         crowd = float(loads.prefill_s.sum()) / len(loads.prefill_s) / max(costs.whole_s, 1e-9)
         delayed = loads.decodes + (1.0 + first_token) * max(crowd, 1.0)
         compute_s: Numbers = loads.prefill_s * (1.0 + first_token) + costs.compute_s * delayed
         compute_s += loads.prefill_share * (_SPREAD * costs.whole_s)
-        return compute_s if choice.phase is Phase.PREFILL else compute_s + _answer_s(choice)
+        if choice.phase is Phase.PREFILL:
+            return compute_s
+        return compute_s + _room_s(choice, step_s) * (1.0 + first_token) + _answer_s(choice, step_s)
 
 
-def _answer_s(choice: Choice) -> Numbers:
+def _added_s(choice: Choice) -> float:
+    """What the request adds to every step that it takes part in."""
+    terms = choice.costs.decode
+    return terms.per_sequence_s + terms.per_context_token_s * choice.prompt_tokens
+
+
+def _step_s(choice: Choice) -> Numbers:
+    """Of a decode step together with those that are there, prefills between steps included."""
+    loads, terms = choice.loads, choice.costs.decode
+    others_s = loads.decodes * terms.per_sequence_s + loads.context * terms.per_context_token_s
+    step_s: Numbers = (others_s + (terms.fixed_s + _added_s(choice))) / (1.0 - loads.prefill_share)
+    return step_s * choice.costs.decode_pace
+
+
+def _answer_s(choice: Choice, step_s: Numbers) -> Numbers:
     """Of its own steps and of what it adds to those of the others."""
-    loads, costs, terms = choice.loads, choice.costs, choice.costs.decode
-    per_context_s = terms.per_context_token_s
-    added_s = terms.per_sequence_s + per_context_s * choice.prompt_tokens
-    others_s = loads.decodes * terms.per_sequence_s + loads.context * per_context_s
-    step_s = others_s + (terms.fixed_s + added_s)
-    each_s: Numbers = step_s / (1.0 - loads.prefill_share) + loads.decodes * added_s
-    return each_s * (costs.output_tokens * costs.decode_pace)
+    each_s: Numbers = step_s + choice.loads.decodes * (_added_s(choice) * choice.costs.decode_pace)
+    return each_s * choice.costs.output_tokens
+
+
+def _room_s(choice: Choice, step_s: Numbers) -> Numbers | float:
+    """Until the KV fits: in the time of an answer, an instance lets go of about all that it keeps."""
+    loads, costs = choice.loads, choice.costs
+    if costs.kv_capacity_tokens is None:
+        return 0.0
+    lacking = loads.context + (choice.prompt_tokens + costs.output_tokens - costs.kv_capacity_tokens)
+    share: Numbers = np.maximum(lacking, 0.0) / np.maximum(loads.context, 1.0)
+    return share * step_s * costs.output_tokens

@@ -21,8 +21,10 @@ class PullPolicy:
         prefill: PrefillTerms = ASSUMED_PREFILL,
         decode: DecodeTerms = ASSUMED_DECODE,
         path: PathTerms = ASSUMED_PATH,
+        kv_capacity_tokens: int | None = None,
     ) -> None:
-        self.predictions = Predictions(prefill=prefill, decode=decode, path=path)
+        """`kv_capacity_tokens` is what fits on an instance's device, for policies; None: not known."""
+        self.predictions = Predictions(prefill=prefill, decode=decode, path=path, kv_capacity_tokens=kv_capacity_tokens)
 
     def weigh(
         self,

@@ -190,6 +190,7 @@ class Weigher:
             decode=predictions.decode,
             decode_pace=predictions.decoding.of(None),
             output_tokens=prospect.output_tokens,
+            kv_capacity_tokens=predictions.kv_capacity_tokens,
         )
         return _Seen(matched=np.array(lengths, dtype=np.int64)[which], loads=loads, costs=costs)
 

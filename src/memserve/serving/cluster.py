@@ -239,4 +239,9 @@ def _pulls(run: PreparedRun, view: ClusterView) -> PullPolicy:
     profile = profile_for(identity, named=run.config.cluster.profile, cache=run.cache)
     if profile is None:
         return PullPolicy()
-    return PullPolicy(prefill=profile.prefill, decode=profile.decode, path=profile.paths[PEER_PATH])
+    return PullPolicy(
+        prefill=profile.prefill,
+        decode=profile.decode,
+        path=profile.paths[PEER_PATH],
+        kv_capacity_tokens=profile.kv_capacity_tokens,
+    )
