@@ -5,6 +5,7 @@ import pytest
 from traces import MOONCAKE, conversations, trace_of
 
 from memserve.core.clock import ManualClock
+from memserve.core.enums import CachingMode
 from memserve.core.errors import ConfigError
 from memserve.core.ids import InstanceId
 from memserve.scheduler.cost_model import CostModel, CostProfile, DecodeTerms, PathTerms, PrefillTerms, ProfileIdentity
@@ -138,6 +139,29 @@ def test_only_what_the_decode_instance_lacks_is_handed_over_and_the_answer_goes_
     result = played(trace, instances=2, layout="1p1d", profile=PAIR)
     assert result.moved_bytes == 1024 + 512 + 2 * 512  # the prompt, its answer back, what is new of the second one
     assert result.hit_ratio == result.ideal_hit_ratio == 3 / 7
+
+
+@pytest.mark.parametrize(
+    ("caching", "hits", "moved"),
+    [
+        (CachingMode.BASIC, 0, 1024 + 5 * 512),
+        (CachingMode.PREFILL, 2, 1024 + 5 * 512),
+        (CachingMode.BOTH, 2, 1024 + 2 * 512),
+        (CachingMode.RETURN, 3, 1024 + 512 + 2 * 512),
+    ],
+)
+def test_each_milestone_caches_and_sends_what_it_should(caching: CachingMode, hits: int, moved: int) -> None:
+    trace = with_answers(trace_of([(1, 2), (1, 2, 3, 4, 5)], every_s=100.0, output_tokens=512))
+    result = played(trace, instances=2, layout="1p1d", profile=PAIR, caching=caching)
+    assert (result.hit_ratio, result.moved_bytes) == (hits / 7, moved)
+
+
+def test_a_turn_comes_when_the_answer_before_it_is_complete_and_has_been_thought_about() -> None:
+    trace = trace_of([(1,), (2,)], every_s=0.0, output_tokens=11)
+    first, second = trace.requests
+    second = msgspec.structs.replace(second, after=0, think_s=5.0)
+    chained = played(msgspec.structs.replace(trace, requests=(first, second)))
+    assert chained.jct_avg_s == pytest.approx(0.512 + 10 * 0.1)
 
 
 def test_a_prefill_instance_holds_kv_until_it_has_been_handed_over() -> None:

@@ -7,7 +7,7 @@ what whoever produced the answer holds afterwards. Owns that one inference.
 
 import msgspec
 
-from memserve.simulator.trace import BLOCK_TOKENS, Trace, TraceRequest
+from memserve.simulator.trace import Trace, TraceRequest
 
 
 def with_answers(trace: Trace) -> Trace:
@@ -16,15 +16,15 @@ def with_answers(trace: Trace) -> Trace:
     requests: list[TraceRequest] = []
     for request in reversed(trace.requests):
         later = following.get(request.session)
-        if later is not None and _goes_on(request, later):
-            end = (request.prompt_tokens + request.output_tokens) // BLOCK_TOKENS
+        if later is not None and _goes_on(request, later, trace.block_tokens):
+            end = (request.prompt_tokens + request.output_tokens) // trace.block_tokens
             request = msgspec.structs.replace(request, afterwards=later.blocks[:end])  # noqa: PLW2901 - the same one
         requests.append(request)
         following[request.session] = request
     return msgspec.structs.replace(trace, requests=tuple(reversed(requests)))
 
 
-def _goes_on(request: TraceRequest, later: TraceRequest) -> bool:
-    whole = request.prompt_tokens // BLOCK_TOKENS
+def _goes_on(request: TraceRequest, later: TraceRequest, block_tokens: int) -> bool:
+    whole = request.prompt_tokens // block_tokens
     has_room = later.prompt_tokens >= request.prompt_tokens + request.output_tokens
     return has_room and later.blocks[:whole] == request.blocks[:whole]

@@ -21,7 +21,7 @@ from memserve.core.enums import Phase
 from memserve.core.ids import InstanceId
 from memserve.scheduler.cost_model import CostModel
 from memserve.simulator.pool import PromptPool
-from memserve.simulator.trace import BLOCK_TOKENS, TraceRequest
+from memserve.simulator.trace import TraceRequest
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -199,7 +199,7 @@ class ModelledInstance:
     def _begin(self, task: Task) -> _Prefill:
         request = task.request
         hit_blocks = self.pool.fetch(request.blocks)
-        held = min(hit_blocks * BLOCK_TOKENS, request.prompt_tokens - 1)
+        held = min(hit_blocks * self.pool.block_tokens, request.prompt_tokens - 1)
         load_s = self._cost.transfer_s(held * self._cost.profile.kv_bytes_per_token, "dram")
         compute_s = self._cost.prefill_s(request.prompt_tokens, held / request.prompt_tokens)
         return _Prefill(task=task, ends_at=self._now + load_s + compute_s, hit_blocks=hit_blocks)

@@ -18,18 +18,18 @@ from memserve.core.errors import InvariantError
 from memserve.pool.events import EventsLost
 from memserve.pool.eviction import eviction_policy
 from memserve.pool.ledger import PoolLedger
-from memserve.simulator.trace import BLOCK_TOKENS
 from memserve.wire.events import IndexEvent
 
 _OWNER = "simulated"
 
 
 class PromptPool:
-    """One tier of `num_blocks` blocks."""
+    """One tier of `num_blocks` blocks; with none it keeps nothing."""
 
-    def __init__(self, *, num_blocks: int, eviction: str, clock: Clock) -> None:
+    def __init__(self, *, num_blocks: int, eviction: str, clock: Clock, block_tokens: int) -> None:
         """`eviction` by name; raises ConfigError for one that there is not."""
         self._num_blocks = num_blocks
+        self.block_tokens = block_tokens
         self._ledger = PoolLedger(
             block_size=1, capacity={Tier.DRAM: num_blocks}, clock=clock, eviction=eviction_policy(eviction)
         )
@@ -66,12 +66,15 @@ class PromptPool:
                 f"{len(events)} events waited in a simulated pool and some were lost: take them earlier"
             )
         return tuple(
-            msgspec.structs.replace(event, tokens=expanded(np.frombuffer(event.tokens, dtype="<i4")).tobytes())
+            msgspec.structs.replace(event, tokens=self._expanded(event.tokens))
             for event in events
             if not isinstance(event, EventsLost)
         )
 
+    def _expanded(self, names: bytes) -> bytes:
+        return expanded(np.frombuffer(names, dtype="<i4"), self.block_tokens).tobytes()
 
-def expanded(blocks: Sequence[int] | npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+
+def expanded(blocks: Sequence[int] | npt.NDArray[np.int32], block_tokens: int) -> npt.NDArray[np.int32]:
     """Tokens that stand for these blocks: every token of a block is the block's name; a partial one is filled up."""
-    return np.repeat(np.asarray(blocks, dtype=np.int32), BLOCK_TOKENS)
+    return np.repeat(np.asarray(blocks, dtype=np.int32), block_tokens)

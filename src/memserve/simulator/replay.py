@@ -32,11 +32,10 @@ def replay(trace: Trace, *, policy: str, capacity_blocks: int) -> CacheResult:
     """One pass over the trace. Raises ConfigError for an unknown policy or a capacity below 1."""
     if capacity_blocks < 1:
         raise ConfigError(f"a cache of {capacity_blocks} blocks holds nothing: give at least 1")
-    prompts = [request.blocks for request in trace.requests]
     if policy == BELADY:
-        num_hits = belady_hits(prompts, capacity_blocks)
+        num_hits = belady_hits([request.blocks for request in trace.requests], capacity_blocks)
     else:
-        num_hits = _pool_hits(prompts, policy, capacity_blocks)
+        num_hits = _pool_hits(trace, policy, capacity_blocks)
     return CacheResult(
         policy=policy,
         capacity_blocks=capacity_blocks,
@@ -69,10 +68,10 @@ def belady_hits(prompts: Sequence[Sequence[int]], capacity: int) -> int:
     return num_hits
 
 
-def _pool_hits(prompts: Sequence[tuple[int, ...]], policy: str, capacity: int) -> int:
-    pool = PromptPool(num_blocks=capacity, eviction=policy, clock=ManualClock())
+def _pool_hits(trace: Trace, policy: str, capacity: int) -> int:
+    pool = PromptPool(num_blocks=capacity, eviction=policy, clock=ManualClock(), block_tokens=trace.block_tokens)
     num_hits = 0
-    for prompt in prompts:
-        num_hits += pool.store(prompt)
+    for request in trace.requests:
+        num_hits += pool.store(request.blocks)
         pool.take_events()
     return num_hits

@@ -38,6 +38,7 @@ class Tally:
     """Times by number of request, and counts; `result` once at the end."""
 
     def __init__(self, num_requests: int) -> None:
+        self.arrived_s = np.zeros(num_requests)
         self.first_token_s = np.zeros(num_requests)
         self.done_s = np.zeros(num_requests)
         self.decide_s: list[float] = []
@@ -47,8 +48,7 @@ class Tally:
         self.moved_bytes = 0.0
 
     def result(self, trace: Trace, setting: Setting, instances: list[ModelledInstance]) -> SimulationResult:
-        arrived = np.array([request.at_s for request in trace.requests]) / setting.speed
-        ttft, jct = self.first_token_s - arrived, self.done_s - arrived
+        ttft, jct = self.first_token_s - self.arrived_s, self.done_s - self.arrived_s
         busy = np.array([instance.busy_s for instance in instances])
         return SimulationResult(
             policy=setting.policy,

@@ -1,9 +1,12 @@
 """A trace played against the real scheduler and a number of modelled instances, event by event.
 
-Owns the order of events. What the scheduler decides is done as in a cluster of caching mode `return`:
+Owns the order of events. What the scheduler decides is done as in a cluster of the caching mode asked for:
 
     decide ──> [pull: source ──> who computes] ──> whole ─────────────────────────────> finish
                                                └─> prefill ──> hand over ──> decode ──> finish, answer goes back
+
+Who caches keeps what it has computed, received or produced; the answer goes back in mode `return` only. A request
+that goes on from another one's answer comes when that is complete and has been thought about.
 
 Time is a manual clock; the same trace, settings and seed give the same run, but for `decide_p50_us`, which is
 measured on the machine that simulates.
@@ -18,8 +21,9 @@ from random import Random
 
 import msgspec
 
+from memserve.cluster.view import InstanceView
 from memserve.core.clock import Clock, ManualClock, SystemClock
-from memserve.core.enums import Phase
+from memserve.core.enums import CachingMode, Phase
 from memserve.core.ids import InstanceId, RequestId
 from memserve.scheduler.cost_model import CostModel, CostProfile
 from memserve.scheduler.decision import Decision, Outcome
@@ -29,8 +33,8 @@ from memserve.simulator.engine import Finished, FirstToken, Happened, ModelledIn
 from memserve.simulator.links import PEER, Links
 from memserve.simulator.pool import PromptPool, expanded
 from memserve.simulator.result import SimulationResult, Tally
-from memserve.simulator.setting import INCARNATION, Setting, check_setting, cluster_view
-from memserve.simulator.trace import BLOCK_TOKENS, Trace, TraceRequest
+from memserve.simulator.setting import INCARNATION, Setting, check_setting, cluster_view, keeps_kv
+from memserve.simulator.trace import Trace, TraceRequest
 from memserve.wire.events import EventBatch, SnapshotPart
 from memserve.wire.messages import MovedBlocks, RequestReport
 
@@ -52,15 +56,16 @@ class Simulation:
         self._stopwatch = stopwatch or SystemClock()
         self._clock = ManualClock()
         self._cost = CostModel(setting.profile)
-        self._scheduler = _scheduler(setting, self._clock)
-        self._view = cluster_view(setting)
+        self._scheduler = _scheduler(setting, self._clock, block_tokens=trace.block_tokens)
+        self._view = cluster_view(setting, block_tokens=trace.block_tokens)
         self._follow()
-        self._instances = {view.instance: self._instance(view.instance) for view in self._view.instances}
+        self._instances = {view.instance: self._instance(view) for view in self._view.instances}
         self._links = Links(self._cost)
         self._due: list[tuple[float, int, int, Callable[[], None]]] = []
         self._order = count()
         self._woken = dict.fromkeys(self._instances, inf)
         self._decisions: dict[int, Decision] = {}
+        self._followers = _followers(trace)
         self._tally = Tally(len(trace.requests))
 
     def __repr__(self) -> str:
@@ -71,7 +76,8 @@ class Simulation:
             at_s = request.at_s / self._setting.speed
             self._work_until(at_s)
             self._move_to(at_s)
-            self._arrive(number, request)
+            if request.after is None:
+                self._arrive(number, request)
         self._work_until(inf)
         return self._tally.result(self._trace, self._setting, list(self._instances.values()))
 
@@ -85,16 +91,22 @@ class Simulation:
                 )
             )
 
-    def _instance(self, instance: InstanceId) -> ModelledInstance:
-        setting = self._setting
-        enough = self._trace.num_distinct_blocks
-        pool = PromptPool(num_blocks=setting.pool_blocks or enough, eviction=setting.eviction, clock=self._clock)
-        return ModelledInstance(instance=instance, cost=self._cost, pool=pool)
+    def _instance(self, view: InstanceView) -> ModelledInstance:
+        setting, trace = self._setting, self._trace
+        enough = setting.pool_blocks or trace.num_distinct_blocks
+        pool = PromptPool(
+            num_blocks=enough if keeps_kv(view.role, setting.caching) else 0,
+            eviction=setting.eviction,
+            clock=self._clock,
+            block_tokens=trace.block_tokens,
+        )
+        return ModelledInstance(instance=view.instance, cost=self._cost, pool=pool)
 
     # ------------------------------------------------------------ one request
 
     def _arrive(self, number: int, request: TraceRequest) -> None:
-        tokens = expanded(request.blocks)
+        self._tally.arrived_s[number] = self._clock.now()
+        tokens = expanded(request.blocks, self._trace.block_tokens)
         before = self._stopwatch.now()
         decision = self._scheduler.decide(request=_id(number), tokens=tokens, view=self._view, session=request.session)
         self._tally.decide_s.append(self._stopwatch.now() - before)
@@ -119,7 +131,7 @@ class Simulation:
         held, lacking = source.pool.fetch(request.blocks), target.pool.fetch(request.blocks)
         if held <= lacking:
             return now
-        num_bytes = (held - lacking) * BLOCK_TOKENS * self._setting.profile.kv_bytes_per_token
+        num_bytes = (held - lacking) * self._block_bytes
         lands_at = self._send(source, target, num_bytes, request.blocks[:held], number=number)
         self._tally.num_pulls += 1
         return min(lands_at, now + PULL_WAIT_S)
@@ -127,7 +139,7 @@ class Simulation:
     def _hand_over(self, number: int, prefill: ModelledInstance) -> None:
         """To the decode instance, what it lacks; it loads all of the prompt from its pool then."""
         request, decode = self._trace.requests[number], self._instances[self._decisions[number].decode]
-        held = min(decode.pool.fetch(request.blocks) * BLOCK_TOKENS, request.prompt_tokens)
+        held = min(decode.pool.fetch(request.blocks) * self._trace.block_tokens, request.prompt_tokens)
         per_token = self._setting.profile.kv_bytes_per_token
         num_bytes = (request.prompt_tokens - held) * per_token
         lands_at = self._send(prefill, decode, num_bytes, request.blocks, number=number)
@@ -205,11 +217,21 @@ class Simulation:
         phase = Phase.DECODE if is_split else Phase.WHOLE
         self._scheduler.answered(_report(fact.number, instance.instance, phase, output_tokens=request.output_tokens))
         self._scheduler.finish(_id(fact.number), outcome=Outcome.SERVED)
-        if decision.prefill is not None and request.afterwards:
+        if decision.prefill is not None and request.afterwards and self._setting.caching is CachingMode.RETURN:
             back = self._instances[decision.prefill]
-            num_new = len(request.afterwards) - request.prompt_tokens // BLOCK_TOKENS
-            num_bytes = num_new * BLOCK_TOKENS * self._setting.profile.kv_bytes_per_token
-            self._send(instance, back, num_bytes, request.afterwards, number=fact.number)
+            num_new = len(request.afterwards) - request.prompt_tokens // self._trace.block_tokens
+            self._send(instance, back, num_new * self._block_bytes, request.afterwards, number=fact.number)
+        self._let_follow(fact.number)
+
+    def _let_follow(self, number: int) -> None:
+        for follower in self._followers.pop(number, ()):
+            request = self._trace.requests[follower]
+            at_s = max(request.at_s / self._setting.speed, self._clock.now() + request.think_s)
+            self._at(at_s, _WAKES, partial(self._arrive, follower, request))
+
+    @property
+    def _block_bytes(self) -> int:
+        return self._trace.block_tokens * self._setting.profile.kv_bytes_per_token
 
     def _announce(self, instance: ModelledInstance) -> None:
         events = instance.pool.take_events()
@@ -233,14 +255,24 @@ class Simulation:
         self._clock.advance(max(at_s - self._clock.now(), 0.0))
 
 
-def _scheduler(setting: Setting, clock: Clock) -> Scheduler:
+def _followers(trace: Trace) -> dict[int, list[int]]:
+    """Places of the requests that go on from each answer."""
+    followers: dict[int, list[int]] = {}
+    for number, request in enumerate(trace.requests):
+        if request.after is not None:
+            followers.setdefault(request.after, []).append(number)
+    return followers
+
+
+def _scheduler(setting: Setting, clock: Clock, *, block_tokens: int) -> Scheduler:
     return Scheduler(
-        block_size=BLOCK_TOKENS,
+        block_size=block_tokens,
         policy=setting.policy,
         clock=clock,
         random=Random(setting.seed),  # noqa: S311 - chooses among equals, keeps no secret
         ttl_s=setting.ttl_s,
         confirm_s=setting.confirm_s,
+        caching=setting.caching,
         pulls=_pulls(setting.profile),
     )
 
@@ -249,7 +281,12 @@ def _pulls(profile: CostProfile) -> PullPolicy:
     """What a calibration would tell: cached tokens are loaded from host memory before they are read."""
     load_s = profile.kv_bytes_per_token / profile.paths["dram"].bytes_per_s
     prefill = msgspec.structs.replace(profile.prefill, per_cached_token_s=profile.prefill.per_cached_token_s + load_s)
-    return PullPolicy(prefill=prefill, decode=profile.decode, path=profile.paths[PEER])
+    return PullPolicy(
+        prefill=prefill,
+        decode=profile.decode,
+        path=profile.paths[PEER],
+        kv_capacity_tokens=profile.kv_capacity_tokens,
+    )
 
 
 def _id(number: int) -> RequestId:

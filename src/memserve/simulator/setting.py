@@ -5,13 +5,13 @@ import re
 import msgspec
 
 from memserve.cluster.view import ClusterView, InstanceState, InstanceView
-from memserve.core.enums import Role
+from memserve.core.enums import CachingMode, Role
 from memserve.core.errors import ConfigError
 from memserve.core.ids import Epoch, Incarnation, InstanceId
 from memserve.pool.eviction import eviction_policy
 from memserve.scheduler.cost_model import CostProfile
 from memserve.scheduler.policies import find_policy
-from memserve.simulator.trace import BLOCK_TOKENS, Trace
+from memserve.simulator.trace import Trace
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import Load, PeerInfo
 
@@ -31,8 +31,9 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     profile: CostProfile
     layout: str = "colocated"
     """Which roles the instances have, see LAYOUTS."""
+    caching: CachingMode = CachingMode.RETURN
     pool_blocks: int | None = None
-    """Of each instance, blocks of 512 tokens; None: so many that nothing is evicted."""
+    """Of each instance, blocks as the trace has them; None: so many that nothing is evicted."""
     eviction: str = "lru"
     ttl_s: float = 600.0
     """How long the scheduler believes what it was not told again."""
@@ -92,7 +93,14 @@ def roles(setting: Setting) -> list[Role]:
     return [Role.PREFILL] * prefill + [Role.DECODE] * decode + [Role.COLOCATED] * colocated
 
 
-def cluster_view(setting: Setting) -> ClusterView:
+def keeps_kv(role: Role, caching: CachingMode) -> bool:
+    """Whether an instance of this role caches in this mode."""
+    if role is Role.DECODE:
+        return caching in {CachingMode.BOTH, CachingMode.RETURN}
+    return caching is not CachingMode.BASIC
+
+
+def cluster_view(setting: Setting, *, block_tokens: int) -> ClusterView:
     """All instances of the run, ready to serve."""
     profile = setting.profile
     identity = KvIdentity(
@@ -100,8 +108,8 @@ def cluster_view(setting: Setting) -> ClusterView:
         dtype="modelled",
         engine=profile.identity.engine,
         backend="modelled",
-        block_size=BLOCK_TOKENS,
-        block_bytes=BLOCK_TOKENS * profile.kv_bytes_per_token,
+        block_size=block_tokens,
+        block_bytes=block_tokens * profile.kv_bytes_per_token,
         num_layers=1,
     )
     instances = []

@@ -14,7 +14,7 @@ import msgspec
 from memserve.core.errors import ConfigError
 
 BLOCK_TOKENS = 512
-"""Of one hash in a Mooncake trace."""
+"""Of one hash in a Mooncake trace, and of a block where a trace does not say otherwise."""
 
 _AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
@@ -30,12 +30,17 @@ class TraceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Requests of one conversation have the same; see `name_sessions`."""
     afterwards: tuple[int, ...] = ()
     """Names of the whole blocks of prompt and answer together, as far as a later prompt tells them; see answers.py."""
+    after: int | None = None
+    """Place in the trace of the request whose answer it goes on from."""
+    think_s: float = 0.0
+    """It comes so long after that answer is complete, though never before `at_s`."""
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     requests: tuple[TraceRequest, ...]
     """By time."""
+    block_tokens: int = BLOCK_TOKENS
 
     @property
     def num_blocks(self) -> int:
