@@ -69,6 +69,8 @@ class FakeEngine:
         self.report_tokens = {"hbm_tokens": 3, "dram_tokens": 4, "received_tokens": 0, "computed_tokens": 2}
         self.send_report = True
         self.tells_context_length = True
+        self.adapters: dict[str, str] = {}
+        """Name and folder."""
         self.rewrites_text = False
         """Chat streams say something else than their tokens, as an engine with a parser does."""
         self.on_report: Callable[[RequestReport], None] = lambda _: None
@@ -112,7 +114,8 @@ class FakeEngine:
         elif is_model_list:
             card = {"id": self.model, "object": "model"}
             card |= {"max_model_len": CONTEXT_LENGTH} if self.tells_context_length else {}
-            await _whole(send, 200, {"object": "list", "data": [card]})
+            adapters = [{"id": name, "root": path, "parent": self.model} for name, path in self.adapters.items()]
+            await _whole(send, 200, {"object": "list", "data": [card, *adapters]})
         else:
             query = scope["query_string"].decode()
             await _whole(send, 200, {"engine": self.name, "path": scope["path"], "query": query, "got": content})
@@ -130,7 +133,7 @@ class FakeEngine:
             return 500, _error("boom", "InternalServerError", 500)
         if self.fault is Fault.ANSWER_501:
             return 501, _error("no chat here", "NotImplementedError", 501)
-        if model not in (None, self.model, "an-adapter"):
+        if model not in (None, self.model, "an-adapter", *self.adapters):
             text = f"The model `{model}` does not exist. Valid aliases: {self.model}."
             return 404, _error(text, "NotFoundError", 404, "model")
         if not isinstance(limit, int) or limit < 1:

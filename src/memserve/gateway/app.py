@@ -43,7 +43,7 @@ def create_app(context: GatewayContext) -> Starlette:
             *AdminRoutes(context).routes(),
             *ElasticityRoutes(context).routes(),
             *PoolRoutes(context).routes(),
-            *PinRoutes(context).routes(),
+            *PinRoutes(runtime).routes(),
             Route("/v1/models", ModelList(runtime), methods=["GET"]),
             Route("/v1/{path:path}", PassThrough(runtime, "/v1/*")),
         ],

@@ -115,7 +115,7 @@ class Delivery:
     async def _context_length(self) -> int | None:
         """As any instance tells it."""
         for instance in self._context.cluster.view.active(*SERVING_ROLES):
-            length = await self._runtime.lengths.of(instance, self._runtime.upstream)
+            length = await self._runtime.cards.context_length(instance, self._runtime.upstream)
             if length is not None:
                 return length
         return None
@@ -168,7 +168,7 @@ class Delivery:
         plan, detokenizer = self._job.plan, self._context.model.detokenizer
         if plan is None or detokenizer is None:
             return
-        length = await self._runtime.lengths.of(prefill, self._runtime.upstream)
+        length = await self._runtime.cards.context_length(prefill, self._runtime.upstream)
         if length is None:
             return
         first = first_token(plan, content, detokenizer=detokenizer, context_length=length)

@@ -7,6 +7,7 @@ from memserve.cluster.view import InstanceView
 from memserve.core.ids import RequestId
 from memserve.gateway.continuable import Continuable
 from memserve.gateway.request_body import ClientRequest
+from memserve.wire.identity import Namespace
 from memserve.wire.messages import PeerInfo
 
 
@@ -20,6 +21,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """For the engines; among them the request id, which vLLM makes part of its answer's id."""
     tokens: bytes
     """The prompt as int32, for routing; b"" when it is not known."""
+    namespace: Namespace
+    """Root of the prompt's KV."""
     alone: bool
     """One instance has to do all of it."""
     plan: Continuable | None

@@ -88,6 +88,7 @@ class CompletionRoute:
                 request=request,
                 headers=headers,
                 tokens=tokens,
+                namespace=await self._runtime.namespace(request),
                 alone=request_body.must_run_alone(request),
                 plan=self._context.model.plan(request, path=self._path),
             )

@@ -17,9 +17,9 @@ from starlette.routing import Route
 from memserve.cluster.view import InstanceState, InstanceView
 from memserve.core.errors import MemserveError, QuotaExceeded
 from memserve.core.ids import InstanceId, PinId
-from memserve.gateway.context import GatewayContext
 from memserve.gateway.errors import ApiError, bad_request, unavailable
 from memserve.gateway.request_body import ClientRequest, parse
+from memserve.gateway.runtime import GatewayRuntime
 from memserve.wire.messages import PeerInfo, Pinned
 
 T = TypeVar("T")
@@ -53,8 +53,9 @@ class PinView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PinRoutes:
-    def __init__(self, context: GatewayContext) -> None:
-        self._context = context
+    def __init__(self, runtime: GatewayRuntime) -> None:
+        self._runtime = runtime
+        self._context = runtime.context
 
     def routes(self) -> list[Route]:
         return [
@@ -70,7 +71,7 @@ class PinRoutes:
         """
         asked = parse(await request.body())
         tokens = await self._tokens(asked)
-        namespace = asked.namespace(self._context.base_models)
+        namespace = await self._runtime.namespace(asked)
         pools = self._context.pools
         pinned, refused = await self._ask(lambda peer: pools.pin(peer, tokens=tokens, namespace=namespace))
         places = _views(pinned)

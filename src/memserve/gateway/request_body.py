@@ -44,9 +44,8 @@ class ClientRequest(msgspec.Struct, frozen=True, kw_only=True):
     def session(self) -> str:
         return self._text("session_id")
 
-    def namespace(self, base_models: frozenset[str]) -> Namespace:
-        """Root of the prompt's KV: a model that is none of `base_models` is an adapter."""
-        adapter = "" if self.model in base_models else self.model
+    def namespace(self, *, adapter: str = "") -> Namespace:
+        """Root of the prompt's KV; `adapter` is what the engines call it, "" for the base model."""
         return namespace(salt=self._text("cache_salt"), adapter=adapter)
 
     def with_text(self, name: str, value: str) -> "ClientRequest":

@@ -124,7 +124,7 @@ class RequestFlow:
             self._context.scheduler.decide,
             request=self._job.id,
             tokens=self._delivery.tokens(),
-            namespace=self._job.request.namespace(self._context.base_models),
+            namespace=self._job.namespace,
             view=view,
             alone=alone,
             session=self._job.request.session or self._job.headers.get("x-session-id", ""),

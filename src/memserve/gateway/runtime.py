@@ -15,12 +15,14 @@ from memserve.gateway.admission import Admission
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.errors import InstanceLost, unavailable
 from memserve.gateway.fair_queue import FairQueue
+from memserve.gateway.model_cards import ModelCards
 from memserve.gateway.occupancy import Occupancy
 from memserve.gateway.release import ReleaseDesk
+from memserve.gateway.request_body import ClientRequest
 from memserve.gateway.retry_budget import RetryBudget
-from memserve.gateway.served_model import ContextLengths
 from memserve.gateway.upstream import Upstream
 from memserve.gateway.watch import InstanceWatch
+from memserve.wire.identity import Namespace
 
 _VIEW_PERIOD_S = 0.1
 
@@ -30,7 +32,7 @@ class GatewayRuntime:
         self.context = context
         self.watch = InstanceWatch(on_left=context.scheduler.forget)
         self.desk = ReleaseDesk(context.releases)
-        self.lengths = ContextLengths()
+        self.cards = ModelCards(SystemClock())
         settings = context.settings
         self.retries = RetryBudget(ratio=settings.retry_ratio, reserve=settings.retry_reserve)
         context.metrics.show_retry_budget(lambda: self.retries.num_left)
@@ -50,6 +52,13 @@ class GatewayRuntime:
         if not self.retries.take():
             self.context.metrics.retries_refused.inc()
             raise unavailable(f"the retry budget is used up by other faults; this one: {lost}") from lost
+
+    async def namespace(self, request: ClientRequest) -> Namespace:
+        """Root of the prompt's KV: a model that is none of the base model's names is an adapter."""
+        if request.model in self.context.base_models:
+            return request.namespace()
+        told_by = next(iter(self.context.cluster.view.active(*SERVING_ROLES)), None)
+        return request.namespace(adapter=await self.cards.adapter(request.model, told_by, self.upstream))
 
     @property
     def upstream(self) -> Upstream:

@@ -45,6 +45,11 @@ class KvIdentity(msgspec.Struct, frozen=True, kw_only=True):
             raise IdentityMismatch(f"cannot share KV with {who}: {listed}; start both with the same settings")
 
 
+def adapter_key(name: str, path: str) -> str:
+    """One adapter: a name alone may stand for other weights tomorrow."""
+    return f"{name}\0{path}"
+
+
 def namespace(*, salt: str = "", adapter: str = "", multimodal: tuple[str, ...] = ()) -> Namespace:
     """Root for prompts with this salt, adapter and multimodal content; b"" when there are none.
 

@@ -18,7 +18,7 @@ from vllm.v1.request import Request
 from memserve.core.errors import ConfigError
 from memserve.engines.vllm.block_layout import BlockLayout, RankShare, rank_share
 from memserve.engines.vllm.layout import block_layout
-from memserve.wire.identity import KvIdentity, Namespace, namespace
+from memserve.wire.identity import KvIdentity, Namespace, adapter_key, namespace
 
 TESTED_VERSIONS = ("0.32",)
 
@@ -123,6 +123,6 @@ def request_namespace(request: Request) -> Namespace:
     adapter = request.lora_request
     return namespace(
         salt=request.cache_salt or "",
-        adapter=f"{adapter.lora_name}\0{adapter.lora_path}" if adapter is not None else "",
+        adapter=adapter_key(adapter.lora_name, adapter.lora_path) if adapter is not None else "",
         multimodal=tuple(f"{f.identifier}@{f.mm_position.offset}" for f in request.mm_features),
     )
