@@ -6,6 +6,7 @@ kv_connector_extra_config. Unknown keys, wrong types and impossible numbers rais
 
 import re
 import tomllib
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ ALL_PATHS = (DataPath.SHM, DataPath.TCP)
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_BOUNDS = re.compile(r"(\w+)=(\d{1,6}):(\d{1,6})")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -213,6 +215,41 @@ class EngineSettings(Settings, frozen=True):
     decode: RoleSettings = RoleSettings()
 
 
+class AutoscaleMode(StrEnum):
+    OFF = "off"
+    PROPOSE = "propose"
+    """Says what it would change, and changes nothing."""
+    ON = "on"
+
+
+class AutoscalerSettings(Settings, frozen=True):
+    """When the number and the roles of the instances follow the load; checked where its rules are made."""
+
+    mode: AutoscaleMode = AutoscaleMode.OFF
+    ttft_s: float = 2.0
+    """Target for the time to the first token."""
+    tpot_s: float = 0.1
+    """Target for the time per output token after it."""
+    share: float = 0.9
+    """Of the requests that are to keep both."""
+    bounds: dict[Role, tuple[int, int]] = {}
+    """Least and most instances by role; {} is from 1 to twice the number that the cluster starts with."""
+    every_s: float = 10.0
+    """Between two looks."""
+    window_s: float = 60.0
+    """Of the requests that a look is about."""
+    cool_down_s: float = 300.0
+    """A role that has grown does not shrink for so long, and the other way round."""
+    calm_s: float = 300.0
+    """A role shrinks when it has needed fewer for so long."""
+
+    def check(self) -> None:
+        """Raise ConfigError unless it can look at all."""
+        for name in ("every_s", "window_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"autoscaler.{name} = {getattr(self, name):g}: give a positive number of seconds")
+
+
 class ServeConfig(Settings, frozen=True):
     """All of `memserve serve`: a TOML file gives the sections, options on the command line win."""
 
@@ -224,6 +261,7 @@ class ServeConfig(Settings, frozen=True):
     """None: no key is asked for."""
     pool: PoolSettings = PoolSettings()
     engine: EngineSettings = EngineSettings()
+    autoscaler: AutoscalerSettings = AutoscalerSettings()
 
 
 class ConnectorConfig(Settings, frozen=True):
@@ -286,6 +324,17 @@ def parse_address(text: str, what: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise ConfigError(f'{what} = "{text}" is no address: write for example "127.0.0.1:7000"')
     return host, int(port)
+
+
+def parse_bounds(text: str, what: str) -> dict[Role, tuple[int, int]]:
+    """Least and most by role of "prefill=1:4,decode=1:2". Raises ConfigError that names `what`."""
+    bounds: dict[Role, tuple[int, int]] = {}
+    for part in text.split(","):
+        found = _BOUNDS.fullmatch(part.strip())
+        if found is None or found[1] not in set(Role) or Role(found[1]) in bounds:
+            raise ConfigError(f'{what} "{part}": write ROLE=LEAST:MOST, each role once, as in prefill=1:4,decode=1:4')
+        bounds[Role(found[1])] = (int(found[2]), int(found[3]))
+    return bounds
 
 
 def parse_size(text: str, what: str) -> int:

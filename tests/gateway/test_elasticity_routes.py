@@ -77,3 +77,9 @@ async def test_an_operation_that_never_was_is_not_found(rig: Rigs) -> None:
 async def test_it_says_where_instances_join(rig: Rigs) -> None:
     async with rig() as cluster:
         assert (await get(cluster, "join"))[1] == {"manager": "tcp://127.0.0.1:7000"}
+
+
+async def test_without_an_autoscaler_it_is_said_to_be_off(rig: Rigs) -> None:
+    async with rig() as cluster:
+        status, report = await get(cluster, "autoscaler")
+    assert (status, report["mode"], report["decided"]) == (200, "off", [])

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -141,3 +142,25 @@ async def test_a_killed_instance_comes_back_by_itself_and_its_end_is_told() -> N
         os.kill(process_of(command, "decode-0"), signal.SIGKILL)
         assert "it is given up" in await command.line_with("decode-0 ended: ended by SIGKILL")
         await until_members(url, {"prefill-0": ("prefill", "active")})
+
+
+AUTOSCALED = """
+[cluster]
+colocated = 1
+[autoscaler]
+mode = "on"
+bounds = { colocated = [2, 3] }
+every_s = 0.3
+"""
+
+
+async def test_an_autoscaler_starts_what_is_lacking_and_status_tells_why(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.toml"
+    await asyncio.to_thread(file.write_text, AUTOSCALED)
+    async with memserve("serve", "--port", "0", "--config", str(file)) as command:
+        url = await command.url()
+        await command.line_with("colocated-1 is ready: ")
+        text = "\n".join(await run("status", url=url))
+    assert "autoscaler on" in text
+    assert "colocated 2, right from 2 to 2: no requests lately" in text
+    assert "made: colocated 1 -> 2: no requests lately" in text

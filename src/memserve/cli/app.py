@@ -16,7 +16,7 @@ from memserve import __version__
 from memserve.cli import bench, elastic
 from memserve.cli.options import ServeOptions, serve_config
 from memserve.cli.refusals import errors, refusals
-from memserve.config import Network, TlsFiles
+from memserve.config import AutoscaleMode, Network, TlsFiles
 from memserve.core.enums import CachingMode, TransferMode
 
 app = typer.Typer(
@@ -91,6 +91,16 @@ def serve(
     manager: Annotated[str | None, typer.Option(help="HOST:PORT where instances join; none: a free port.")] = None,
     max_restarts: Annotated[
         int | None, typer.Option(help="How often in a row an instance that ends is started again.")
+    ] = None,
+    autoscale: Annotated[AutoscaleMode | None, typer.Option(help="Whether instances follow the load.")] = None,
+    ttft_target_s: Annotated[
+        float | None, typer.Option("--ttft-target", help="Seconds to the first token that the autoscaler keeps.")
+    ] = None,
+    tpot_target_s: Annotated[
+        float | None, typer.Option("--tpot-target", help="Seconds per token that the autoscaler keeps.")
+    ] = None,
+    autoscale_bounds: Annotated[
+        str | None, typer.Option(help='Least and most by role, "prefill=1:4,decode=1:4"; none: 1 to twice the start.')
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; options typed here win.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and start nothing.")] = False,
@@ -213,7 +223,7 @@ def simulate(
         Path,
         typer.Argument(
             help="Mooncake's .jsonl (hashes of prefix blocks), Azure's .csv (lengths), or a made-up workload: "
-            "prefill-heavy, decode-heavy, shared-prefix, multi-turn, bursts, mixed."
+            "prefill-heavy, decode-heavy, shared-prefix, multi-turn, bursts, mixed, day, day:HOURS."
         ),
     ],
     *,
@@ -241,30 +251,20 @@ def simulate(
     max_requests: Annotated[int | None, typer.Option(min=1, help="Only the first ones of the trace.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all numbers to this file.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw them into this file (.png, .svg, .pdf).")] = None,
+    autoscale: Annotated[
+        str | None,
+        typer.Option(help='Play a cluster that follows its load, too: least and most by role, "colocated=1:8".'),
+    ] = None,
+    ttft_target_s: Annotated[float, typer.Option("--ttft-target", help="Seconds to the first token.")] = 2.0,
+    tpot_target_s: Annotated[float, typer.Option("--tpot-target", help="Seconds per token after it.")] = 0.1,
+    target_share: Annotated[float, typer.Option(help="Of the requests that are to keep both.")] = 0.9,
 ) -> None:
     """Play a trace against the real scheduler and pools, with modelled compute."""
+    typed = dict(locals())
     with refusals():
         from memserve.cli.simulate import SimulateOptions, run_simulate  # noqa: PLC0415
 
-        run_simulate(
-            SimulateOptions(
-                trace=trace,
-                instances=instances,
-                layout=layout,
-                answers=answers,
-                policy=policy,
-                profile=profile,
-                pool_blocks=pool_blocks,
-                eviction=eviction,
-                ttl_s=ttl_s,
-                confirm_s=confirm_s,
-                speed=speed,
-                seed=seed,
-                max_requests=max_requests,
-                json=json,
-                figure=figure,
-            )
-        )
+        run_simulate(SimulateOptions(**typed))
 
 
 @app.command()

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import msgspec
 
-from memserve.config import ClusterSettings, EngineSettings, PoolSettings, RoleSettings, ServeConfig, load_serve_config
+from memserve.config import (
+    AutoscaleMode,
+    AutoscalerSettings,
+    ClusterSettings,
+    EngineSettings,
+    PoolSettings,
+    RoleSettings,
+    ServeConfig,
+    load_serve_config,
+    parse_bounds,
+)
 from memserve.core.enums import CachingMode, TransferMode
 from memserve.core.errors import ConfigError
 
@@ -37,6 +47,10 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     disk: str | None = None
     ttl_s: float | None = None
     pin_share: float | None = None
+    autoscale: AutoscaleMode | None = None
+    ttft_target_s: float | None = None
+    tpot_target_s: float | None = None
+    autoscale_bounds: str | None = None
     config: Path | None = None
     engine_args: tuple[str, ...] = ()
     """What stood after `--`."""
@@ -59,12 +73,22 @@ def serve_config(options: ServeOptions) -> ServeConfig:
         cluster=cluster,
         gateway=msgspec.structs.replace(config.gateway, **_given(host=options.host, port=options.port)),
         pool=_pool(config.pool, options),
+        autoscaler=_autoscaler(config.autoscaler, options),
         engine=EngineSettings(
             args=(*config.engine.args, *options.engine_args),
             prefill=_with_args(config.engine.prefill, options.prefill_args, "--prefill-args"),
             decode=_with_args(config.engine.decode, options.decode_args, "--decode-args"),
         ),
         **_given(model=options.model),
+    )
+
+
+def _autoscaler(file: AutoscalerSettings, options: ServeOptions) -> AutoscalerSettings:
+    bounds = options.autoscale_bounds
+    return msgspec.structs.replace(
+        file,
+        **_given(mode=options.autoscale, ttft_s=options.ttft_target_s, tpot_s=options.tpot_target_s),
+        **_given(bounds=None if bounds is None else parse_bounds(bounds, "--autoscale-bounds")),
     )
 
 

@@ -8,8 +8,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from memserve.cli.autoscale import rules_of, run_autoscale
+from memserve.cluster.service_levels import Targets
 from memserve.core.errors import ConfigError
 from memserve.simulator.answers import with_answers
+from memserve.simulator.day import day, day_named
 from memserve.simulator.figure import draw_cache, draw_simulation
 from memserve.simulator.profiles import load_profile
 from memserve.simulator.report import CacheReport, SimulationReport, cache_report, simulate, write_json
@@ -38,6 +41,11 @@ class SimulateOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_requests: int | None
     json: Path | None
     figure: Path | None
+    autoscale: str | None
+    """Bounds; None: every cluster stays as it is."""
+    ttft_target_s: float
+    tpot_target_s: float
+    target_share: float
 
 
 class SimulateCacheOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +74,12 @@ def run_simulate(options: SimulateOptions) -> None:
         speed=options.speed,
         seed=options.seed,
     )
+    if options.autoscale is not None:
+        fixed = msgspec.structs.replace(base, layout=_names(options.layout, "--layout")[0])
+        wanted = Targets(ttft_s=options.ttft_target_s, tpot_s=options.tpot_target_s, share=options.target_share)
+        rules = rules_of(options.autoscale, wanted)
+        run_autoscale(trace, fixed, rules, sizes=sizes, json=options.json, figure=options.figure)
+        return
     console = Console(highlight=False)
     with console.status("simulating") as status:
         report = simulate(
@@ -145,6 +159,9 @@ def cache_table(report: CacheReport) -> Table:
 
 
 def _trace(options: SimulateOptions) -> Trace:
+    shape = None if options.trace.exists() else day_named(str(options.trace), seed=options.seed)
+    if shape is not None:
+        return day(shape)
     if str(options.trace) in workload_names() and not options.trace.exists():
         return made_up(str(options.trace), seed=options.seed)
     trace = load_trace(options.trace, max_requests=options.max_requests)

@@ -1,4 +1,4 @@
-"""`memserve status`: the cluster as the gateway sees it, as tables; reads /admin/cluster and /admin/paths."""
+"""`memserve status`: the cluster as the gateway sees it, as tables and lines; reads its admin API."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,12 +11,22 @@ from rich.table import Table
 from memserve.cli.admin import ask
 from memserve.cli.sizes import size_text
 from memserve.cluster.view import ClusterView, InstanceView
+from memserve.config import AutoscaleMode
 from memserve.gateway.pool_routes import InstancePaths
+from memserve.manager.autoscaling import AutoscalerReport
+from memserve.manager.operations import Operation, OperationState
 from memserve.wire.messages import PathCheck
+
+_SHOWN = 5
+"""Of the changes that the autoscaler wanted."""
 
 
 class _Paths(msgspec.Struct, frozen=True, kw_only=True):
     paths: tuple[InstancePaths, ...]
+
+
+class _Operations(msgspec.Struct, frozen=True, kw_only=True):
+    operations: tuple[Operation, ...]
 
 
 class _Cluster(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,14 +38,14 @@ class _Cluster(msgspec.Struct, frozen=True, kw_only=True):
 
 def show_status(url: str) -> None:
     """Print one row an instance. Raises InstanceUnavailable when no gateway answers at `url`."""
-    cluster, paths = asyncio.run(_read(url))
+    cluster, paths, operations, autoscaler = asyncio.run(_read(url))
     view = cluster.view
     console = Console(highlight=False)
     console.print(f"cluster of {len(view.instances)} instances, epoch {view.epoch}")
     console.print(render(view))
     if paths:
         console.print(render_paths(paths))
-    for line in paths_text(cluster.path_checks):
+    for line in (*paths_text(cluster.path_checks), *changes_text(operations), *autoscaler_text(autoscaler)):
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -47,6 +57,22 @@ def paths_text(checks: tuple[PathCheck, ...]) -> list[str]:
     wrong = [check for check in tried if not check.is_right]
     lines = [f"paths between instances: {len(tried) - len(wrong)} of {len(tried)} brought a block over as it was"]
     return lines + [f"  NOT {check.source} -> {check.target} by {check.path}: {check.fault}" for check in wrong]
+
+
+def changes_text(operations: Sequence[Operation]) -> list[str]:
+    """A line for each change of the cluster that is under way."""
+    return [f"under way: {o.kind} {o.instance}: {o.step}" for o in operations if o.state is OperationState.RUNNING]
+
+
+def autoscaler_text(report: AutoscalerReport) -> list[str]:
+    """What it sees, and the latest changes that it wanted; nothing when it is off."""
+    if report.mode is AutoscaleMode.OFF:
+        return []
+    lines = [f"autoscaler {report.mode}", *(f"  {note}" for note in report.notes)]
+    for one in report.decided[-_SHOWN:]:
+        reason = f" ({one.reason})" if one.reason else ""
+        lines.append(f"  {one.seconds_ago:.0f} s ago {one.outcome}{reason}: {one.change}")
+    return lines
 
 
 def render(view: ClusterView) -> Table:
@@ -85,5 +111,12 @@ def _cells(instance: InstanceView) -> tuple[str, ...]:
     )
 
 
-async def _read(url: str) -> tuple[_Cluster, tuple[InstancePaths, ...]]:
-    return await ask(url, "/admin/cluster", _Cluster), (await ask(url, "/admin/paths", _Paths)).paths
+async def _read(
+    url: str,
+) -> tuple[_Cluster, tuple[InstancePaths, ...], tuple[Operation, ...], AutoscalerReport]:
+    return (
+        await ask(url, "/admin/cluster", _Cluster),
+        (await ask(url, "/admin/paths", _Paths)).paths,
+        (await ask(url, "/admin/operations", _Operations)).operations,
+        await ask(url, "/admin/autoscaler", AutoscalerReport),
+    )

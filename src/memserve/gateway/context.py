@@ -3,9 +3,10 @@
 Owns nothing; built once by whoever wires the process together, or by a test.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from memserve.config import GatewaySettings
+from memserve.config import AutoscaleMode, GatewaySettings
 from memserve.gateway.metrics import GatewayMetrics
 from memserve.gateway.ports import ElasticCluster, Membership, PoolControl, PromptTokenizer, ReleaseClient
 from memserve.gateway.records import RequestHistory
@@ -13,7 +14,13 @@ from memserve.gateway.reports import ReportLog
 from memserve.gateway.served_model import ServedModel
 from memserve.gateway.switches import Switches
 from memserve.gateway.tenants import Tenants
+from memserve.manager.autoscaling import AutoscalerReport
 from memserve.scheduler.scheduler import Scheduler
+
+
+def no_autoscaler() -> AutoscalerReport:
+    """Nobody scales by itself."""
+    return AutoscalerReport(mode=AutoscaleMode.OFF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,3 +40,5 @@ class GatewayContext:
     reports: ReportLog
     switches: Switches
     tenants: Tenants
+    autoscaler: Callable[[], AutoscalerReport] = no_autoscaler
+    """What it sees and decides, asked for whenever somebody wants to know."""

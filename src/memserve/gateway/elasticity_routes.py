@@ -38,6 +38,7 @@ class ElasticityRoutes:
     def routes(self) -> list[Route]:
         return [
             Route("/admin/join", self.join),
+            Route("/admin/autoscaler", self.autoscaler),
             Route("/admin/operations", self.operations),
             Route("/admin/operations/{number:int}", self.operation),
             Route("/admin/scale", self.scale, methods=["POST"]),
@@ -48,6 +49,10 @@ class ElasticityRoutes:
     async def join(self, _: Request) -> Response:
         """Where instances join this cluster."""
         return _json({"manager": self._context.cluster.endpoint})
+
+    async def autoscaler(self, _: Request) -> Response:
+        """What it sees, what it would have for right, and the latest 50 changes that it wanted."""
+        return _json(self._context.autoscaler())
 
     async def operations(self, _: Request) -> Response:
         """The latest 256, newest last."""

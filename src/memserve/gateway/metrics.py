@@ -14,9 +14,11 @@ from prometheus_client.registry import Collector
 
 from memserve.cluster.view import ClusterView
 from memserve.core.enums import Tier
+from memserve.gateway.autoscaler_metrics import AutoscalerCollector
 from memserve.gateway.explanation import Step
 from memserve.gateway.path_metrics import PathCollector
 from memserve.gateway.scheduler_metrics import SchedulerCollector
+from memserve.manager.autoscaling import AutoscalerReport
 from memserve.scheduler.scheduler import Scheduler
 from memserve.wire.messages import MovedBlocks, PathCheck, RequestReport
 
@@ -76,6 +78,10 @@ class GatewayMetrics:
     def show_paths(self, checks: Callable[[], tuple[PathCheck, ...]]) -> None:
         """Which ways between the instances work, read at each scrape."""
         self.registry.register(PathCollector(checks))
+
+    def show_autoscaler(self, report: Callable[[], AutoscalerReport]) -> None:
+        """What it sees and decides, read at each scrape."""
+        self.registry.register(AutoscalerCollector(report))
 
     def show_waiting(self, num_waiting: Callable[[], dict[str, int]]) -> None:
         """How many requests of each tenant wait for a slot, read at each scrape."""

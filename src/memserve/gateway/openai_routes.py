@@ -20,7 +20,8 @@ from memserve.gateway.ending import scope
 from memserve.gateway.errors import ApiError, ClientGone
 from memserve.gateway.explanation import steps_of
 from memserve.gateway.job import Job
-from memserve.gateway.records import RequestState
+from memserve.gateway.records import AnswerForm, RequestState
+from memserve.gateway.request_body import ClientRequest
 from memserve.gateway.request_flow import RequestFlow
 from memserve.gateway.runtime import GatewayRuntime
 from memserve.gateway.upstream import forwarded_headers
@@ -79,7 +80,7 @@ class CompletionRoute:
         request = self._context.tenants.salted(request_body.parse(await client.read_body()), tenant)
         async with scope(deadline_s=self._context.settings.request_deadline_s) as work, client.ends(work):
             tokens = await self._context.tokenizer.tokens(path=self._path, body=request.values)
-            self._note(request_id, request.model, tokens)
+            self._note(request_id, request, tokens)
             headers = forwarded_headers(client.headers)
             headers[REQUEST_ID_HEADER] = request_id
             job = Job(
@@ -96,10 +97,13 @@ class CompletionRoute:
                 self._context.metrics.queue_s.labels(tenant.name).observe(waited_s)
                 await RequestFlow(job, runtime=self._runtime, client=client).run()
 
-    def _note(self, request_id: RequestId, model: str, tokens: bytes) -> None:
+    def _note(self, request_id: RequestId, request: ClientRequest, tokens: bytes) -> None:
         if not tokens:
             self._context.metrics.unrouted.inc()
-        self._context.history.understood(request_id, model=model, prompt_tokens=len(tokens) // 4 or None)
+        form = AnswerForm.STREAM if request.values.get("stream") else AnswerForm.WHOLE
+        self._context.history.understood(
+            request_id, model=request.model, prompt_tokens=len(tokens) // 4 or None, form=form
+        )
 
     def _close(self, request_id: RequestId, client: ClientConnection, state: RequestState, error: str) -> None:
         seconds = self._context.history.close(request_id, state=state, status=client.status, error=error)

@@ -10,7 +10,9 @@ from itertools import islice
 
 import msgspec
 
+from memserve.cluster.service_levels import ServiceLevels
 from memserve.core.clock import Clock
+from memserve.core.enums import Phase
 from memserve.core.ids import RequestId
 from memserve.scheduler.decision import Decision
 from memserve.wire.messages import RequestReport
@@ -25,6 +27,13 @@ class RequestState(StrEnum):
     """The engine answered 4xx."""
     FAILED = "failed"
     DISCONNECTED = "disconnected"
+
+
+class AnswerForm(StrEnum):
+    """How a client wants its answer."""
+
+    WHOLE = "whole"
+    STREAM = "stream"
 
 
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +65,9 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
 class RequestHistory:
     """The last `max_records` requests by id."""
 
-    def __init__(self, *, clock: Clock, max_records: int = MAX_RECORDS) -> None:
+    def __init__(self, *, clock: Clock, max_records: int = MAX_RECORDS, levels: ServiceLevels | None = None) -> None:
+        """`levels`, if there are any, are told when a request of a client came, began to be answered, and ended."""
+        self._levels = levels
         self._clock = clock
         self._max_records = max_records
         self._records: OrderedDict[RequestId, RequestRecord] = OrderedDict()
@@ -74,8 +85,14 @@ class RequestHistory:
     def open(self, request: RequestId, *, route: str) -> None:
         self._store(RequestRecord(request=request, route=route, started=self._clock.now()))
 
-    def understood(self, request: RequestId, *, model: str, prompt_tokens: int | None) -> None:
+    def understood(
+        self, request: RequestId, *, model: str, prompt_tokens: int | None, form: AnswerForm = AnswerForm.WHOLE
+    ) -> None:
         self._change(request, model=model, prompt_tokens=prompt_tokens)
+        record = self._records.get(request)
+        if record is not None and self._levels is not None:
+            began = self._levels.began if form is AnswerForm.STREAM else self._levels.began_whole
+            began(request, at=record.started)
 
     def decided(self, decision: Decision) -> None:
         record = self._records.get(decision.request)
@@ -106,6 +123,8 @@ class RequestHistory:
             return 0.0
         ttft_s = self._clock.now() - record.started
         self._change(request, ttft_s=ttft_s)
+        if self._levels is not None:
+            self._levels.first_token(request)
         return ttft_s
 
     def close(self, request: RequestId, *, state: RequestState, status: int | None, error: str) -> float:
@@ -115,6 +134,9 @@ class RequestHistory:
             return 0.0
         seconds = self._clock.now() - record.started
         self._change(request, state=state, status=status, error=error, seconds=seconds)
+        if self._levels is not None:
+            ended = self._levels.ended if state is RequestState.SERVED else self._levels.dropped
+            ended(request)
         return seconds
 
     def add_report(self, report: RequestReport) -> bool:
@@ -125,6 +147,8 @@ class RequestHistory:
         if any((r.instance, r.phase, r.part) == (report.instance, report.phase, report.part) for r in record.reports):
             return False
         self._store(msgspec.structs.replace(record, reports=(*record.reports, report)))
+        if self._levels is not None and report.phase is not Phase.PREFILL:
+            self._levels.produced(report.request, report.output_tokens)
         return True
 
     def _change(self, request: RequestId, **changes: object) -> None:

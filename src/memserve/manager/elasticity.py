@@ -81,7 +81,7 @@ class Elasticity:
     async def scale(self, wanted: Mapping[Role, int]) -> tuple[Operation, ...]:
         """To these numbers, by starting and draining. Raises ConfigError, with nothing started, when that cannot be."""
         async with self._scaling:
-            starting = self._starting()
+            starting = self.starting
             steps = scale_steps(self._manager.view, wanted, starting=starting)
             taken = {*self._manager.launcher.specs, *(i.instance for i in self._manager.view.instances)}
             specs = await self._make_specs(steps.start, taken) if steps.start else ()
@@ -96,7 +96,8 @@ class Elasticity:
         was = before.role if before is not None else role
         return self.operations.tell(operation, f"was {was}, is {role}; its cache stays", OperationState.DONE)
 
-    def _starting(self) -> Counter[Role]:
+    @property
+    def starting(self) -> Counter[Role]:
         """Own instances that have not joined yet."""
         joined = {i.instance for i in self._manager.view.instances}
         return Counter(spec.role for name, spec in self._manager.launcher.specs.items() if name not in joined)

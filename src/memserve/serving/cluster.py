@@ -43,6 +43,7 @@ from memserve.manager.manager import ClusterManager
 from memserve.manager.role_args import role_args
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
+from memserve.serving.autoscaling import autoscaling, service_levels
 from memserve.serving.growth import more_instances
 from memserve.serving.model_facts import served_model
 from memserve.serving.prepare import PreparedRun
@@ -119,7 +120,8 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
     clock = SystemClock()
     listener = watcher or Watcher()
     changes = _Changes(listener, cluster=run.cluster)
-    history = RequestHistory(clock=clock)
+    levels = service_levels(run.config, clock)
+    history = RequestHistory(clock=clock, levels=levels)
     metrics = GatewayMetrics(lambda: manager.view)
     reports = ReportLog(history=history, metrics=metrics)
     manager = _manager(run, reports, changes, clock)
@@ -141,6 +143,9 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
         changes.follow(subscriptions, manager.view)
         elasticity = _elasticity(run, manager, scheduler, listener)
         await stack.enter_async_context(elasticity.running())
+        autoscaler = await stack.enter_async_context(
+            autoscaling(run.config, levels=levels, manager=manager, elasticity=elasticity, metrics=metrics, clock=clock)
+        )
         context = GatewayContext(
             settings=run.config.gateway,
             base_models=frozenset({run.model_name, ""}),
@@ -148,6 +153,7 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
             scheduler=scheduler,
             cluster=manager,
             elasticity=elasticity,
+            autoscaler=autoscaler,
             tokenizer=tokenizer,
             releases=releases,
             pools=pools,

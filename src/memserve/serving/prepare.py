@@ -20,6 +20,7 @@ from memserve.manager.launch_plan import LaunchPlan, num_instances, plan, served
 from memserve.manager.machine import Machine
 from memserve.manager.preflight import preflight
 from memserve.scheduler.policies import find_policy
+from memserve.serving.autoscaling import autoscale_rules
 from memserve.serving.profiles import read_profile
 
 LOOPBACK = "127.0.0.1"
@@ -66,6 +67,7 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
     config.cluster.check()
     config.gateway.check()
     check_tenants(config.tenants)
+    autoscale_rules(config)
     find_policy(config.cluster.policy)
     if config.cluster.profile:
         read_profile(Path(config.cluster.profile))

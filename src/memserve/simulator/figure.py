@@ -29,7 +29,7 @@ _MARKERS = "osD^vPX*"
 
 def draw_simulation(report: SimulationReport, file: Path) -> None:
     """Four panels, a line per policy. Raises ConfigError without matplotlib or when the file cannot be written."""
-    figure = _figure(width=11, height=6.5)
+    figure = new_figure(width=11, height=6.5)
     panels: Sequence[Axes] = figure.subplots(2, 2).flat
     policies = list(dict.fromkeys(result.policy for result in report.results))
     for axes, (field, label) in zip(panels, _PANELS, strict=True):
@@ -42,12 +42,12 @@ def draw_simulation(report: SimulationReport, file: Path) -> None:
     panels[2].axhline(report.results[0].ideal_hit_ratio, color="black", linestyle=":", label="endless shared cache")
     panels[2].legend(fontsize=8)
     figure.suptitle(f"{report.trace}: {report.requests} requests, {report.profile.model} on {report.profile.machine}")
-    _save(figure, file)
+    save(figure, file)
 
 
 def draw_cache(report: CacheReport, file: Path) -> None:
     """One panel, a line per policy. Raises ConfigError as `draw_simulation`."""
-    figure = _figure(width=7, height=4.5)
+    figure = new_figure(width=7, height=4.5)
     axes = figure.subplots()
     policies = list(dict.fromkeys(result.policy for result in report.results))
     for policy, marker in zip(policies, _MARKERS * len(policies), strict=False):
@@ -60,7 +60,7 @@ def draw_cache(report: CacheReport, file: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     axes.set_title(f"{report.trace}: {report.requests} requests, one pool")
-    _save(figure, file)
+    save(figure, file)
 
 
 def _best(report: SimulationReport, field: str) -> dict[int, float]:
@@ -71,7 +71,7 @@ def _best(report: SimulationReport, field: str) -> dict[int, float]:
     return best
 
 
-def _figure(*, width: float, height: float) -> "Figure":
+def new_figure(*, width: float, height: float) -> "Figure":
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and slow to import
     except ImportError as error:
@@ -88,7 +88,7 @@ def _over_instances(axes: "Axes", sizes: Sequence[int], label: str) -> None:
     axes.legend(fontsize=8)
 
 
-def _save(figure: "Figure", file: Path) -> None:
+def save(figure: "Figure", file: Path) -> None:
     options: dict[str, Any] = {"dpi": 150, "facecolor": "white"}
     try:
         figure.savefig(file, **options)

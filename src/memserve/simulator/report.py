@@ -87,7 +87,7 @@ def cache_report(trace: Trace, *, policies: Sequence[str], capacities: Sequence[
     )
 
 
-def write_json(report: SimulationReport | CacheReport, file: Path) -> None:
+def write_json(report: msgspec.Struct, file: Path) -> None:
     """Indented, with a newline at the end. Raises ConfigError when the file cannot be written."""
     try:
         file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")

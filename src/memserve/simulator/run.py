@@ -21,7 +21,7 @@ from random import Random
 
 import msgspec
 
-from memserve.cluster.view import InstanceView
+from memserve.cluster.view import ClusterView, InstanceView
 from memserve.core.clock import Clock, ManualClock, SystemClock
 from memserve.core.enums import CachingMode, Phase
 from memserve.core.ids import InstanceId, RequestId
@@ -41,12 +41,28 @@ from memserve.wire.messages import MovedBlocks, RequestReport
 PULL_WAIT_S = 2.0
 """A request waits this long for KV that is pulled for it, as in engines/vllm; what comes later is kept all the same."""
 
-_LANDS, _WAKES = 0, 1
+_LANDS, _WAKES, _LOOKS = 0, 1, 2
 """What arrives at a moment is there for what begins at that moment."""
 
 
+class Onlooker:
+    """Is told what becomes of each request; a subclass overrides what it wants to hear."""
+
+    def came(self, request: RequestId) -> None:
+        """It arrives now."""
+
+    def first_token(self, request: RequestId) -> None:
+        """Its first token is out."""
+
+    def finished(self, request: RequestId, *, num_tokens: int) -> None:
+        """Its last one is, after so many."""
+
+
 class Simulation:
-    """One run from the first request to the last answer: make it, call `run` once."""
+    """One run from the first request to the last answer: make it, call `run` once.
+
+    Meanwhile `repeat` lets an owner look in, who may give it another view of its cluster (`become`).
+    """
 
     def __init__(self, trace: Trace, setting: Setting, *, stopwatch: Clock | None = None) -> None:
         """Raises ConfigError for an unknown policy or a request that fits on no instance."""
@@ -57,16 +73,18 @@ class Simulation:
         self._clock = ManualClock()
         self._cost = CostModel(setting.profile)
         self._scheduler = _scheduler(setting, self._clock, block_tokens=trace.block_tokens)
-        self._view = cluster_view(setting, block_tokens=trace.block_tokens)
-        self._follow()
-        self._instances = {view.instance: self._instance(view) for view in self._view.instances}
+        self._onlooker = Onlooker()
+        self._view = ClusterView()
+        self._instances: dict[InstanceId, ModelledInstance] = {}
         self._links = Links(self._cost)
         self._due: list[tuple[float, int, int, Callable[[], None]]] = []
         self._order = count()
-        self._woken = dict.fromkeys(self._instances, inf)
+        self._woken: dict[InstanceId, float] = {}
         self._decisions: dict[int, Decision] = {}
         self._followers = _followers(trace)
+        self._num_to_come = len(trace.requests)
         self._tally = Tally(len(trace.requests))
+        self.become(cluster_view(setting, block_tokens=trace.block_tokens))
 
     def __repr__(self) -> str:
         return f"Simulation({self._trace.name}, {self._setting.policy} over {self._setting.instances} instances)"
@@ -81,14 +99,55 @@ class Simulation:
         self._work_until(inf)
         return self._tally.result(self._trace, self._setting, list(self._instances.values()))
 
-    def _follow(self) -> None:
-        """Every instance starts empty and tells what it holds from then on."""
-        for view in self._view.instances:
-            self._scheduler.admit(view.instance, INCARNATION, view.role)
+    # ------------------------------------------------------------ the owner's side
+
+    @property
+    def clock(self) -> Clock:
+        """Of the run; starts at 0."""
+        return self._clock
+
+    @property
+    def view(self) -> ClusterView:
+        return self._view
+
+    @property
+    def times(self) -> Tally:
+        """So far."""
+        return self._tally
+
+    def watch(self, onlooker: Onlooker) -> None:
+        """From now on this one is told."""
+        self._onlooker = onlooker
+
+    def num_in_flight(self, instance: InstanceId) -> int:
+        """Requests that still need this instance."""
+        return self._scheduler.num_in_flight(instance)
+
+    def repeat(self, every_s: float, act: Callable[[], None]) -> None:
+        """Call it so often until the last request is finished."""
+        act()
+        if self._num_to_come or self._decisions:
+            self._at(self._clock.now() + every_s, _LOOKS, partial(self.repeat, every_s, act))
+
+    def become(self, view: ClusterView) -> None:
+        """The cluster is this from now on. Who is new starts empty and tells what it holds; who is gone finishes
+        what it has and is asked no more."""
+        roles = {member.instance: member.role for member in self._view.instances}
+        for member in view.instances:
+            if roles.pop(member.instance, None) is not member.role:
+                self._follow(member)
+        for gone in roles:
+            self._scheduler.forget(gone)
+        self._view = view
+
+    def _follow(self, view: InstanceView) -> None:
+        name = view.instance
+        self._scheduler.admit(name, INCARNATION, view.role)
+        if name not in self._instances:
+            self._instances[name] = self._instance(view)
+            self._woken[name] = inf
             self._scheduler.reset(
-                SnapshotPart(
-                    instance=view.instance, incarnation=INCARNATION, seq=0, entries=(), is_first=True, is_last=True
-                )
+                SnapshotPart(instance=name, incarnation=INCARNATION, seq=0, entries=(), is_first=True, is_last=True)
             )
 
     def _instance(self, view: InstanceView) -> ModelledInstance:
@@ -112,6 +171,8 @@ class Simulation:
         self._tally.decide_s.append(self._stopwatch.now() - before)
         self._scheduler.sent(decision.request)
         self._decisions[number] = decision
+        self._num_to_come -= 1
+        self._onlooker.came(decision.request)
         instance = self._instances[decision.prefill or decision.decode]
         self._tally.num_splits += decision.prefill is not None
         task = Task(
@@ -203,6 +264,7 @@ class Simulation:
                         self._hand_over(fact.number, instance)
                 case FirstToken():
                     self._tally.first_token_s[fact.number] = fact.at_s
+                    self._onlooker.first_token(_id(fact.number))
                 case Finished():
                     self._finish(fact, instance)
         self._announce(instance)
@@ -217,6 +279,7 @@ class Simulation:
         phase = Phase.DECODE if is_split else Phase.WHOLE
         self._scheduler.answered(_report(fact.number, instance.instance, phase, output_tokens=request.output_tokens))
         self._scheduler.finish(_id(fact.number), outcome=Outcome.SERVED)
+        self._onlooker.finished(_id(fact.number), num_tokens=request.output_tokens)
         if decision.prefill is not None and request.afterwards and self._setting.caching is CachingMode.RETURN:
             back = self._instances[decision.prefill]
             num_new = len(request.afterwards) - request.prompt_tokens // self._trace.block_tokens

@@ -5,7 +5,7 @@ import re
 import msgspec
 
 from memserve.cluster.view import ClusterView, InstanceState, InstanceView
-from memserve.core.enums import CachingMode, Role
+from memserve.core.enums import SERVING_ROLES, CachingMode, Role
 from memserve.core.errors import ConfigError
 from memserve.core.ids import Epoch, Incarnation, InstanceId
 from memserve.pool.eviction import eviction_policy
@@ -102,7 +102,15 @@ def keeps_kv(role: Role, caching: CachingMode) -> bool:
 
 def cluster_view(setting: Setting, *, block_tokens: int) -> ClusterView:
     """All instances of the run, ready to serve."""
-    profile = setting.profile
+    instances = (
+        instance_view(InstanceId(f"i{number}"), role, setting.profile, block_tokens=block_tokens)
+        for number, role in enumerate(roles(setting))
+    )
+    return ClusterView(epoch=Epoch(1), instances=tuple(instances))
+
+
+def instance_view(name: InstanceId, role: Role, profile: CostProfile, *, block_tokens: int) -> InstanceView:
+    """Ready to serve; its engine can play every role."""
     identity = KvIdentity(
         model=profile.identity.model,
         dtype="modelled",
@@ -112,9 +120,7 @@ def cluster_view(setting: Setting, *, block_tokens: int) -> ClusterView:
         block_bytes=block_tokens * profile.kv_bytes_per_token,
         num_layers=1,
     )
-    instances = []
-    for number, role in enumerate(roles(setting)):
-        name = InstanceId(f"i{number}")
-        peer = PeerInfo(instance=name, incarnation=INCARNATION, endpoint="modelled", identity=identity)
-        instances.append(InstanceView(peer=peer, role=role, url="modelled", state=InstanceState.ACTIVE, load=Load()))
-    return ClusterView(epoch=Epoch(1), instances=tuple(instances))
+    peer = PeerInfo(instance=name, incarnation=INCARNATION, endpoint="modelled", identity=identity)
+    return InstanceView(
+        peer=peer, role=role, url="modelled", state=InstanceState.ACTIVE, load=Load(), can_play=SERVING_ROLES
+    )
