@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from memserve.core.errors import MemserveError
+from memserve.cli.refusals import refusals
+from memserve.core.errors import ConfigError, MemserveError
 
 if TYPE_CHECKING:
     from memserve.bench.records import Report
@@ -110,6 +111,28 @@ def gateway(
     except MemserveError as error:
         _say(f"memserve: {error}")
         raise typer.Exit(1) from error
+
+
+@app.command()
+def study(
+    name: Annotated[
+        str, typer.Argument(help="prefill, layers, routing, swap (each on vLLM); layout, routing-simulated.")
+    ],
+    *,
+    json: Json,
+    figure: Figure = None,
+    size: Annotated[str, typer.Option(help="quick (two minutes at most) or full.")] = "full",
+    seed: Annotated[int, typer.Option(help="Of prompts and made-up workloads.")] = 0,
+) -> None:
+    """A micro-study of the paper's evaluation: one question, its points and its figure."""
+    with refusals():
+        from memserve.bench.study.record import Size  # noqa: PLC0415
+        from memserve.cli.study import StudyOptions, run_one_study  # noqa: PLC0415
+
+        if size not in set(Size):
+            raise ConfigError(f'--size "{size}": choose one of {", ".join(Size)}')
+        options = StudyOptions(name=name, size=Size(size), seed=seed, json=json, figure=figure)
+        raise typer.Exit(run_one_study(options, say=_say))
 
 
 def _say(line: str) -> None:
