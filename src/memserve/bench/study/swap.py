@@ -50,7 +50,7 @@ def config(folder: str) -> ServeConfig:
     return ServeConfig(
         cluster=ClusterSettings(colocated=1),
         pool=PoolSettings(dram="192MiB", disk=f"{folder}:2GiB"),
-        engine=EngineSettings(args=("--no-enable-prefix-caching",)),
+        engine=EngineSettings(args=("--no-enable-prefix-caching", "--max-model-len", "2048")),
     )
 
 
