@@ -39,8 +39,8 @@ class RoutingSimulatedPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PLANS = {
-    Size.QUICK: RoutingSimulatedPlan(rates=(8, 16, 24), num_seeds=3),
-    Size.FULL: RoutingSimulatedPlan(rates=(4, 8, 12, 16, 20, 24), num_seeds=10),
+    Size.QUICK: RoutingSimulatedPlan(rates=(8, 24, 48), num_seeds=3),
+    Size.FULL: RoutingSimulatedPlan(rates=(4, 8, 16, 24, 32, 48), num_seeds=10),
 }
 
 
