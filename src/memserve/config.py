@@ -14,6 +14,7 @@ import msgspec
 
 from memserve.core.enums import CachingMode, DataPath, PiecePlan, Role, TransferMode
 from memserve.core.errors import ConfigError
+from memserve.core.etcd_address import parse_etcd
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ class ClusterSettings(Settings, frozen=True):
     """Of the cluster; instances that are to outlive this process need one that stays. "" makes one up."""
     manager: str = "127.0.0.1:0"
     """HOST:PORT where instances join; port 0 takes a free one."""
+    registry: str = ""
+    """etcd://HOST:PORT,HOST:PORT: where several gateways keep who is in the cluster; "" in this gateway alone."""
     max_restarts: int = 5
     """How often in a row an instance of this machine that ends by itself is started again."""
 
@@ -57,6 +60,7 @@ class ClusterSettings(Settings, frozen=True):
                 raise ConfigError(f"--{name} {getattr(self, name)}: the number of instances cannot be negative")
         check_name(self.name)
         parse_address(self.manager, "manager")
+        self._check_registry()
         if self.max_restarts < 0:
             raise ConfigError(f"--max-restarts {self.max_restarts}: give 0 to restart nothing, or more")
         if bool(self.prefill) != bool(self.decode) and not self.instances:
@@ -65,6 +69,15 @@ class ClusterSettings(Settings, frozen=True):
                 "use --colocated N for instances that do both, --instances N for those that play any role, or 0 of "
                 "all for a gateway that instances join"
             )
+
+    def _check_registry(self) -> None:
+        if not self.registry:
+            return
+        _, cluster = parse_etcd(self.registry)
+        if cluster:
+            raise ConfigError(f'--registry {self.registry}: leave out "/{cluster}" and give the name with --name')
+        if not self.name:
+            raise ConfigError(f"--registry {self.registry}: give --name, the same for every gateway of the cluster")
 
 
 class TlsFiles(Settings, frozen=True):

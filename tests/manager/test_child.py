@@ -152,7 +152,7 @@ import json, subprocess, sys
 from memserve.manager.guard import command
 
 told = json.loads(sys.argv[1])
-argv = command(argv=tuple(told["argv"]), cores=(), shared_memory=told["memory"], python=sys.executable)
+argv = command(argv=tuple(told["argv"]), cores=(), shared_memory=told["memory"], python=sys.executable, outlives=False)
 with open(told["log"], "w") as log:
     subprocess.Popen(argv, stdout=log, start_new_session=True).wait()
 """
@@ -172,7 +172,7 @@ async def test_kill_9_of_the_parent_leaves_no_process_and_no_memory(tmp_path: Pa
 
 async def test_a_guard_whose_parent_is_gone_already_starts_nothing(tmp_path: Path) -> None:
     marker = tmp_path / "started"
-    argv = command(argv=("touch", str(marker)), cores=(), shared_memory="", python=sys.executable)
+    argv = command(argv=("touch", str(marker)), cores=(), shared_memory="", python=sys.executable, outlives=False)
     argv[3] = "1"
     guard = await asyncio.create_subprocess_exec(*argv)
     await guard.wait()

@@ -32,6 +32,13 @@ class Traffic:
                     self.answers.append((answer.status, body.get("choices")))
                 await asyncio.sleep(0.05)  # leaves the machine to the commands
 
+    async def more(self, count: int) -> None:
+        """Until so many more have been answered."""
+        enough = len(self.answers) + count
+        async with asyncio.timeout(60):
+            while len(self.answers) < enough:  # noqa: ASYNC110 - another process answers
+                await asyncio.sleep(0.05)
+
     def end(self) -> None:
         self._going = False
 

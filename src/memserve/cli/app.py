@@ -89,6 +89,9 @@ def serve(
     disk: Annotated[str | None, typer.Option(help='Folder and size per instance, e.g. "/var/cache/kv:200GiB".')] = None,
     name: Annotated[str | None, typer.Option(help="Of the cluster; none: made up.")] = None,
     manager: Annotated[str | None, typer.Option(help="HOST:PORT where instances join; none: a free port.")] = None,
+    registry: Annotated[
+        str | None, typer.Option(help="etcd://HOST:PORT,HOST:PORT, to share the cluster with other gateways.")
+    ] = None,
     max_restarts: Annotated[
         int | None, typer.Option(help="How often in a row an instance that ends is started again.")
     ] = None,

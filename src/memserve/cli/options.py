@@ -40,6 +40,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     profile: str | None = None
     name: str | None = None
     manager: str | None = None
+    registry: str | None = None
     max_restarts: int | None = None
     host: str | None = None
     port: int | None = None
@@ -65,7 +66,8 @@ def serve_config(options: ServeOptions) -> ServeConfig:
     cluster = msgspec.structs.replace(
         _with_instances(config.cluster, options),
         **_given(caching=options.caching, transfer=options.transfer, policy=options.policy, profile=options.profile),
-        **_given(name=options.name, manager=options.manager, max_restarts=options.max_restarts),
+        **_given(name=options.name, manager=options.manager, registry=options.registry),
+        **_given(max_restarts=options.max_restarts),
     )
     cluster.check()
     return msgspec.structs.replace(

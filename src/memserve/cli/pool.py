@@ -17,6 +17,8 @@ from rich.console import Console
 from memserve.cli.admin import ask
 from memserve.config import Network, parse_disk, parse_size
 from memserve.core.errors import MemserveError
+from memserve.core.etcd_address import is_etcd
+from memserve.instance.etcd_link import gateways_in_etcd
 from memserve.instance.memory_server import MemoryServer, default_name, welcome
 
 _HAND_ON_S = 180.0
@@ -52,7 +54,7 @@ def run_pool(options: PoolOptions) -> None:
         _stop_asked() as stop,
         MemoryServer(name=name, into=into, dram_bytes=dram_bytes, disk=disk, network=options.network) as server,
     ):
-        server.join(endpoint, dismissed=stop.set)
+        server.join(into.join or endpoint, dismissed=stop.set)
         tiers = ", ".join(f"{tier.tier.name} {tier.num_blocks} blocks" for tier in server.pool.stats().tiers)
         _console.print(f"{name} serves {tiers} to cluster {into.cluster}; Ctrl-C to leave", markup=False)
         stop.wait()
@@ -75,7 +77,9 @@ def _hand_on(server: MemoryServer, stop: Event) -> None:
 
 
 async def manager_endpoint(join: str) -> str:
-    """Of the cluster manager: `join` itself as HOST:PORT or tcp://HOST:PORT, or what a gateway at a URL tells."""
+    """Of a cluster manager: `join` itself as HOST:PORT or tcp://HOST:PORT, what a gateway at a URL tells, or etcd."""
+    if is_etcd(join):
+        return (await gateways_in_etcd(join))[0]
     if not join.startswith(("http://", "https://")):
         return join if join.startswith("tcp://") else f"tcp://{join}"
     return (await ask(join, "/admin/cluster", _Cluster, option="--join")).manager

@@ -54,6 +54,13 @@ class LeaveReceived(Fact, frozen=True):
     incarnation: Incarnation
 
 
+class LeaseEnded(Fact, frozen=True):
+    """It is no longer on the list that several managers share: it left, or nobody heard of it for too long."""
+
+    instance: InstanceId
+    incarnation: Incarnation
+
+
 class DrainAsked(Fact, frozen=True):
     """An operator, or the instance itself, wants it to finish and go."""
 
@@ -63,6 +70,16 @@ class DrainAsked(Fact, frozen=True):
 class RoleAsked(Fact, frozen=True):
     instance: InstanceId
     role: Role
+
+
+class OrderSeen(Fact, frozen=True):
+    """What some manager has decided about it, and checked: it is so."""
+
+    instance: InstanceId
+    incarnation: Incarnation
+    role: Role | None
+    """None: as it joined."""
+    is_draining: bool
 
 
 class Tick(Fact, frozen=True):
@@ -76,8 +93,10 @@ Event = (
     | RequestFailed
     | ProcessExited
     | LeaveReceived
+    | LeaseEnded
     | DrainAsked
     | RoleAsked
+    | OrderSeen
     | Tick
 )
 

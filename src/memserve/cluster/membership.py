@@ -22,18 +22,21 @@ from memserve.cluster.events import (
     InstanceDied,
     InstanceJoined,
     InstanceReady,
+    LeaseEnded,
     LeaveReceived,
+    OrderSeen,
     ProcessExited,
     RequestFailed,
     RoleAsked,
     Tick,
     ViewChanged,
 )
+from memserve.cluster.joining import check_newest, name_taken
 from memserve.cluster.states import Move, target_of
 from memserve.cluster.view import ClusterView, InstanceState, InstanceView
 from memserve.core.clock import Clock
 from memserve.core.enums import Role
-from memserve.core.errors import ConfigError, InstanceUnavailable
+from memserve.core.errors import ConfigError
 from memserve.core.ids import Epoch, Incarnation, InstanceId
 from memserve.wire.messages import DeadInstance, Load
 
@@ -74,8 +77,10 @@ class Membership:
             RequestFailed: self._on_failed,
             ProcessExited: self._on_exited,
             LeaveReceived: self._on_left,
+            LeaseEnded: self._on_lease_ended,
             DrainAsked: self._on_drain,
             RoleAsked: self._on_role,
+            OrderSeen: self._on_order,
             Tick: self._on_tick,
         }
 
@@ -100,6 +105,14 @@ class Membership:
             self._deaths.add(dead.instance, dead.incarnation, epoch=self._epoch)
         self._view = ClusterView(epoch=self._epoch, instances=instances)
         return (*died, *([ViewChanged(view=self._view)] if changed else []))
+
+    def check(self, asked: DrainAsked | RoleAsked) -> None:
+        """Raise ConfigError with the reason when this must not be; nothing is changed."""
+        member = self._named(asked.instance)
+        if isinstance(asked, DrainAsked):
+            check_drain(self._view, member.view)
+        else:
+            check_role(self._view, member.view, asked.role)
 
     def knows(self, instance: InstanceId, incarnation: Incarnation) -> bool:
         """Whether this very incarnation is a member."""
@@ -147,19 +160,12 @@ class Membership:
     def _check(self, event: InstanceJoined) -> None:
         peer = event.peer
         newest = self._newest.get(peer.instance)
-        if newest is not None and peer.incarnation < newest.incarnation:
-            raise InstanceUnavailable(
-                f"incarnation {peer.incarnation} of {peer.instance} is older than {newest.incarnation}, which joined "
-                "before: stop the old process, or give each instance its own name"
-            )
+        check_newest(peer, newest.incarnation if newest is not None else None)
         present = self._members.get(peer.instance)
         if present is not None and present.view.incarnation != peer.incarnation:
             silent_s = self._clock.now() - present.heard_at
             if silent_s <= self._suspect_s:
-                raise ConfigError(
-                    f"another process is alive as {peer.instance} (incarnation {present.view.incarnation}, heard of "
-                    f"{silent_s:.1f} s ago): give each instance its own name, or stop the other one"
-                )
+                raise name_taken(peer, present.view.incarnation, f"heard of {silent_s:.1f} s ago")
         others = [m for name, m in self._members.items() if name != peer.instance]
         if others:
             first = min(others, key=lambda m: m.joined_epoch).view
@@ -192,18 +198,35 @@ class Membership:
         member = self._find(event.instance, event.incarnation)
         return [] if member is None else [self._bury(member, Cause.LEFT, "it left")]
 
+    def _on_lease_ended(self, event: LeaseEnded) -> list[InstanceDied]:
+        member = self._find(event.instance, event.incarnation)
+        if member is None:
+            return []
+        silent_s = self._clock.now() - member.heard_at
+        if silent_s <= self._suspect_s:
+            return [self._bury(member, Cause.LEFT, "it left")]
+        return [self._bury(member, Cause.SILENT, f"silent for {silent_s:.1f} s, and its lease has ended")]
+
     def _on_drain(self, event: DrainAsked) -> list[InstanceDied]:
-        member = self._named(event.instance)
-        check_drain(self._view, member.view)
-        self._move(member, Move.DRAIN)
+        self.check(event)
+        self._move(self._named(event.instance), Move.DRAIN)
         return []
 
     def _on_role(self, event: RoleAsked) -> list[InstanceDied]:
-        member = self._named(event.instance)
-        check_role(self._view, member.view, event.role)
-        changed = msgspec.structs.replace(member.view, role=event.role)
-        self._members[event.instance] = msgspec.structs.replace(member, view=changed)
+        self.check(event)
+        self._play(self._named(event.instance), event.role)
         return []
+
+    def _on_order(self, event: OrderSeen) -> list[InstanceDied]:
+        if event.role is not None and (member := self._find(event.instance, event.incarnation)) is not None:
+            self._play(member, event.role)
+        if event.is_draining and (member := self._find(event.instance, event.incarnation)) is not None:
+            self._move(member, Move.DRAIN)
+        return []
+
+    def _play(self, member: _Member, role: Role) -> None:
+        changed = msgspec.structs.replace(member.view, role=role)
+        self._members[changed.instance] = msgspec.structs.replace(member, view=changed)
 
     def _on_tick(self, _event: Tick) -> list[InstanceDied]:
         died = []

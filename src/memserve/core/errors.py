@@ -44,6 +44,10 @@ class RegistryUnavailable(InstanceUnavailable):
     """The caller goes on with what it knew of the cluster; what cannot be made known to the others is not changed."""
 
 
+class LeaseLost(MemserveError):
+    """The caller was taken for dead: what it held is gone, and it begins anew if it goes on."""
+
+
 class ProtocolError(MemserveError):
     """The peer sent what cannot be understood. The connection is closed; the pool is unharmed."""
 

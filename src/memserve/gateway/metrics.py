@@ -19,6 +19,7 @@ from memserve.gateway.explanation import Step
 from memserve.gateway.path_metrics import PathCollector
 from memserve.gateway.scheduler_metrics import SchedulerCollector
 from memserve.manager.autoscaling import AutoscalerReport
+from memserve.manager.registry import RegistryStats
 from memserve.scheduler.scheduler import Scheduler
 from memserve.wire.messages import MovedBlocks, PathCheck, RequestReport
 
@@ -82,6 +83,13 @@ class GatewayMetrics:
     def show_autoscaler(self, report: Callable[[], AutoscalerReport]) -> None:
         """What it sees and decides, read at each scrape."""
         self.registry.register(AutoscalerCollector(report))
+
+    def show_registry(self, stats: Callable[[], RegistryStats]) -> None:
+        """Whether what happens to members is told, read at each scrape."""
+        up = Gauge("memserve_registry_up", "1: the registry tells who is in the cluster", registry=self.registry)
+        up.set_function(lambda: float(stats().is_up))
+        away = Gauge("memserve_registry_outages", "Times that it did not, since the start", registry=self.registry)
+        away.set_function(lambda: stats().num_outages)
 
     def show_waiting(self, num_waiting: Callable[[], dict[str, int]]) -> None:
         """How many requests of each tenant wait for a slot, read at each scrape."""

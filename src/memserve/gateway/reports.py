@@ -21,6 +21,11 @@ class ReportLog:
         """Hand each report on, once."""
         self._learners.append(learn)
 
+    def ingest_own(self, report: RequestReport) -> None:
+        """As `ingest`, where reports come to several gateways: only of what was asked for here."""
+        if self._history.find(report.request) is not None:
+            self.ingest(report)
+
     def ingest(self, report: RequestReport) -> None:
         """Take a report in; a repeat changes nothing. Fits the manager's on_report."""
         if self._history.add_report(report):

@@ -8,10 +8,13 @@ from collections.abc import Callable
 
 from memserve.core.enums import Role
 from memserve.core.errors import ConfigError
+from memserve.core.etcd_address import is_etcd
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.instance.agent import Agent
-from memserve.instance.membership_client import MembershipClient
-from memserve.wire.messages import JoinRequest, Load, PeerInfo, RequestReport
+from memserve.instance.etcd_link import EtcdLink
+from memserve.instance.membership_client import ManagerLink, MembershipClient
+from memserve.rpc.channel import RpcClient
+from memserve.wire.messages import ClusterMessage, JoinRequest, Load, PeerInfo, RequestReport
 
 
 class Membership:
@@ -50,6 +53,8 @@ class Membership:
     ) -> None:
         """Join a cluster in the background, and again when the manager forgets; `load` must not block.
 
+        `manager_endpoint` is where its manager listens, or etcd://HOST:PORT. Raises ConfigError for a wrong one.
+
         `can_play` are roles that this instance can change to while it runs. `dismissed` is called, perhaps more
         than once and in the pool's own thread, when it has been drained and is to end.
         """
@@ -59,7 +64,7 @@ class Membership:
             cluster=cluster, peer=self._local(), role=role, url=url, pid=os.getpid(), can_play=can_play
         )
         self._client = MembershipClient(
-            endpoint=manager_endpoint,
+            link=_link(manager_endpoint, cluster),
             join=request,
             load=load,
             peer_died=self._peer_died,
@@ -85,6 +90,10 @@ class Membership:
 
     def __repr__(self) -> str:
         return f"Membership({self._client or 'of no cluster'})"
+
+
+def _link(join: str, cluster: str) -> ManagerLink:
+    return EtcdLink(join, cluster=cluster) if is_etcd(join) else RpcClient(join, ClusterMessage)
 
 
 def _nobody_cares() -> None:

@@ -12,13 +12,12 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from memserve.cluster.member import Member
-from memserve.core.errors import InstanceUnavailable, MemserveError, ProtocolError
+from memserve.core.errors import InstanceUnavailable, LeaseLost, MemserveError, ProtocolError
 from memserve.core.ids import Incarnation, InstanceId
-from memserve.rpc.channel import RpcClient
 from memserve.wire.messages import (
-    ClusterMessage,
     DrainRequest,
     HeartbeatReply,
     JoinReply,
@@ -36,13 +35,21 @@ _RETRY_S = 1.0
 _log = logging.getLogger(__name__)
 
 
+class ManagerLink(Protocol):
+    """Carries what a member says, and the answers: RpcClient to one manager, or EtcdLink to all that share etcd."""
+
+    async def call(self, message: object, *, deadline_s: float) -> object: ...
+
+    async def close(self) -> None: ...
+
+
 class MembershipClient:
     """One instance's membership in one cluster."""
 
     def __init__(
         self,
         *,
-        endpoint: str,
+        link: ManagerLink,
         join: JoinRequest,
         load: Callable[[], Load],
         peer_died: Callable[[InstanceId, Incarnation], None],
@@ -51,7 +58,7 @@ class MembershipClient:
         max_reports: int = 1024,
     ) -> None:
         """`load`, `peer_died`, `dismissed` and `use_memory` are called in the agent's loop and must not block."""
-        self._client: RpcClient[object] = RpcClient(endpoint, ClusterMessage)
+        self._client = link
         self._member = Member(join)
         self._load = load
         self._peer_died = peer_died
@@ -151,12 +158,15 @@ class MembershipClient:
                 self._reports.popleft()
 
     async def _leave(self) -> None:
-        """Send what is queued and say goodbye, for a second at most."""
+        """Send what is queued and say goodbye, for a second at most each."""
         me = self._member.identity
+        deadline_s = _LEAVE_DEADLINE_S if self._member.is_inside else 0
         with contextlib.suppress(InstanceUnavailable, TimeoutError):
-            async with asyncio.timeout(_LEAVE_DEADLINE_S if self._member.is_inside else 0):
+            async with asyncio.timeout(deadline_s):
                 while self._reports:
                     await self._send_first()
+        with contextlib.suppress(InstanceUnavailable, LeaseLost, TimeoutError):
+            async with asyncio.timeout(deadline_s):
                 goodbye = LeaveRequest(instance=me.instance, incarnation=me.incarnation)
                 await self._client.call(goodbye, deadline_s=_LEAVE_DEADLINE_S)
         await self._client.close()

@@ -75,7 +75,13 @@ async def start(spec: LaunchSpec, machine: Machine) -> Child:
         log_begin = os.fstat(log).st_size
         try:
             process = await asyncio.create_subprocess_exec(
-                *command(argv=spec.argv, cores=spec.cores, shared_memory=spec.shared_memory, python=machine.python),
+                *command(
+                    argv=spec.argv,
+                    cores=spec.cores,
+                    shared_memory=spec.shared_memory,
+                    python=machine.python,
+                    outlives=spec.outlives,
+                ),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

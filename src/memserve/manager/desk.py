@@ -9,6 +9,8 @@ refused. Decides nothing: requests go to whoever answers for them, and what a re
 import logging
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from memserve.cluster.membership import Membership
 from memserve.core.errors import ConfigError, ProtocolError
 from memserve.core.ids import Incarnation, InstanceId
@@ -35,6 +37,11 @@ _MAX_REFUSALS = 256
 _log = logging.getLogger(__name__)
 
 
+class _Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    incarnation: Incarnation
+    why: str
+
+
 class Desk:
     """Of one cluster manager."""
 
@@ -47,16 +54,21 @@ class Desk:
         membership: Membership,
         on_report: Callable[[RequestReport], None],
         on_drain: Callable[[InstanceId], Awaitable[None]],
+        on_dismissed: Callable[[InstanceId], None],
         config: bytes,
     ) -> None:
-        """`config` goes to whoever is about to start an instance; what `on_drain` raises refuses the request."""
+        """`config` goes to whoever is about to start an instance; what `on_drain` raises refuses the request.
+
+        `on_dismissed` hears what another manager dismissed.
+        """
         self.cluster = cluster
         self.config = config
         self._membership = membership
         self._on_report = on_report
         self._on_drain = on_drain
+        self._on_dismissed = on_dismissed
         self._dismissed: dict[InstanceId, Incarnation] = {}
-        self._refusals: dict[InstanceId, str] = {}
+        self._refusals: dict[InstanceId, _Refusal] = {}
         self._members: MemberAnswers | None = None
         self._join = ""
         self._managers: Callable[[], tuple[str, ...]] = tuple
@@ -86,6 +98,12 @@ class Desk:
         """Tell whoever runs it, when they ask, that it is wanted no more."""
         self._dismissed[instance] = incarnation
 
+    def hear_dismissal(self, instance: InstanceId, incarnation: Incarnation) -> None:
+        """Another manager wants it no more; nothing happens when that is known."""
+        if not self.has_dismissed(instance, incarnation):
+            self._dismissed[instance] = incarnation
+            self._on_dismissed(instance)
+
     def has_dismissed(self, instance: InstanceId, incarnation: Incarnation) -> bool:
         """Its going is no surprise."""
         return self._dismissed.get(instance) == incarnation
@@ -96,24 +114,26 @@ class Desk:
         if self._dismissed.get(instance) != incarnation:
             self._dismissed.pop(instance, None)
 
-    def refuse(self, instance: InstanceId, why: str) -> None:
+    def refuse(self, instance: InstanceId, incarnation: Incarnation, why: str) -> None:
         """Logged once and not at every attempt; the latest are remembered for whoever runs the instance."""
-        if self._refusals.pop(instance, None) != why:
+        refusal = _Refusal(incarnation=incarnation, why=why)
+        before = self._refusals.pop(instance, None)
+        if before is None or before.why != why:
             _log.warning("%s is not taken into the cluster: %s", instance, why)
-        self._refusals[instance] = why
+        self._refusals[instance] = refusal
         while len(self._refusals) > _MAX_REFUSALS:
             del self._refusals[next(iter(self._refusals))]
 
-    def judge(self, instance: InstanceId, refusal: str) -> None:
-        """Tell whoever runs it that it is refused after all; "" that it is not."""
-        if refusal:
-            self.refuse(instance, refusal)
-        else:
-            self._refusals.pop(instance, None)
+    def forgive(self, instance: InstanceId) -> None:
+        """It is not refused any more."""
+        self._refusals.pop(instance, None)
 
     def refusal_of(self, instance: InstanceId) -> str:
-        """ "" when it is not refused."""
-        return self._refusals.get(instance, "")
+        """ "" when it is not refused; that another process wants its name is no refusal of the one that has it."""
+        refusal, present = self._refusals.get(instance), self._membership.view.find(instance)
+        if refusal is None or (present is not None and present.incarnation != refusal.incarnation):
+            return ""
+        return refusal.why
 
     async def _answer(self, message: ClusterMessage, _sender: Sender) -> ClusterMessage:
         match message:

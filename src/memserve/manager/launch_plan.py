@@ -14,6 +14,7 @@ import msgspec
 from memserve.config import ConnectorConfig, ServeConfig
 from memserve.core.enums import CachingMode, Role
 from memserve.core.errors import ConfigError
+from memserve.core.etcd_address import is_etcd
 from memserve.core.ids import InstanceId
 from memserve.manager.engine_args import given, value_of
 from memserve.manager.machine import Machine
@@ -47,6 +48,8 @@ class LaunchSpec(msgspec.Struct, frozen=True, kw_only=True):
     first_rank: int = 0
     """Ranks are numbered through the machine; each has a device, or its share of the cores."""
     num_ranks: int = 1
+    outlives: bool = False
+    """It goes on when whoever started it is gone: others know of it."""
 
     def shell(self) -> str:
         """A line to paste into a shell; only the pinning to cores and the log are left out."""
@@ -173,6 +176,7 @@ def _spec(
         shared_memory=f"/dev/shm/memserve-{place.cluster}-{name}-",  # noqa: S108 - POSIX shared memory lies here
         first_rank=first_rank,
         num_ranks=len(ranks),
+        outlives=is_etcd(place.manager_endpoint),
     )
 
 

@@ -30,21 +30,24 @@ from memserve.cluster.membership import Membership
 from memserve.cluster.view import ClusterView, InstanceState, InstanceView
 from memserve.core.clock import Clock
 from memserve.core.enums import SERVING_ROLES, Role
-from memserve.core.errors import ConfigError, DeadlineExceeded, InvariantError
+from memserve.core.errors import ConfigError, DeadlineExceeded, InvariantError, RegistryUnavailable
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.manager.desk import Desk
 from memserve.manager.health import is_healthy
 from memserve.manager.launch_plan import LaunchSpec
 from memserve.manager.launcher import EndListener, InstanceEnded, Launcher
 from memserve.manager.own_registry import OwnRegistry
-from memserve.manager.registry import RegistryMaker
+from memserve.manager.registry import RegistryMaker, RegistryStats
 from memserve.manager.self_tests import SelfTests
 from memserve.wire.messages import DeadInstance, PathCheck, RequestReport
 
+SILENT_S = 20.0
+"""An instance that was not heard of for so long is out of the cluster."""
 _TICK_S = 0.5
 _LATE_S = 1.0
 """A tick later than this means that this process stood still, and heartbeats wait unread: no one is judged by it."""
 _HEALTH_EVERY_S = 0.5
+_END_S = 8.0
 _SELF_TEST_EVERY_S = 10.0
 
 _log = logging.getLogger(__name__)
@@ -66,7 +69,7 @@ class ClusterManager:
         port: int = 0,
         config: bytes = b"{}",
         suspect_s: float = 5.0,
-        dead_s: float = 20.0,
+        dead_s: float = SILENT_S,
     ) -> None:
         """`bind` is the address on which instances reach the desk; port 0 takes a free one.
 
@@ -83,6 +86,7 @@ class ClusterManager:
             membership=self._membership,
             on_report=on_report,
             on_drain=self._asked_to_drain,
+            on_dismissed=self._let_go,
             config=config,
         )
         self._registry = registry(self._desk, self._membership, self._tell)
@@ -90,6 +94,7 @@ class ClusterManager:
         self._drain: Callable[[InstanceId], Awaitable[None]] = self.ask_drain
         self._failures: dict[InstanceId, str] = {}
         self._stopping = False
+        self._adopted: set[InstanceId] = set()
         self._changed = asyncio.Event()
         self._checked: set[tuple[InstanceId, Incarnation]] = set()
         self._tried_out: set[tuple[InstanceId, Incarnation]] = set()
@@ -113,6 +118,10 @@ class ClusterManager:
         return self._membership.view
 
     @property
+    def registry_stats(self) -> RegistryStats:
+        return self._registry.stats()
+
+    @property
     def path_checks(self) -> tuple[PathCheck, ...]:
         """How blocks got from one instance to another when the younger of the two came."""
         return self._self_tests.checks(self.view)
@@ -129,7 +138,7 @@ class ClusterManager:
     async def stop(self) -> None:
         """Stop its own instances (within 10 s), then watching and listening. Idempotent."""
         self._stopping = True
-        await self.launcher.close()
+        await asyncio.gather(self.launcher.close(), self._end_adopted())
         await self._registry.close()
         await self._desk.close()
         runner, self._runner = self._runner, None
@@ -173,6 +182,10 @@ class ClusterManager:
         for spec in specs:
             self._failures.pop(spec.instance, None)
             await self.launcher.start(spec)
+
+    def adopt(self, instances: Iterable[InstanceId]) -> None:
+        """These run already, and are to end with this manager's own; nobody here starts them again."""
+        self._adopted.update(instances)
 
     def failure_of(self, instance: InstanceId) -> str:
         """Why it ended by itself the last time; "" when it did not."""
@@ -293,11 +306,12 @@ class ClusterManager:
         if member not in self._tried_out:
             others = [i for i in self.view.active() if i.instance != view.instance]
             why = await self._self_tests.refusal(view, others)
-            self._desk.judge(view.instance, why)
             if why:
+                self._desk.refuse(*member, why)
                 self._failures[view.instance] = f"{view.instance} is refused: {why}"
                 self._wake()
                 return False
+            self._desk.forgive(view.instance)
             self._failures.pop(view.instance, None)
             self._tried_out.add(member)
         return True
@@ -305,6 +319,24 @@ class ClusterManager:
     def _is_joining(self, instance: InstanceId, incarnation: Incarnation) -> bool:
         found = self.view.find(instance)
         return found is not None and found.incarnation == incarnation and found.state is InstanceState.JOINING
+
+    async def _end_adopted(self) -> None:
+        """Their guards end them when they hear that they are dismissed."""
+        adopted, self._adopted = self._adopted, set()
+        try:
+            async with asyncio.timeout(_END_S):
+                for instance in adopted:
+                    await self.dismiss(instance)
+                while any(self.view.find(instance) is not None for instance in adopted):
+                    await self._changed.wait()
+        except (TimeoutError, RegistryUnavailable) as error:
+            names = ", ".join(sorted(adopted))
+            _log.warning("%s may run on (%s): end them with memserve drain", names, error or f"not gone in {_END_S} s")
+
+    def _let_go(self, instance: InstanceId) -> None:
+        """Another manager has drained it: whoever started it ends it, and does not start it again."""
+        if instance in self.launcher.specs and self._group is not None:
+            self._group.create_task(self.launcher.stop(instance), name=f"end of {instance}")
 
     async def _asked_to_drain(self, instance: InstanceId) -> None:
         await self._drain(instance)

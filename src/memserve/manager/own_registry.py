@@ -13,7 +13,7 @@ from memserve.core.enums import Role
 from memserve.core.errors import ConfigError, MemserveError
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.manager.desk import Desk
-from memserve.manager.registry import Tell
+from memserve.manager.registry import RegistryStats, Tell
 from memserve.wire.messages import (
     AckReply,
     HeartbeatReply,
@@ -48,6 +48,9 @@ class OwnRegistry:
         """Always: members tell this very process."""
         return True
 
+    def stats(self) -> RegistryStats:
+        return RegistryStats(is_up=True)
+
     async def start(self) -> None:
         """Nothing has to be opened: the desk listens."""
 
@@ -81,7 +84,7 @@ class OwnRegistry:
             self._check(message)
             self._tell(InstanceJoined(peer=message.peer, role=message.role, url=message.url, can_play=message.can_play))
         except MemserveError as error:
-            self._desk.refuse(name, str(error))
+            self._desk.refuse(name, message.peer.incarnation, str(error))
             raise
         self._desk.accepted(name, message.peer.incarnation)
         return JoinReply(epoch=self._membership.first_epoch(name), heartbeat_s=HEARTBEAT_S)

@@ -8,6 +8,8 @@ etcd (etcd_registry.py) several gateways share one cluster.
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from memserve.cluster.events import DrainAsked, Event, RoleAsked
 from memserve.cluster.membership import Membership
 from memserve.core.ids import Incarnation, InstanceId
@@ -15,6 +17,13 @@ from memserve.manager.desk import Desk
 
 Tell = Callable[[Event], None]
 """Hands a fact to membership and has its effects performed; what it raises refuses the fact."""
+
+
+class RegistryStats(msgspec.Struct, frozen=True, kw_only=True):
+    is_up: bool
+    """What happens to members is told."""
+    num_outages: int = 0
+    """Since this gateway started."""
 
 
 class Registry(Protocol):
@@ -29,6 +38,8 @@ class Registry(Protocol):
     def is_hearing(self) -> bool:
         """An instance that lives would be heard of: only then does silence count."""
         ...
+
+    def stats(self) -> RegistryStats: ...
 
     async def start(self) -> None:
         """Begin to tell facts. Raises ConfigError when that cannot be."""

@@ -10,6 +10,7 @@ gateway, and everything is gone within 10 s.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
@@ -22,6 +23,7 @@ from memserve.config import parse_address
 from memserve.core.clock import Clock, SystemClock
 from memserve.core.enums import Role
 from memserve.core.errors import InstanceUnavailable
+from memserve.core.etcd_address import parse_etcd
 from memserve.core.ids import InstanceId
 from memserve.gateway.app import create_app
 from memserve.gateway.context import GatewayContext
@@ -36,10 +38,12 @@ from memserve.gateway.switches import Switches
 from memserve.gateway.tenants import Tenants
 from memserve.gateway.tokenization import Tokenization, load_tokenization
 from memserve.manager.elasticity import START_S, Elasticity
+from memserve.manager.etcd_registry import registry_in_etcd
 from memserve.manager.event_subscriptions import EventSubscriptions
 from memserve.manager.launch_plan import LaunchPlan, LaunchSpec, num_instances
 from memserve.manager.local_launcher import LocalLauncher
-from memserve.manager.manager import ClusterManager
+from memserve.manager.manager import SILENT_S, ClusterManager
+from memserve.manager.own_registry import OwnRegistry
 from memserve.manager.role_args import role_args
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
@@ -137,6 +141,7 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
         scheduler = _scheduler(run, manager.view, clock)
         metrics.follow(scheduler)
         metrics.show_paths(lambda: manager.path_checks)
+        metrics.show_registry(lambda: manager.registry_stats)
         reports.follow(scheduler.answered)
         subscriptions = EventSubscriptions(scheduler, clock=clock)
         await stack.enter_async_context(subscriptions.running())
@@ -171,13 +176,17 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
 
 
 def _manager(run: PreparedRun, reports: ReportLog, changes: _Changes, clock: Clock) -> ClusterManager:
-    host, port = parse_address(run.config.cluster.manager, "cluster.manager")
+    settings = run.config.cluster
+    host, port = parse_address(settings.manager, "cluster.manager")
+    endpoints = parse_etcd(settings.registry)[0] if settings.registry else ()
     return ClusterManager(
         cluster=run.cluster,
         bind=host,
         port=port,
         clock=clock,
-        on_report=reports.ingest,
+        registry=registry_in_etcd(settings.registry, endpoints, model=run.model_name) if endpoints else OwnRegistry,
+        dead_s=math.inf if endpoints else SILENT_S,
+        on_report=reports.ingest_own if endpoints else reports.ingest,
         on_change=changes.changed,
         launcher=lambda on_end: LocalLauncher(
             machine=run.machine,
@@ -193,7 +202,7 @@ def _elasticity(run: PreparedRun, manager: ClusterManager, scheduler: Scheduler,
     async def make_specs(roles: Sequence[Role], taken: Collection[InstanceId]) -> Sequence[LaunchSpec]:
         beside = tuple(manager.launcher.specs.values())
         specs = await asyncio.to_thread(
-            more_instances, run, roles, manager_endpoint=manager.endpoint, taken=taken, beside=beside
+            more_instances, run, roles, manager_endpoint=manager.join, taken=taken, beside=beside
         )
         watcher.starting(LaunchPlan(specs=specs, machine=run.machine))
         return specs
@@ -204,12 +213,14 @@ def _elasticity(run: PreparedRun, manager: ClusterManager, scheduler: Scheduler,
 async def _start(run: PreparedRun, manager: ClusterManager, watcher: Watcher) -> tuple[Tokenization, ServedModel]:
     """Instances up and ready; tokenizer and model files are read while they start."""
     await manager.start()
-    plan = run.plan(manager_endpoint=manager.endpoint)
+    plan = run.plan(manager_endpoint=manager.join)
+    missing = tuple(spec for spec in plan.specs if manager.view.find(spec.instance) is None)
+    manager.adopt(spec.instance for spec in plan.specs if spec not in missing)
     if plan.specs:
-        watcher.starting(plan)
+        watcher.starting(LaunchPlan(specs=missing, machine=plan.machine))
     else:
         watcher.waiting(manager.endpoint)
-    await manager.launch(plan.specs)
+    await manager.launch(missing)
     tokenizer = await asyncio.to_thread(load_tokenization, run.config.model)
     try:
         args = [arg for role in Role for arg in role_args(run.config, role)]

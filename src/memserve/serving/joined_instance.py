@@ -21,7 +21,10 @@ from memserve.config import ServeConfig, convert
 from memserve.core.clock import SystemClock
 from memserve.core.enums import Role
 from memserve.core.errors import ConfigError, InstanceUnavailable, ProtocolError
+from memserve.core.etcd_address import is_etcd
 from memserve.core.ids import InstanceId
+from memserve.instance.etcd_link import gateways_in_etcd
+from memserve.instance.memory_server import welcome
 from memserve.manager.launch_plan import LaunchSpec, Place, one_more
 from memserve.manager.launcher import InstanceEnded
 from memserve.manager.local_launcher import LocalLauncher
@@ -29,7 +32,7 @@ from memserve.manager.machine import Machine
 from memserve.rpc.channel import RpcClient
 from memserve.serving.growth import check_room
 from memserve.serving.prepare import find_model, free_ports, log_folder
-from memserve.wire.messages import ClusterMessage, MemberReply, MemberRequest, WelcomeReply, WelcomeRequest
+from memserve.wire.messages import ClusterMessage, MemberReply, MemberRequest, WelcomeReply
 
 _ASK_S = 5.0
 _EVERY_S = 1.0
@@ -50,8 +53,10 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FoundCluster(msgspec.Struct, frozen=True, kw_only=True):
-    manager: str
-    """Endpoint of its cluster manager."""
+    managers: tuple[str, ...]
+    """Endpoints of its cluster managers: of one, or of all that share the cluster."""
+    join: str
+    """Where its members are registered."""
     name: str
     config: ServeConfig
 
@@ -73,17 +78,12 @@ class InstanceWatcher(Protocol):
 
 
 async def find_cluster(join: str) -> FoundCluster:
-    """By the URL of its gateway, or its manager's endpoint. Raises ConfigError, InstanceUnavailable."""
-    manager = join if join.startswith("tcp://") else await _manager_of(join)
-    client: RpcClient[ClusterMessage] = RpcClient(manager, ClusterMessage)
-    try:
-        welcome = await client.call(WelcomeRequest(), deadline_s=_ASK_S)
-    finally:
-        await client.close()
-    if not isinstance(welcome, WelcomeReply):
-        raise ProtocolError(f"{manager} answered WelcomeRequest with {type(welcome).__name__}")
-    config = convert(msgspec.json.decode(welcome.config), ServeConfig, f"settings of {manager}")
-    return FoundCluster(manager=manager, name=welcome.cluster, config=config)
+    """By the URL of its gateway, its manager's endpoint, or its etcd. Raises ConfigError, InstanceUnavailable."""
+    managers = await _managers_of(join)
+    told = await _first_welcome(managers)
+    config = convert(msgspec.json.decode(told.config), ServeConfig, f"settings of {managers[0]}")
+    place = join if is_etcd(join) else told.join or managers[0]
+    return FoundCluster(managers=managers, join=place, name=told.cluster, config=config)
 
 
 def prepare_instance(options: InstanceOptions, cluster: FoundCluster, *, cache: Path) -> LaunchSpec:
@@ -98,7 +98,7 @@ def prepare_instance(options: InstanceOptions, cluster: FoundCluster, *, cache: 
     )
     check_room(config, [options.role])
     place = Place(
-        manager_endpoint=cluster.manager,
+        manager_endpoint=cluster.join,
         machine=Machine.here(),
         cluster=cluster.name,
         log_folder=log_folder(cache, cluster.name),
@@ -107,7 +107,7 @@ def prepare_instance(options: InstanceOptions, cluster: FoundCluster, *, cache: 
     name = InstanceId(options.name or f"{options.role}-{secrets.token_hex(2)}")
     spec = one_more(config, place, name=name, role=options.role, port=free_ports(1)[0], beside=())
     # Which cores other instances of this machine run on is not known here: the kernel shares them out.
-    return msgspec.structs.replace(spec, cores=())
+    return msgspec.structs.replace(spec, cores=(), outlives=False)
 
 
 class JoinedInstance:
@@ -117,7 +117,8 @@ class JoinedInstance:
         self._spec = spec
         self._watcher = watcher
         self._max_restarts = cluster.config.cluster.max_restarts
-        self._client: RpcClient[ClusterMessage] = RpcClient(cluster.manager, ClusterMessage)
+        self._managers = cluster.managers
+        self._client: RpcClient[ClusterMessage] = RpcClient(cluster.managers[0], ClusterMessage)
         self._given_up: InstanceEnded | None = None
         self._state = ""
         self._answers = True
@@ -171,9 +172,18 @@ class JoinedInstance:
         return reply.dismissed
 
     async def _ask(self) -> MemberReply:
-        reply = await self._client.call(MemberRequest(instance=self._spec.instance), deadline_s=_ASK_S)
+        """The manager that answered the last time; when it does not, the next one from then on."""
+        try:
+            reply = await self._client.call(MemberRequest(instance=self._spec.instance), deadline_s=_ASK_S)
+        except InstanceUnavailable:
+            await self._client.close()
+            self._managers = (*self._managers[1:], self._managers[0])
+            self._client = RpcClient(self._managers[0], ClusterMessage)
+            raise
         if not isinstance(reply, MemberReply):
             raise ProtocolError(f"the cluster manager answered MemberRequest with {type(reply).__name__}")
+        others = tuple(manager for manager in reply.managers if manager != self._managers[0])
+        self._managers = (self._managers[0], *others) if reply.managers else self._managers
         return reply
 
     def _ended(self, end: InstanceEnded) -> None:
@@ -183,6 +193,22 @@ class JoinedInstance:
 
     def __repr__(self) -> str:
         return f"JoinedInstance({self._spec.instance}, {self._state or InstanceState.LEFT})"
+
+
+async def _managers_of(join: str) -> tuple[str, ...]:
+    if is_etcd(join):
+        return await gateways_in_etcd(join)
+    return (join if join.startswith("tcp://") else await _manager_of(join),)
+
+
+async def _first_welcome(managers: tuple[str, ...]) -> WelcomeReply:
+    """Of the first that answers."""
+    for manager in managers[:-1]:
+        try:
+            return await welcome(manager)
+        except InstanceUnavailable:
+            continue
+    return await welcome(managers[-1])
 
 
 async def _manager_of(url: str) -> str:

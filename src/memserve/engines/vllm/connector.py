@@ -43,6 +43,7 @@ from memserve.engines.vllm.jobs import JobsDone, StepPlan
 from memserve.engines.vllm.layout import EngineMemory
 from memserve.engines.vllm.scheduler_side import SchedulerSide
 from memserve.engines.vllm.worker_side import WorkerSide
+from memserve.instance.guarded import tell_guard
 from memserve.instance.mempool import MemPool
 from memserve.storage.shared_memory import attach
 from memserve.transport.tcp import TcpTransport
@@ -117,6 +118,7 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
                 url=config.url,
                 load=self._scheduler.load,
                 can_play=_CAN_PLAY,
+                dismissed=tell_guard,
             )
 
     @property

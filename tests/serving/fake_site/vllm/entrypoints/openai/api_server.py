@@ -20,6 +20,7 @@ from aiohttp import web
 from memserve import MemPool
 from memserve.core.enums import Phase, Role
 from memserve.core.ids import InstanceId, RequestId
+from memserve.instance.guarded import tell_guard
 from memserve.wire.messages import Load, RequestReport
 
 TROUBLE = os.environ.get("FAKE_VLLM", "")
@@ -104,6 +105,7 @@ def _join(connector: dict[str, Any]) -> MemPool:
         url=connector["url"],
         load=lambda: Load(pool=pool.stats().tiers),
         can_play=roles,
+        dismissed=tell_guard,
     )
     return pool
 

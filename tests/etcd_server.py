@@ -1,0 +1,104 @@
+"""A real etcd server on loopback for a test: stopped, paused, compacted, started again on its data. Not a test."""
+
+import asyncio
+import shutil
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from memserve.core.errors import RegistryUnavailable
+from memserve.rpc.etcd import EtcdClient
+
+needs_etcd = pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed (apt install etcd-server)")
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class EtcdServer:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._client_port, self._peer_port = free_ports(2)
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self._client_port}"
+
+    @property
+    def url(self) -> str:
+        return f"etcd://{self.endpoint}"
+
+    async def start(self) -> None:
+        """Returns when it answers."""
+        clients, peers = f"http://{self.endpoint}", f"http://127.0.0.1:{self._peer_port}"
+        options = {
+            "--data-dir": str(self._folder / "etcd"),
+            "--listen-client-urls": clients,
+            "--advertise-client-urls": clients,
+            "--listen-peer-urls": peers,
+            "--initial-advertise-peer-urls": peers,
+            "--initial-cluster": f"default={peers}",
+        }
+        with (self._folder / "etcd.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                "etcd", *(word for pair in options.items() for word in pair), stdout=log, stderr=log
+            )
+        client = EtcdClient([self.endpoint])
+        async with asyncio.timeout(30):
+            while not await _answers(client):  # noqa: ASYNC110 - another process makes it true
+                await asyncio.sleep(0.05)
+        await client.close()
+
+    async def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            await self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    async def compact(self) -> None:
+        """Forget all history up to now."""
+        client = EtcdClient([self.endpoint])
+        revision = (await client.list("/")).revision
+        async with aiohttp.ClientSession() as session:
+            url = f"http://{self.endpoint}/v3/kv/compaction"
+            async with session.post(url, json={"revision": str(revision)}) as answer:
+                assert answer.status == 200
+        await client.close()
+
+
+async def _answers(client: EtcdClient) -> bool:
+    try:
+        await client.list("/")
+    except RegistryUnavailable:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def etcd_server(folder: Path) -> AsyncIterator[EtcdServer]:
+    """Running at the start of the block, gone at its end."""
+    server = EtcdServer(folder)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.kill()
