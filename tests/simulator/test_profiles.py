@@ -7,12 +7,25 @@ import pytest
 
 from memserve.core.errors import ConfigError
 from memserve.scheduler.cost_model import CostModel, ProfileIdentity, encode_profile
-from memserve.simulator.profiles import H800_TP2, LLAMA2_13B, load_profile, profile_names, roofline
+from memserve.simulator.profiles import (
+    A100_TP2,
+    H100_TP2,
+    H200_TP2,
+    H800_TP2,
+    LLAMA2_13B,
+    Hardware,
+    load_profile,
+    profile_names,
+    roofline,
+)
 
 
-def test_the_shipped_roofline_is_what_its_stated_figures_give() -> None:
-    shipped = load_profile("h800-llama2-13b-tp2")
-    assert roofline(LLAMA2_13B, H800_TP2, engine=shipped.identity.engine, source=shipped.source) == shipped
+@pytest.mark.parametrize(
+    ("name", "hardware"), [("h800", H800_TP2), ("h100", H100_TP2), ("h200", H200_TP2), ("a100", A100_TP2)]
+)
+def test_a_shipped_roofline_is_what_its_stated_figures_give(name: str, hardware: Hardware) -> None:
+    shipped = load_profile(f"{name}-llama2-13b-tp2")
+    assert roofline(LLAMA2_13B, hardware, engine=shipped.identity.engine, source=shipped.source) == shipped
 
 
 def test_llama2_13b_keeps_800_kib_of_kv_per_token() -> None:

@@ -9,15 +9,23 @@ from traces import conversations, trace_of
 from memserve.core.errors import ConfigError
 from memserve.simulator.figure import draw_cache, draw_simulation
 from memserve.simulator.profiles import load_profile
-from memserve.simulator.report import CacheReport, SimulationReport, cache_report, simulate, write_json
+from memserve.simulator.report import CacheReport, Origin, SimulationReport, cache_report, simulate, write_json
 from memserve.simulator.setting import Setting
 
 TRACE = trace_of(conversations(4, 3))
 BASE = Setting(policy="prompt-tree", instances=1, profile=load_profile("h800-llama2-13b-tp2"))
 
 
-def small_report() -> SimulationReport:
-    return simulate(TRACE, BASE, policies=["prompt-tree", "session"], sizes=[1, 2])
+HERE = Origin(version="1", commit="c", started="now", machine="m", command="memserve simulate")
+
+
+def small_report(*, rate_for: int | None = None) -> SimulationReport:
+    return simulate(TRACE, BASE, origin=HERE, policies=["prompt-tree", "session"], sizes=[1, 2], rate_for=rate_for)
+
+
+def test_the_load_of_an_instance_is_the_same_at_every_size_where_that_is_asked_for() -> None:
+    assert [r.speed for r in small_report().results] == [1.0, 1.0, 1.0, 1.0]
+    assert [r.speed for r in small_report(rate_for=2).results] == [0.5, 0.5, 1.0, 1.0]
 
 
 def test_every_policy_is_played_at_every_size() -> None:
@@ -32,7 +40,7 @@ def test_every_policy_is_played_at_every_size() -> None:
 def test_nothing_is_played_when_one_setting_cannot_be() -> None:
     played: list[object] = []
     with pytest.raises(ConfigError, match="not known"):
-        simulate(TRACE, BASE, policies=["session", "best"], sizes=[1], each=played.append)
+        simulate(TRACE, BASE, origin=HERE, policies=["session", "best"], sizes=[1], each=played.append)
     assert played == []
 
 

@@ -250,6 +250,10 @@ def simulate(
         float, typer.Option(help="How long it believes what it sent, until events confirm it.")
     ] = 30.0,
     speed: Annotated[float, typer.Option(help="Play the trace this many times as fast.")] = 1.0,
+    rate_for: Annotated[
+        int | None,
+        typer.Option(min=1, help="Play it at that speed to so many instances and in proportion to others."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the choice among equals.")] = 0,
     max_requests: Annotated[int | None, typer.Option(min=1, help="Only the first ones of the trace.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all numbers to this file.")] = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from memserve.cli import simulated
 from memserve.core.errors import MemserveError
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+app.add_typer(simulated.app)
 
 Json = Annotated[Path, typer.Option("--json", help="Write all numbers to this file.")]
 Figure = Annotated[Path | None, typer.Option(help="Draw the numbers into this SVG file (needs matplotlib).")]

@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from memserve.bench.simulated.origin import origin
 from memserve.cli.autoscale import rules_of, run_autoscale
 from memserve.cluster.service_levels import Targets
 from memserve.core.errors import ConfigError
@@ -37,6 +38,7 @@ class SimulateOptions(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: float
     confirm_s: float
     speed: float
+    rate_for: int | None
     seed: int
     max_requests: int | None
     json: Path | None
@@ -87,7 +89,9 @@ def run_simulate(options: SimulateOptions) -> None:
             base,
             policies=policies,
             sizes=sizes,
+            origin=origin(),
             layouts=_names(options.layout, "--layout"),
+            rate_for=options.rate_for,
             each=lambda done: status.update(f"simulated {done.policy} over {done.instances} {done.layout} instances"),
         )
     console.print(f"{report.trace}: {report.requests} requests, {report.profile.model} on {report.profile.machine}")

@@ -72,6 +72,7 @@ def _best(report: SimulationReport, field: str) -> dict[int, float]:
 
 
 def new_figure(*, width: float, height: float) -> "Figure":
+    """Inches. Raises ConfigError without matplotlib."""
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 - an extra, and slow to import
     except ImportError as error:
@@ -89,6 +90,7 @@ def _over_instances(axes: "Axes", sizes: Sequence[int], label: str) -> None:
 
 
 def save(figure: "Figure", file: Path) -> None:
+    """As its name's ending says. Raises ConfigError when the file cannot be written."""
     options: dict[str, Any] = {"dpi": 150, "facecolor": "white"}
     try:
         figure.savefig(file, **options)

@@ -130,6 +130,24 @@ H800_TP2 = Hardware(
 PCIe 5 x16 (64 GB/s, 50 taken); NVLink cut to 400 GB/s (80 % taken). The efficiencies and overheads are assumed."""
 
 
+H100_TP2 = msgspec.structs.replace(H800_TP2, name="2x H100 SXM 80GB", peer_bytes_per_s=720e9)
+"""NVIDIA's data sheet of the H100 SXM; NVLink 900 GB/s, 80 % taken. Otherwise as the H800."""
+
+H200_TP2 = msgspec.structs.replace(H100_TP2, name="2x H200 SXM 141GB", memory_bytes=141e9, memory_bytes_per_s=4.8e12)
+"""NVIDIA's data sheet of the H200 SXM: 141 GB of HBM3e at 4.8 TB/s. Otherwise as the H100."""
+
+A100_TP2 = msgspec.structs.replace(
+    H800_TP2,
+    name="2x A100 SXM 80GB",
+    flops_per_s=312e12,
+    memory_bytes_per_s=2.039e12,
+    host_bytes_per_s=25e9,
+    peer_bytes_per_s=480e9,
+)
+"""NVIDIA's data sheet of the A100 SXM 80GB: 312 TFLOP/s dense FP16, 2.039 TB/s, PCIe 4 x16 (32 GB/s, 25 taken),
+NVLink 600 GB/s (80 % taken). Efficiencies and overheads as for the H800."""
+
+
 def profile_names() -> tuple[str, ...]:
     """Those that the package brings along."""
     return tuple(sorted(f.name.removesuffix(".json") for f in _FOLDER.iterdir() if f.name.endswith(".json")))

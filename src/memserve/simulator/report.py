@@ -15,6 +15,19 @@ from memserve.simulator.setting import Setting, check_setting
 from memserve.simulator.trace import Trace
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where figures come from."""
+
+    version: str
+    commit: str
+    """Of the source tree, "" where there is none; a "+" at its end: with changes."""
+    started: str
+    """UTC, ISO 8601."""
+    machine: str
+    """That simulated; only `decide_p50_us` depends on it."""
+    command: str
+
+
 class SimulationReport(msgspec.Struct, frozen=True, kw_only=True):
     trace: str
     requests: int
@@ -25,9 +38,8 @@ class SimulationReport(msgspec.Struct, frozen=True, kw_only=True):
     eviction: str
     ttl_s: float
     confirm_s: float
-    speed: float
     seed: int
-    version: str
+    origin: Origin
     results: tuple[SimulationResult, ...]
 
 
@@ -42,17 +54,22 @@ def simulate(
     trace: Trace,
     base: Setting,
     *,
+    origin: Origin,
     policies: Sequence[str],
     sizes: Sequence[int],
     layouts: Sequence[str] = ("colocated",),
+    rate_for: int | None = None,
     each: Callable[[SimulationResult], None] = lambda _: None,
 ) -> SimulationReport:
     """Every policy in every layout at every number of instances, otherwise as `base`.
 
+    With `rate_for` requests come at the speed of `base` to that many instances, and in proportion to others.
     `each` sees every result as it comes. Raises ConfigError, before the first run, for a setting that cannot be.
     """
     settings = [
-        msgspec.structs.replace(base, policy=policy, instances=size, layout=layout)
+        msgspec.structs.replace(
+            base, policy=policy, instances=size, layout=layout, speed=base.speed * size / (rate_for or size)
+        )
         for size in sizes
         for layout in layouts
         for policy in policies
@@ -72,9 +89,8 @@ def simulate(
         eviction=base.eviction,
         ttl_s=base.ttl_s,
         confirm_s=base.confirm_s,
-        speed=base.speed,
         seed=base.seed,
-        version=version("memserve"),
+        origin=origin,
         results=tuple(results),
     )
 

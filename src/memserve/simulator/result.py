@@ -12,6 +12,8 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     layout: str
     instances: int
+    speed: float
+    """Requests came this many times as fast as in the trace."""
     hit_ratio: float
     """Share of all prompt blocks that the instance in charge held, those pulled for the request among them."""
     ideal_hit_ratio: float
@@ -26,6 +28,8 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
     utilisation: float
     """Mean share of the time to the last answer in which an instance computes."""
     requests: int
+    prompt_tokens_avg: float
+    output_tokens_avg: float
     split_ratio: float
     """Share of the requests that one instance prefilled and another one decoded."""
     pull_ratio: float
@@ -54,6 +58,7 @@ class Tally:
             policy=setting.policy,
             layout=setting.layout,
             instances=setting.instances,
+            speed=setting.speed,
             hit_ratio=self.hit_blocks / trace.num_blocks,
             ideal_hit_ratio=ideal_hit_ratio(trace),
             ttft_avg_s=float(ttft.mean()),
@@ -64,6 +69,8 @@ class Tally:
             decide_p50_us=float(np.median(self.decide_s)) * 1e6,
             utilisation=float(busy.mean() / self.done_s.max()),
             requests=len(trace.requests),
+            prompt_tokens_avg=float(np.mean([request.prompt_tokens for request in trace.requests])),
+            output_tokens_avg=float(np.mean([request.output_tokens for request in trace.requests])),
             split_ratio=self.num_splits / len(trace.requests),
             pull_ratio=self.num_pulls / len(trace.requests),
             moved_bytes=self.moved_bytes,

@@ -1,0 +1,107 @@
+"""`memserve bench simulated ...`: what is typed, played, printed and written. Decides nothing."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from memserve.cli.refusals import refusals
+from memserve.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from memserve.bench.serve.sessions import Words
+    from memserve.bench.simulated.record import PaperResult
+
+app = typer.Typer(
+    name="simulated",
+    help="What this machine is too small for, in simulation: the paper's evaluation.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[Path | None, typer.Option("--json", help="Write all numbers to this file.")]
+Figure = Annotated[Path | None, typer.Option(help="Draw them into this file (.png, .svg, .pdf).")]
+Profile = Annotated[str, typer.Option(help="Cost profile: a name or a file.")]
+Data = Annotated[Path, typer.Option(help="Folder with the folders loogle and react.")]
+Model = Annotated[Path | None, typer.Option(help="Model folder whose tokenizer counts; none: the bundled model.")]
+PROFILE = "h800-llama2-13b-tp2"
+
+
+@app.command()
+def paper(
+    *,
+    workloads: Annotated[str, typer.Option(help="With commas.")] = "sharegpt,loogle,react",
+    sessions: Annotated[int, typer.Option(min=1, help="Of each workload, as far as its data has so many.")] = 600,
+    seeds: Annotated[int, typer.Option(min=1, help="So many runs, of which medians are told.")] = 3,
+    loads: Annotated[
+        str, typer.Option(help="PD-Basic's average TTFT, as many times that of an idle cluster; with commas.")
+    ] = "2,4",
+    profile: Profile = PROFILE,
+    data: Data = Path("../shared/data"),
+    model: Model = None,
+    json: Json = None,
+    figure: Figure = None,
+) -> None:
+    """The paper's workloads, systems and gains with 4 instances, beside the paper's figures."""
+    with refusals():
+        from memserve.bench.simulated.figures import draw_paper  # noqa: PLC0415
+        from memserve.bench.simulated.origin import origin  # noqa: PLC0415
+        from memserve.bench.simulated.paper import PaperPlan, play_paper, scaling  # noqa: PLC0415
+        from memserve.bench.simulated.record import PaperReport, write_study  # noqa: PLC0415
+        from memserve.bench.simulated.tables import paper_table  # noqa: PLC0415
+        from memserve.simulator.profiles import load_profile  # noqa: PLC0415
+
+        plan = PaperPlan(
+            profile=load_profile(profile),
+            data=data,
+            words=_words(model),
+            workloads=tuple(_names(workloads)),
+            num_sessions=sessions,
+            seeds=tuple(range(seeds)),
+            loads=tuple(_numbers(loads, "--loads")),
+        )
+        console = Console(highlight=False)
+        with console.status("simulating") as status:
+
+            def tell(row: "PaperResult") -> None:
+                status.update(f"simulated {row.workload} at {row.rate:g} sessions/s: {row.system}")
+
+            results = play_paper(plan, each=tell)
+        report = PaperReport(
+            study="paper",
+            origin=origin(),
+            profile=plan.profile.identity,
+            profile_source=plan.profile.source,
+            seeds=plan.seeds,
+            scaling=scaling(plan),
+            results=tuple(results),
+        )
+        console.print(paper_table(report))
+        if json is not None:
+            write_study(report, json)
+        if figure is not None:
+            draw_paper(report, figure)
+
+
+def _words(model: Path | None) -> "Words":
+    from memserve.bench.serve.sessions import Words  # noqa: PLC0415
+    from memserve.bundled.model import bundled_model, cache_folder  # noqa: PLC0415
+
+    return Words.of_model(model or bundled_model(cache_folder(os.environ)))
+
+
+def _names(text: str) -> Sequence[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str, option: str) -> Sequence[float]:
+    try:
+        numbers = [float(name) for name in _names(text)]
+    except ValueError as error:
+        raise ConfigError(f'{option} "{text}" is no list of numbers such as 2,4') from error
+    if not numbers or min(numbers) <= 0:
+        raise ConfigError(f'{option} "{text}": give at least one number, all above 0')
+    return numbers
