@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/setup.stamp
 
-.PHONY: bench-peers demo test test-quick check setup soak clean
+.PHONY: bench-peers evaluation evaluation-quick demo test test-quick check setup soak clean
 
 demo: $(STAMP)
 	$(BIN)/memserve demo $(ARGS)
@@ -29,6 +29,15 @@ setup: $(STAMP)
 # What `memserve bench` compares with; iperf3 and libibverbs1 come from the system (apt install iperf3 libibverbs1).
 bench-peers:
 	$(PYTHON) scripts/bench_peers.py $(ARGS)
+
+# Every table and figure of docs/evaluation.md: measured for most of a day, and small, in a quarter of an hour, into a
+# folder of its own. Both go on where they were stopped; ARGS="--only study-swap,index" makes some parts alone.
+EVALUATION = $(BIN)/memserve bench evaluation
+evaluation: $(STAMP)
+	$(EVALUATION) benchmarks/results $(ARGS)
+
+evaluation-quick: $(STAMP)
+	$(EVALUATION) build/evaluation-quick --out build/evaluation-quick --size quick $(ARGS)
 
 $(STAMP): pyproject.toml scripts/setup.py
 	$(PYTHON) scripts/setup.py

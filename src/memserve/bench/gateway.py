@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from memserve.bench.child import Say, SystemChild, SystemSpec, start_all
-from memserve.bench.records import Missing, Run, now, this_machine
+from memserve.bench.records import Missing, Run, now, this_command, this_commit, this_machine
 from memserve.core.errors import InstanceUnavailable, MemserveError
 
 CONCURRENCIES = (1, 16, 64)
@@ -91,7 +91,13 @@ def run_gateway(*, peers: Path, plan: GatewayPlan, say: Say) -> GatewayReport:
         rows = list(run.rows([_Router(child=c, policy=p) for c in routers for p in POLICIES[c.spec.name]]))
         missing += run.failed
     return GatewayReport(
-        bench="gateway", started=now(), machine=this_machine(), missing=tuple(missing), results=tuple(rows)
+        bench="gateway",
+        started=now(),
+        machine=this_machine(),
+        missing=tuple(missing),
+        command=this_command(),
+        commit=this_commit(),
+        results=tuple(rows),
     )
 
 

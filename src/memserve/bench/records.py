@@ -5,6 +5,9 @@ Owns the shape of the JSON file. Times are microseconds a call, rates 10^9 bytes
 
 import os
 import platform
+import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,6 +65,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """UTC, ISO 8601."""
     machine: Machine
     missing: tuple[Missing, ...]
+    command: str = ""
+    """What was typed to make it."""
+    commit: str = ""
+    """Of the code that ran; a "+" at its end: with changes; "" where there is no source tree."""
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +83,15 @@ class Report(Run, frozen=True, kw_only=True):
 
 def make_report(bench: str, *, results: Sequence[Row], missing: Sequence[Missing]) -> Report:
     """Stamped with this machine and the present time."""
-    return Report(bench=bench, started=now(), machine=this_machine(), missing=tuple(missing), results=tuple(results))
+    return Report(
+        bench=bench,
+        started=now(),
+        machine=this_machine(),
+        missing=tuple(missing),
+        command=this_command(),
+        commit=this_commit(),
+        results=tuple(results),
+    )
 
 
 def now() -> str:
@@ -91,6 +106,27 @@ def this_machine() -> Machine:
         kernel=platform.release(),
         python=platform.python_version(),
     )
+
+
+def this_command() -> str:
+    """As it would be typed again."""
+    return shlex.join(("memserve", *sys.argv[1:]))
+
+
+def this_commit() -> str:
+    """Of the checkout that this code lies in; "" when it lies in none."""
+    try:
+        done = subprocess.run(
+            ("git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"),
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
 
 
 def timed_row(times_ns: Sequence[int], row: Row, *, num_bytes: int = 0) -> Row:

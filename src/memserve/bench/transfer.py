@@ -62,7 +62,7 @@ def run_transfer(*, peers: Path, plan: TransferPlan, say: Say) -> Report:
                 children, absent = start_all(specs, peers=peers)
                 for child in children:
                     stack.enter_context(child)
-                found, failed = _measure(children, shape, num_rounds=plan.num_rounds)
+                found, failed = measure_moves(children, shape, num_rounds=plan.num_rounds)
             rows += found
             missing.update({each.system: each for each in [*absent, *failed]})
     say("iperf3")
@@ -73,7 +73,9 @@ def run_transfer(*, peers: Path, plan: TransferPlan, say: Say) -> Report:
     return make_report("transfer", results=rows, missing=list(missing.values()))
 
 
-def _measure(children: list[SystemChild], shape: dict[str, Any], *, num_rounds: int) -> tuple[list[Row], list[Missing]]:
+def measure_moves(
+    children: list[SystemChild], shape: dict[str, Any], *, num_rounds: int
+) -> tuple[list[Row], list[Missing]]:
     """A system that fails on the way is reported and left out; the others go on."""
     times: dict[SystemChild, list[int]] = defaultdict(list)
     failed: dict[SystemChild, Missing] = {}

@@ -8,10 +8,12 @@ import typer
 from rich.console import Console
 
 from memserve.cli import simulated
-from memserve.core.errors import MemserveError
+from memserve.cli.refusals import refusals
+from memserve.core.errors import ConfigError, MemserveError
 
 if TYPE_CHECKING:
     from memserve.bench.records import Report
+    from memserve.bench.study.record import Size
 
 app = typer.Typer(
     name="bench",
@@ -26,6 +28,7 @@ Json = Annotated[Path, typer.Option("--json", help="Write all numbers to this fi
 Figure = Annotated[Path | None, typer.Option(help="Draw the numbers into this SVG file (needs matplotlib).")]
 Peers = Annotated[Path, typer.Option(help="Folder of the peers' virtual environments.")]
 PEERS = Path(".venv-bench")
+PAGE = Path("docs", "evaluation.md")
 
 
 @app.command()
@@ -113,6 +116,64 @@ def gateway(
     except MemserveError as error:
         _say(f"memserve: {error}")
         raise typer.Exit(1) from error
+
+
+@app.command()
+def study(
+    name: Annotated[
+        str, typer.Argument(help="prefill, layers, routing, swap (each on vLLM); layout, routing-simulated.")
+    ],
+    *,
+    json: Json,
+    figure: Figure = None,
+    size: Annotated[str, typer.Option(help="quick (two minutes at most) or full.")] = "full",
+    seed: Annotated[int, typer.Option(help="Of prompts and made-up workloads.")] = 0,
+) -> None:
+    """A micro-study of the paper's evaluation: one question, its points and its figure."""
+    with refusals():
+        from memserve.cli.study import StudyOptions, run_one_study  # noqa: PLC0415
+
+        options = StudyOptions(name=name, size=_size(size), seed=seed, json=json, figure=figure)
+        raise typer.Exit(run_one_study(options, say=_say))
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="Folder of results, such as benchmarks/results.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Write evaluation.md and its figures into this folder.")] = Path("docs"),
+    page: Annotated[Path, typer.Option(help="The page whose marked places are filled.")] = PAGE,
+) -> None:
+    """Make the tables and figures of docs/evaluation.md again, from the files of results."""
+    with refusals():
+        from memserve.cli.evaluation import run_report  # noqa: PLC0415
+
+        raise typer.Exit(run_report(results, out=out, page=page, say=_say))
+
+
+@app.command()
+def evaluation(
+    results: Annotated[Path, typer.Argument(help="Folder of results; what is there is not measured again.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Write evaluation.md and its figures into this folder.")] = Path("docs"),
+    page: Annotated[Path, typer.Option(help="The page whose marked places are filled.")] = PAGE,
+    size: Annotated[str, typer.Option(help="quick (a quarter of an hour) or full (most of a day).")] = "full",
+    only: Annotated[str, typer.Option(help="Parts to make, with commas; none: all.")] = "",
+) -> None:
+    """Measure everything that the report shows, part after part, then make the report. Goes on where it was stopped."""
+    with refusals():
+        from memserve.cli.evaluation import EvaluationOptions, run_evaluation  # noqa: PLC0415
+
+        options = EvaluationOptions(results=results, out=out, page=page, size=_size(size), only=only)
+        raise typer.Exit(run_evaluation(options, say=_say))
+
+
+def _size(text: str) -> "Size":
+    from memserve.bench.study.record import Size  # noqa: PLC0415
+
+    if text not in set(Size):
+        raise ConfigError(f'--size "{text}": choose one of {", ".join(Size)}')
+    return Size(text)
 
 
 def _say(line: str) -> None:
