@@ -130,6 +130,29 @@ def test_requests_at_once_get_their_own_answers(cluster: Served, plain: Served) 
     cluster.wait_until_nothing_is_held()
 
 
+def test_what_is_pinned_stays_cached_while_its_pool_shrinks_and_grows(cluster: Served, plain: Served) -> None:
+    asked = {"model": cluster.model, "prompt": f"{STORY} Tell it backwards.", "max_tokens": 4, "temperature": 0}
+
+    def cached_tokens() -> tuple[int, str]:
+        cluster.http.post("/v1/completions", json=asked | {"prompt": STORY * 3}).raise_for_status()
+        answer = cluster.http.post("/v1/completions", json=asked).json()
+        return answer["usage"]["prompt_tokens_details"]["cached_tokens"], answer["choices"][0]["text"]
+
+    cached_tokens()
+    pinned = cluster.http.post("/admin/pins", json=asked).json()
+    assert pinned["instances"][0]["num_tokens"] >= 128
+    cluster.wait_until_nothing_is_held()
+    sizes = []
+    for dram in ("96MiB", "2GiB"):
+        reply = cluster.http.put("/admin/instances/prefill-0/pool", json={"dram": dram})
+        assert reply.status_code == 200, reply.text
+        sizes.append(reply.json()["after"]["num_blocks"])
+        truth = plain.http.post("/v1/completions", json=asked | {"model": plain.model}).json()
+        assert cached_tokens() == (pinned["instances"][0]["num_tokens"], truth["choices"][0]["text"])
+    assert 20 * sizes[0] < sizes[1]
+    assert cluster.http.delete(f"/admin/pins/{pinned['pin']}").status_code == 200
+
+
 def test_requests_fail_over_when_the_prefill_instance_is_killed(cluster: Served, plain: Served) -> None:
     cluster.engine_process("prefill-0").kill()
     ours = cluster.complete(STORY * 3, num_tokens=6)
