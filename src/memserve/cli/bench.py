@@ -29,6 +29,11 @@ Figure = Annotated[Path | None, typer.Option(help="Draw the numbers into this SV
 Peers = Annotated[Path, typer.Option(help="Folder of the peers' virtual environments.")]
 PEERS = Path(".venv-bench")
 PAGE = Path("docs", "evaluation.md")
+DATA = Path("../shared/data")
+SYSTEMS = (
+    "Names with commas: vllm, vllm-apc, vllm-nixl, vllm-nixl-bidirectional; colocated, basic, prefill, both, return "
+    "(the last four also with -by-layer or -by-request), auto."
+)
 
 
 @app.command()
@@ -116,6 +121,40 @@ def gateway(
     except MemserveError as error:
         _say(f"memserve: {error}")
         raise typer.Exit(1) from error
+
+
+@app.command()
+def serve(
+    *,
+    json: Json,
+    workload: Annotated[str, typer.Option(help="sharegpt, loogle, react, or a .jsonl file in the ShareGPT form.")],
+    systems: Annotated[str, typer.Option(help=SYSTEMS)],
+    rate: Annotated[str, typer.Option(help="Sessions that arrive in a second; several with commas.")],
+    sessions: Annotated[int, typer.Option(min=1, help="To play at each rate.")] = 20,
+    repetitions: Annotated[int, typer.Option(min=1, help="Of everything; they alternate between systems.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn from the data, and of arrivals.")] = 0,
+    model: Annotated[str, typer.Option(help="Folder of the model; none: the bundled one.")] = "",
+    data: Annotated[Path, typer.Option(help="Folder that holds loogle/ and react/.")] = DATA,
+    peers: Peers = PEERS,
+    discard: Annotated[bool, typer.Option("--discard", help="Forget what an earlier run left beside FILE.")] = False,
+) -> None:
+    """Whole systems: the same sessions on plain vLLM, on its own splits and on each mode of memserve."""
+    with refusals():
+        from memserve.cli.bench_serve import ServeOptions, run_serve_bench  # noqa: PLC0415
+
+        options = ServeOptions(
+            json=json,
+            workload=workload,
+            systems=systems,
+            rates=rate,
+            num_sessions=sessions,
+            num_repetitions=repetitions,
+            seed=seed,
+            model=model,
+            data=data,
+            peers=peers,
+        )
+        raise typer.Exit(run_serve_bench(options, discarding=discard))
 
 
 @app.command()

@@ -19,6 +19,9 @@ from tokenizers import Tokenizer
 
 from memserve.core.errors import ConfigError
 
+THINK_S = 2.0
+"""Mean time between an answer and the next turn when nothing else is said."""
+
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """What is said at one time, and how long the answer is."""
@@ -108,7 +111,7 @@ def make_sessions(
     seed: int,
     context: int,
     marker: str = "",
-    think_s: float = 2.0,
+    think_s: float = THINK_S,
 ) -> tuple[Session, ...]:
     """Sessions by arrival, the first at 0: Poisson with `rate` sessions a second, exponential think times.
 

@@ -20,9 +20,6 @@ from memserve.core.errors import ConfigError
 
 Item = TypeVar("Item")
 
-DATA = Path("../shared/data")
-"""Where `loogle` and `react` lie when nothing else is said."""
-
 _SHAREGPT_POOL = 400
 """Conversations among which the seed draws: reading on would take longer than the sessions differ."""
 _QUESTIONS, _SHARE_RATIO = 3, 3
@@ -58,9 +55,9 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_workload(
-    name: str, *, num_sessions: int, seed: int, words: Words, data: Path = DATA, lengths: Lengths = SMALL
+    name: str, *, num_sessions: int, seed: int, words: Words, data: Path, lengths: Lengths = SMALL
 ) -> Workload:
-    """`sharegpt`, `loogle`, `react`, or the path of a .jsonl file in the ShareGPT form.
+    """`sharegpt`, `loogle`, `react` (from folders of these names under `data`), or a .jsonl file in the ShareGPT form.
 
     Raises ConfigError for data that is missing, empty, cut off or of another form, and for too few sessions in it.
     """
