@@ -48,16 +48,20 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Why there is no result; "" when there is one."""
 
 
+_ALL_SYSTEMS = "vllm,vllm-apc,vllm-nixl,colocated,auto,basic,prefill,both,return,basic-by-layer,return-by-layer"
 _SERVE: dict[Size, tuple[tuple[str, str, float], ...]] = {
     Size.QUICK: (
         ("sharegpt", "--systems basic,return,vllm-apc --rate 0.2 --sessions 3 --repetitions 1", 400.0),
         ("loogle", "--systems basic,return --rate 0.2 --sessions 3 --repetitions 1", 300.0),
         ("react", "--systems basic,return --rate 0.2 --sessions 3 --repetitions 1", 300.0),
     ),
-    Size.FULL: tuple((workload, "--rate 0.05,0.1,0.2", 6 * 3600.0) for workload in ("sharegpt", "loogle", "react")),
+    Size.FULL: tuple(
+        (workload, f"--systems {_ALL_SYSTEMS} --rate 0.05,0.1,0.2", 12 * 3600.0)
+        for workload in ("sharegpt", "loogle", "react")
+    ),
 }
 _OPERATIONS: dict[Size, tuple[tuple[str, str, float], ...]] = {
-    Size.QUICK: (("index", "--scale 10", 240.0), ("pool", "", 120.0)),
+    Size.QUICK: (("index", "--scale 10 --systems memserve", 240.0), ("pool", "", 120.0)),
     Size.FULL: (("index", "", 3600.0), ("pool", "", 600.0)),
 }
 _STUDY_DEADLINE_S = {Size.QUICK: 240.0, Size.FULL: 3600.0}

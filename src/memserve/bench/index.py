@@ -15,6 +15,7 @@ import msgspec
 from memserve.bench.child import Say, SystemChild, SystemSpec, start_all
 from memserve.bench.prompts import Shape
 from memserve.bench.records import Missing, Report, Row, make_report, timed_row
+from memserve.core.errors import ConfigError
 
 SYSTEMS = (
     SystemSpec(name="memserve", module="memserve_index"),
@@ -42,16 +43,22 @@ class IndexPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Divides the 10,000 prompts of a tree."""
     num_rounds: int = 20
     """Of 25 lookups by each system in each tree, shared out among the forms of input it takes."""
+    systems: tuple[str, ...] = tuple(spec.name for spec in SYSTEMS)
 
 
 def run_index(*, peers: Path, plan: IndexPlan, say: Say) -> Report:
-    """Measure every tree and length; minutes."""
+    """Measure every tree and length; minutes. Raises ConfigError for a system that there is not."""
+    unknown = set(plan.systems) - {spec.name for spec in SYSTEMS}
+    if unknown or not plan.systems:
+        names = ", ".join(spec.name for spec in SYSTEMS)
+        raise ConfigError(f'--systems "{",".join(plan.systems)}": choose among {names}')
+    specs = tuple(spec for spec in SYSTEMS if spec.name in plan.systems)
     rows: list[Row] = []
     missing: dict[str, Missing] = {}
     shapes = [Shape(tree, blocks, plan.scale) for tree in TREES for blocks in PROMPT_BLOCKS]
     for shape in [*shapes, Shape("deep", _FOUR_K, 10)]:
         with ExitStack() as stack:
-            children, absent = start_all(SYSTEMS, peers=peers)
+            children, absent = start_all(specs, peers=peers)
             for child in children:
                 stack.enter_context(child)
             missing.update({each.system: each for each in absent})

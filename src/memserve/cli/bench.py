@@ -43,11 +43,12 @@ def index(
     figure: Figure = None,
     peers: Peers = PEERS,
     scale: Annotated[int, typer.Option(min=1, max=10, help="Measure a fraction 1/N of the 10,000 prompts.")] = 1,
+    systems: Annotated[str, typer.Option(help="Names with commas.")] = "memserve,dynamo,sglang,vllm",
 ) -> None:
     """Radix index: match, insert and memory, beside Dynamo, SGLang and vLLM."""
     from memserve.bench.index import IndexPlan, run_index  # noqa: PLC0415
 
-    plan = IndexPlan(scale=scale)
+    plan = IndexPlan(scale=scale, systems=tuple(name.strip() for name in systems.split(",") if name.strip()))
     _run(lambda: run_index(peers=peers, plan=plan, say=_say), json=json, figure=figure)
 
 

@@ -3,8 +3,8 @@
 from memserve.bench.charts import Line, LineChart
 from memserve.bench.study.record import Quantity, StudyReport
 
-_WIDE = 8.0
-"""Places that lie further apart than this factor get a logarithmic axis."""
+_WIDE, _TALL = 8.0, 20.0
+"""Places and values that lie further apart than these factors get a logarithmic axis."""
 
 
 def study_charts(report: StudyReport) -> list[LineChart]:
@@ -35,5 +35,5 @@ def _chart(report: StudyReport, quantity: Quantity) -> LineChart:
         y=quantity.label.replace("_", " "),
         lines=tuple(lines),
         log_x=max(places) / min(places) >= _WIDE,
-        log_y=max(values) / min(values) >= _WIDE * _WIDE,
+        log_y=max(values) / min(values) >= _TALL,
     )
