@@ -13,12 +13,18 @@ import msgspec
 from memserve.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as FigureType
 
 _INK = "#7c848c"
 _COLORS = ("#2f8f5b", "#6f8fc9", "#b5803a", "#a86fb0", "#c0605a", "#5f9ea0", "#8a8a3d", "#777777")
 _MARKERS = "osD^vPX*"
 _HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
+_MANY = 5
+"""With more series than this, one legend stands under all panels."""
+_WIDE_BARS = 15
+"""With more bars than this in one panel, it is twice as wide."""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,11 +75,12 @@ def draw_charts(charts: Sequence[Chart], path: Path, *, columns: int = 3) -> Non
     columns = min(columns, len(charts))
     rows = -(-len(charts) // columns)
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.name, "font.size": 9}):
-        figure = Figure(figsize=(4.4 * columns, 3.1 * rows), layout="constrained")
+        figure = Figure(figsize=(_width(charts) * columns, 3.1 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis, chart in zip(axes, charts, strict=False):
             _lines(axis, chart) if isinstance(chart, LineChart) else _bars(axis, chart)
             _style(axis, chart)
+        _legend(figure, list(axes[: len(charts)]))
         for axis in axes[len(charts) :]:
             axis.set_visible(False)
         options: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {}
@@ -114,13 +121,13 @@ def _bars(axis: "Axes", chart: BarChart) -> None:
             [value for _, value in shown],
             width,
             color=_COLORS[number % len(_COLORS)],
-            hatch=_HATCHES[number % len(_HATCHES)],
+            hatch=_HATCHES[(number + number // len(_COLORS)) % len(_HATCHES)],
             edgecolor=_INK,
             linewidth=0.5,
             label=bars.label,
         )
         if len(chart.bars) * len(chart.groups) <= 12:
-            axis.bar_label(drawn, fmt="%.3g", color=_INK, fontsize=7)
+            axis.bar_label(drawn, fmt="%.3g", padding=2, color=_INK, fontsize=7)
     axis.axhline(0, color=_INK, linewidth=0.8)
     axis.set_xticks(range(len(chart.groups)), chart.groups)
 
@@ -136,4 +143,24 @@ def _style(axis: "Axes", chart: Chart) -> None:
     for name, spine in axis.spines.items():
         spine.set_visible(name in {"left", "bottom"})
         spine.set_color(_INK)
-    axis.legend(fontsize=7, labelcolor=_INK, frameon=False)
+
+
+def _legend(figure: "FigureType", axes: "Sequence[Axes]") -> None:
+    """In each panel where its few labels find room, else one for all."""
+    labels: dict[str, Artist] = {}
+    for axis in axes:
+        handles, names = axis.get_legend_handles_labels()
+        labels |= {name: handle for handle, name in zip(handles, names, strict=True) if name not in labels}
+    style: dict[str, Any] = {"fontsize": 7, "labelcolor": _INK, "frameon": False}
+    if len(labels) > _MANY or any(axis.patches for axis in axes):
+        figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=min(6, len(labels)), **style)
+        return
+    for axis in axes:
+        if axis.get_legend_handles_labels()[1]:
+            axis.legend(**style)
+
+
+def _width(charts: Sequence[Chart]) -> float:
+    """Inches of a panel."""
+    most = max((len(c.bars) * len(c.groups) for c in charts if isinstance(c, BarChart)), default=0)
+    return 8.8 if most > _WIDE_BARS and len(charts) == 1 else 4.4

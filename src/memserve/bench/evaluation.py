@@ -64,6 +64,7 @@ _OPERATIONS: dict[Size, tuple[tuple[str, str, float], ...]] = {
     Size.QUICK: (("index", "--scale 10 --systems memserve", 240.0), ("pool", "", 120.0)),
     Size.FULL: (("index", "", 3600.0), ("pool", "", 600.0)),
 }
+_SIMULATED = {Size.QUICK: ("--sessions 60 --seeds 1 --loads 2", 300.0), Size.FULL: ("", 4 * 3600.0)}
 _STUDY_DEADLINE_S = {Size.QUICK: 240.0, Size.FULL: 3600.0}
 
 
@@ -89,7 +90,11 @@ def parts_of(size: Size) -> list[Part]:
         )
         for workload, options, deadline_s in _SERVE[size]
     ]
-    return [*operations, *studies, *served]
+    arguments, deadline_s = _SIMULATED[size]
+    simulated = Part(
+        name="simulation-paper", arguments=("bench", "simulated", "paper", *arguments.split()), deadline_s=deadline_s
+    )
+    return [*operations, simulated, *studies, *served]
 
 
 def run_parts(parts: Sequence[Part], *, results: Path, say: Say, program: Sequence[str] = ()) -> list[Outcome]:

@@ -3,20 +3,46 @@
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from memserve.bench.evaluation import parts_of
 from memserve.bench.records import Row, make_report, timed_row
 from memserve.bench.report.make import Made, make_page, sections
 from memserve.bench.report.page import names
+from memserve.bench.simulated.paper import PAPER as PAPER_GAINS
+from memserve.bench.simulated.record import Gains, PaperReport, PaperResult, write_study
 from memserve.bench.study.record import Size
 from memserve.bench.study.run import run_study
+from memserve.core.enums import CachingMode
 from memserve.core.errors import ConfigError
+from memserve.scheduler.cost_model import ProfileIdentity
+from memserve.simulator.report import Origin
 from tests.bench.report.cells import cell, lines
 from tests.bench.study.fake_gateway import FakeGateway
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "evaluation.md"
+PAPER_RESULT = PaperResult(
+    workload="react",
+    load=2.0,
+    system="PD-Caching-3",
+    layout="2p2d",
+    caching=CachingMode.RETURN,
+    policy="prompt-tree",
+    rate=1.0,
+    requests=10,
+    prompt_tokens_avg=1000.0,
+    output_tokens_avg=10.0,
+    ttft_avg_s=0.1,
+    ttft_p99_s=0.2,
+    jct_avg_s=1.0,
+    jct_p99_s=2.0,
+    hit_ratio=0.5,
+    moved_bytes=0.0,
+    gains=Gains(ttft_avg=0.0, ttft_p99=0.0, jct_avg=0.0, jct_p99=0.0),
+    paper=None,
+)
 
 
 class Report:
@@ -131,6 +157,31 @@ def test_operations_are_shown_by_system(report: Report) -> None:
     assert report.make().filled == ("index", "pool")
     assert "| match 512 | 1 | 1 |" in report.shown("index")
     assert "0.100" in report.shown("pool")
+
+
+def test_the_papers_scale_is_shown_beside_the_papers_own_gains(report: Report) -> None:
+    gains = Gains(ttft_avg=-0.5, ttft_p99=-0.4, jct_avg=-0.25, jct_p99=-0.125)
+    write_study(
+        PaperReport(
+            study="paper",
+            origin=Origin(version="1", commit="abc", started="then", machine="a machine", command="memserve bench"),
+            profile=ProfileIdentity(model="m", engine="vllm", machine="g"),
+            profile_source="A roofline.",
+            seeds=(0, 1, 2),
+            scaling={"react": "as they are"},
+            results=(
+                msgspec.structs.replace(PAPER_RESULT, gains=gains, paper=PAPER_GAINS["react"]),
+                msgspec.structs.replace(PAPER_RESULT, system="colocated", gains=gains),
+            ),
+        ),
+        report.results / "simulation-paper.json",
+    )
+    assert report.make().filled == ("simulation-paper",)
+    shown = report.shown("simulation-paper")
+    assert "-50.0% (-78.5%)" in shown
+    assert "| react, 2 times | colocated |" in shown
+    assert "Made by `memserve bench`, seeds 0 to 2, commit abc" in shown
+    assert (report.out / "figures" / "evaluation" / "simulation-paper.svg").exists()
 
 
 def test_a_folder_or_page_that_is_not_there_is_refused(tmp_path: Path) -> None:

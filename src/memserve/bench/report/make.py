@@ -15,6 +15,7 @@ from memserve.bench.report.operations import operation_sections
 from memserve.bench.report.page import fill, names
 from memserve.bench.report.section import Block, Drawing, ResultsMissing, Section, build_section
 from memserve.bench.report.serving import serving_sections
+from memserve.bench.report.simulated import simulated_sections
 from memserve.bench.report.studies import study_sections
 from memserve.core.errors import ConfigError
 
@@ -35,7 +36,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
 def sections() -> list[Section]:
     """All there are."""
-    return [*serving_sections(), *study_sections(), *operation_sections()]
+    return [*serving_sections(), *study_sections(), *operation_sections(), *simulated_sections()]
 
 
 def make_page(results: Path, *, page: Path, out: Path, say: Say, known: Sequence[Section] = ()) -> Made:
