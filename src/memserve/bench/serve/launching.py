@@ -67,25 +67,25 @@ class Launcher:
     @asynccontextmanager
     async def _vllm(self, system: VllmSystem, logs: Path) -> AsyncIterator[Stack]:
         specs = self._plain(system.engine_args, logs)
-        async with running(specs, self._run.machine) as engines:
-            workers = ("--worker-urls", *(spec.url for spec in specs))
-            router = self._router(("--policy", system.policy, *workers), logs)
-            async with running((router,), self._run.machine) as routers:
-                yield ColocatedStack(url=router.url, pids=_pids((*engines, *routers)))
+        workers = ("--worker-urls", *(spec.url for spec in specs))
+        router = self._router(("--policy", system.policy, *workers), logs)
+        async with running(specs, self._run.machine) as engines, running((router,), self._run.machine) as routers:
+            yield ColocatedStack(url=router.url, pids=_pids((*engines, *routers)))
 
     @asynccontextmanager
     async def _nixl(self, system: NixlSystem, logs: Path) -> AsyncIterator[Stack]:
         if importlib.util.find_spec("nixl") is None:
             raise ConfigError("the engine's environment has no nixl: pip install --no-deps nixl nixl-cu12")
-        specs = self._plain((_CACHING,), logs)
         ports = free_ports(NUM_INSTANCES)
-        prefill, decode = (_with_nixl(spec, port, system) for spec, port in zip(specs, ports, strict=True))
+        prefill, decode = (
+            _with_nixl(spec, port, system) for spec, port in zip(self._plain((_CACHING,), logs), ports, strict=True)
+        )
+        front = self._nixl_front(system, prefill.url, decode.url, logs)
         async with running((prefill, decode), self._run.machine) as engines:
             await _calm_spinning_threads(_pids(engines))
-            before = self._nixl_front(system, prefill.url, decode.url, logs)
-            async with running((before,), self._run.machine) as fronts:
+            async with running((front,), self._run.machine) as fronts:
                 yield SplitStack(
-                    url=before.url,
+                    url=front.url,
                     pids=_pids((*engines, *fronts)),
                     prefill=prefill.url,
                     decode=decode.url,
