@@ -1,0 +1,1 @@
+"""Clusters under load while everything that can break is broken: `make chaos`."""
