@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +183,18 @@ class ChaosCluster:
         except (aiohttp.ClientError, TimeoutError):
             return False
 
-    async def _until(self, condition: Any, *, within_s: float, what: str) -> None:
+    async def until_noticed(self, name: str) -> None:
+        """No request goes to that instance any more. Raises TimeoutError with the states."""
+
+        async def is_noticed() -> bool:
+            return (await self.states()).get(name) != "active"
+
+        await self._until(is_noticed, within_s=30.0, what=f"{name} is no longer active")
+
+    async def _until(self, condition: Callable[[], Awaitable[bool]], *, within_s: float, what: str) -> None:
         try:
             async with asyncio.timeout(within_s):
-                while not await condition():
+                while not await condition():  # noqa: ASYNC110 - asked over HTTP
                     await asyncio.sleep(_POLL_S)
         except TimeoutError as error:
             raise TimeoutError(f"not within {within_s:g} s: {what}; now {await self.states()}") from error

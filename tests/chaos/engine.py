@@ -28,7 +28,7 @@ from tests.chaos.tokens import TOKEN_BYTES, extend, next_token
 
 NUM_ENGINE_BLOCKS = 1024
 MAX_BATCH = 16
-STEP_S = 0.003
+STEP_S = 0.005
 TOKEN_S = 0.00002
 """A step takes so long, and so much longer for each token that it computes."""
 _PAUSE_S = 0.001

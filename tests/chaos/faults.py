@@ -30,7 +30,7 @@ _LEFT_FREE_BYTES = 64 << 10
 _PIDFD_GETFD = 438
 """The number of this call on every architecture."""
 _MAX_KILLS = 2
-"""Of one engine in a row by its supervisor's count, whose waits grow; then supervisor and all are replaced."""
+"""Of one engine, whose supervisor waits longer each time; then the supervisor is killed, too, and replaced."""
 _CALM_S = 1.0
 
 
@@ -45,7 +45,7 @@ class Window(msgspec.Struct):
 class Faults:
     """`run` until told to stop. `folders`: the one that holds shared memory and the disk tiers' one, if fillable."""
 
-    def __init__(self, cluster: ChaosCluster, *, random: Random, disk: Path, may_fill: bool) -> None:
+    def __init__(self, cluster: ChaosCluster, *, random: Random, disk: Path, may_fill: bool, only: str) -> None:
         self._cluster = cluster
         self._random = random
         self._disk = disk
@@ -61,8 +61,9 @@ class Faults:
             "full disk": self.fill_disk,
             "full /dev/shm": self.fill_shared_memory,
         }
-        if not may_fill:
-            del self._kinds["full /dev/shm"]
+        if only:
+            self._kinds = {only: self._kinds[only]}
+        if not may_fill and self._kinds.pop("full /dev/shm", None):
             self.not_run["full /dev/shm"] = "needs a mount namespace of its own (unshare -m)"
 
     @property
@@ -94,14 +95,14 @@ class Faults:
         """kill -9 of an engine, or of one of its processes; its supervisor starts it again."""
         joined = await self._any_instance()
         engine = joined.engine()
-        _kill(engine if self._random.random() < 0.5 else [self._random.choice(engine)])
+        _kill(engine if self._random.random() < 0.5 else [_computing(engine)])
         joined.num_kills += 1
         if joined.num_kills > _MAX_KILLS:
             joined.process.kill()
             await joined.process.wait()
-            await self._until_gone(engine)
+            await asyncio.to_thread(psutil.wait_procs, engine, timeout=30)
             await self._cluster.start_instance(joined.name)
-        await self._until_noticed(joined.name)
+        await self._cluster.until_noticed(joined.name)
 
     async def stop(self) -> None:
         """SIGSTOP for seconds: shorter than anybody notices, long enough to be suspected, or taken for dead."""
@@ -147,7 +148,7 @@ class Faults:
                     self.failures.append(f"growing into a full /dev/shm was answered {answer.status}")
             _kill(joined.engine())
             joined.num_kills += 1
-            await self._until_noticed(joined.name)
+            await self._cluster.until_noticed(joined.name)
             await asyncio.sleep(3.0)
 
     # ------------------------------------------------------------ what they need
@@ -158,16 +159,10 @@ class Faults:
             raise TimeoutError(f"{joined.name} has no engine although it is active")
         return joined
 
-    async def _until_noticed(self, name: str) -> None:
-        """The cluster no longer takes the dead engine for an active instance."""
-        async with asyncio.timeout(30):
-            while (await self._cluster.states()).get(name) == "active":
-                await asyncio.sleep(0.05)
 
-    async def _until_gone(self, processes: list[psutil.Process]) -> None:
-        async with asyncio.timeout(30):
-            while any(process.is_running() for process in processes):
-                await asyncio.sleep(0.05)
+def _computing(engine: list[psutil.Process]) -> psutil.Process:
+    """Where the server has its engine in a process of its own, that one."""
+    return next((process for process in engine if "EngineCore" in " ".join(process.cmdline())), engine[0])
 
 
 def _kill(processes: list[psutil.Process]) -> None:

@@ -29,9 +29,8 @@ async def _held_now(cluster: ChaosCluster) -> list[str]:
     found = []
     for instance in await cluster.view():
         name, load = instance["peer"]["instance"], instance["load"]
-        for what in ("num_running", "num_waiting"):
-            if load.get(what):
-                found.append(f"{name}: {load[what]} requests {what.removeprefix('num_')}")
+        counts = {"running": load.get("num_running"), "waiting": load.get("num_waiting")}
+        found += [f"{name}: {count} requests {what}" for what, count in counts.items() if count]
         found += [f"{name}: {open_item}" for open_item in await _open_in_pool(instance["peer"]["endpoint"])]
     return found
 
@@ -71,6 +70,6 @@ async def _left_now(cluster: ChaosCluster) -> list[str]:
 
 async def _until_empty(look: Callable[[], Awaitable[list[str]]], *, within_s: float) -> list[str]:
     end = asyncio.get_running_loop().time() + within_s
-    while (found := await look()) and asyncio.get_running_loop().time() < end:
+    while (found := await look()) and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 - asked of others
         await asyncio.sleep(_POLL_S)
     return found

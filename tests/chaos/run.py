@@ -1,6 +1,6 @@
 """Clusters under load while everything that can break is broken, one fault after the other.
 
-python -m tests.chaos.run [--seconds 240] [--seed N] [--simulated] [--real] [--json FILE]
+python -m tests.chaos.run [--seconds 240] [--seed N] [--simulated] [--real] [--fault KIND] [--json FILE]
 
 A cluster of simulated instances and one of real vLLM instances, or the one that is named. Everything is on loopback.
 The last line counts requests; the exit status is 0 when all were right and nothing is left.
@@ -25,19 +25,20 @@ from tokenizers import Tokenizer
 from memserve.bundled.model import bundled_model, cache_folder
 from tests.chaos import leaks
 from tests.chaos.cluster import ChaosCluster, Shape
-from tests.chaos.conversations import Conversations
+from tests.chaos.conversations import AskedBefore, Conversations
 from tests.chaos.faults import SHARED_MEMORY, Faults
 from tests.chaos.load import Load
 from tests.chaos.verdict import Verdict, say, show, tell, verdict, write_json
 
 _OWN_NAMESPACE = "CHAOS_NAMESPACE"
 _SHARED_MEMORY_BYTES = 1 << 30
-_DISK_BYTES = 64 << 20
+_DISK_BYTES = 160 << 20
 _SITE = str(Path(__file__).parent / "site")
 _CALM_S = 2.0
+_NUM_KNOWN = 10
 
 
-async def simulated(*, seconds: float, seed: int, folder: Path, may_fill: bool) -> Verdict:
+async def simulated(*, seconds: float, seed: int, folder: Path, may_fill: bool, only: str) -> Verdict:
     model = bundled_model(cache_folder(os.environ))
     shape = Shape(
         name=f"chaos{os.getpid()}",
@@ -50,20 +51,55 @@ async def simulated(*, seconds: float, seed: int, folder: Path, may_fill: bool) 
     )
     said = Conversations(Tokenizer.from_file(str(model / "tokenizer.json")), seed=seed)
     cluster = ChaosCluster(shape, folder=folder)
-    load = Load(cluster, conversation=said.conversation, num_clients=8, seed=seed, model=model.name)
-    return await _suffer("simulated", cluster, load, seconds=seconds, seed=seed, may_fill=may_fill)
+    load = Load(cluster, conversation=said.conversation, num_clients=12, seed=seed, model=model.name)
+    return await _suffer("simulated", cluster, load, seconds=seconds, seed=seed, may_fill=may_fill, only=only)
+
+
+async def real(*, seconds: float, seed: int, folder: Path, may_fill: bool, only: str) -> Verdict:
+    model = bundled_model(cache_folder(os.environ))
+    shape = Shape(
+        name=f"chaos{os.getpid()}",
+        model=model,
+        roles={"p0": "prefill", "d0": "decode"},
+        serve_args=("--dram", "96MiB", "--disk", f"{folder / 'disk'}:64MiB", "--max-restarts", "100"),
+        engine_args=("--max-model-len", "1024"),
+        start_s=300.0,
+    )
+    said = AskedBefore(Tokenizer.from_file(str(model / "tokenizer.json")), seed=seed)
+    cluster = ChaosCluster(shape, folder=folder)
+    load = Load(cluster, conversation=said.conversation, num_clients=3, seed=seed, model=model.name)
+
+    async def ask() -> None:
+        await said.ask(cluster.http, cluster.url, model=model.name, count=_NUM_KNOWN)
+
+    return await _suffer("real", cluster, load, before=ask, seconds=seconds, seed=seed, may_fill=may_fill, only=only)
+
+
+async def _nothing() -> None:
+    pass
 
 
 async def _suffer(
-    name: str, cluster: ChaosCluster, load: Load, *, seconds: float, seed: int, may_fill: bool
+    name: str,
+    cluster: ChaosCluster,
+    load: Load,
+    *,
+    before: Callable[[], Awaitable[None]] = _nothing,
+    seconds: float,
+    seed: int,
+    may_fill: bool,
+    only: str,
 ) -> Verdict:
     """A cluster from its start to its end, with load on it and faults in it."""
-    faults = Faults(cluster, random=Random(f"{seed}/faults"), disk=cluster.folder / "disk", may_fill=may_fill)
+    faults = Faults(
+        cluster, random=Random(f"{seed}/faults"), disk=cluster.folder / "disk", may_fill=may_fill, only=only
+    )
     began = time.monotonic()
     leaked = []
     try:
         await cluster.start()
         say(f"{name}: up after {time.monotonic() - began:.0f} s, log folder {cluster.folder}")
+        await before()
         asking = asyncio.create_task(load.run())
         try:
             await asyncio.sleep(min(_CALM_S, seconds))
@@ -98,7 +134,7 @@ def _enter_own_namespace() -> bool:
         with contextlib.suppress(OSError):
             if subprocess.run(["unshare", flags, "true"], capture_output=True, check=False).returncode == 0:
                 os.environ[_OWN_NAMESPACE] = "1"
-                os.execvp("unshare", ["unshare", flags, sys.executable, "-m", "tests.chaos.run", *sys.argv[1:]])
+                os.execvp("unshare", ["unshare", flags, sys.executable, "-m", "tests.chaos.run", *sys.argv[1:]])  # noqa: S606
     return False
 
 
@@ -117,7 +153,7 @@ def _folder(*, is_own: bool):
         yield folder
     finally:
         if is_own:
-            subprocess.run(["umount", str(folder / "disk")], check=False)
+            subprocess.run(["umount", str(folder / "disk")], check=True)
 
 
 def main() -> None:
@@ -126,19 +162,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--simulated", action="store_true", help="the simulated cluster only")
     parser.add_argument("--real", action="store_true", help="the cluster of real vLLM instances only")
+    parser.add_argument("--fault", default="", help='this one alone, e.g. "cut off"')
     parser.add_argument("--json", type=Path, help="write the counts by fault")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     is_own = _enter_own_namespace()
-    parts: list[Callable[..., Awaitable[Verdict]]] = [simulated]
+    both = not asked.simulated and not asked.real
+    parts = [part for part, wanted in ((simulated, asked.simulated), (real, asked.real)) if wanted or both]
     verdicts = []
     for part in parts:
         with _folder(is_own=is_own) as folder:
-            found = asyncio.run(part(seconds=asked.seconds, seed=asked.seed, folder=folder, may_fill=is_own))
+            found = asyncio.run(
+                part(seconds=asked.seconds, seed=asked.seed, folder=folder, may_fill=is_own, only=asked.fault)
+            )
             say(show(found))
             verdicts.append(found)
-            if found.is_well:
-                shutil.rmtree(folder, ignore_errors=True)
+        if found.is_well:
+            shutil.rmtree(folder)
     if asked.json:
         write_json(asked.json, verdicts, seed=asked.seed)
     say(tell(verdicts))
