@@ -40,7 +40,9 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     num_resumes: int = 0
 
 
-class _Answer(msgspec.Struct, kw_only=True):
+class Answer(msgspec.Struct, kw_only=True):
+    """What a client has got so far."""
+
     tokens: list[int] = []
     text: str = ""
     is_whole: bool = False
@@ -107,7 +109,7 @@ class Load:
             if answer.is_whole or leaves or not self._was_without_gateway(began):
                 break
             num_retries += 1
-        verdict, why = ("left", "") if leaves else _judge(answer, turn, with_ids=bool(body["return_token_ids"]))
+        verdict, why = ("left", "") if leaves else judge(answer, turn, with_ids=bool(body["return_token_ids"]))
         return Ended(
             verdict=verdict,
             start=start,
@@ -124,9 +126,9 @@ class Load:
     def _was_without_gateway(self, began: float) -> bool:
         return not self._cluster.serving.is_set() or any(end > began for _, end in self._cluster.gateway_gaps)
 
-    async def _attempt(self, body: dict[str, Any], name: str, *, leaves: bool) -> _Answer:
+    async def _attempt(self, body: dict[str, Any], name: str, *, leaves: bool) -> Answer:
         assert self._http is not None
-        answer = _Answer()
+        answer = Answer()
         url, headers = f"{self._cluster.url}/v1/completions", {"X-Request-Id": name}
         try:
             async with self._http.post(url, json=body, headers=headers) as reply:
@@ -142,7 +144,7 @@ class Load:
         return answer
 
 
-async def _read_stream(reply: aiohttp.ClientResponse, answer: _Answer, *, leaves: bool) -> None:
+async def _read_stream(reply: aiohttp.ClientResponse, answer: Answer, *, leaves: bool) -> None:
     async for line in reply.content:
         if line.startswith(b"data: [DONE]"):
             answer.is_whole = not answer.fault
@@ -158,14 +160,14 @@ async def _read_stream(reply: aiohttp.ClientResponse, answer: _Answer, *, leaves
     answer.fault = answer.fault or "the stream ended before its end"
 
 
-def _take(answer: _Answer, told: dict[str, Any]) -> None:
+def _take(answer: Answer, told: dict[str, Any]) -> None:
     for choice in told["choices"]:
         answer.tokens += choice.get("token_ids") or []
         answer.text += choice["text"]
 
 
-def _judge(answer: _Answer, turn: Turn, *, with_ids: bool) -> tuple[str, str]:
-    """Also what came of an answer that failed must be right."""
+def judge(answer: Answer, turn: Turn, *, with_ids: bool) -> tuple[str, str]:
+    """The verdict, and why it is not right. Also what came of an answer that failed must be right."""
     tokens = turn.tokens[: None if answer.is_whole else len(answer.tokens)]
     text = turn.text[: None if answer.is_whole else len(answer.text)]
     if answer.text != text or (with_ids and answer.tokens != tokens):

@@ -1,9 +1,10 @@
 """Clusters under load while everything that can break is broken, one fault after the other.
 
-python -m tests.chaos.run [--seconds 240] [--seed N] [--simulated] [--real] [--fault KIND] [--json FILE]
+python -m tests.chaos.run [--seconds 240] [--seed N] [--simulated] [--real] [--small] [--fault KIND] [--json FILE]
 
-A cluster of simulated instances and one of real vLLM instances, or the one that is named. Everything is on loopback.
-The last line counts requests; the exit status is 0 when all were right and nothing is left.
+A cluster of simulated instances and one of real vLLM instances, or the one that is named. Everything is on loopback,
+and where the system lets it, in a mount namespace of its own, whose /dev/shm and disk can be filled. The last line
+counts requests; the exit status is 0 when all were right and nothing is left.
 """
 
 import argparse
@@ -16,10 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from random import Random
 
+import msgspec
 from tokenizers import Tokenizer
 
 from memserve.bundled.model import bundled_model, cache_folder
@@ -34,45 +36,59 @@ _OWN_NAMESPACE = "CHAOS_NAMESPACE"
 _SHARED_MEMORY_BYTES = 1 << 30
 _DISK_BYTES = 160 << 20
 _SITE = str(Path(__file__).parent / "site")
+_SMALL = {"p0": "prefill", "d0": "decode"}
+_LARGE = {"p0": "prefill", "p1": "prefill", "d0": "decode", "d1": "decode"}
 _CALM_S = 2.0
 _NUM_KNOWN = 10
 
 
-async def simulated(*, seconds: float, seed: int, folder: Path, may_fill: bool, only: str) -> Verdict:
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What was typed, and where it happens."""
+
+    seconds: float
+    seed: int
+    only: str
+    """One kind of fault; "" for all."""
+    is_small: bool
+    folder: Path
+    may_fill: bool
+
+
+async def simulated(asked: Asked) -> Verdict:
     model = bundled_model(cache_folder(os.environ))
     shape = Shape(
         name=f"chaos{os.getpid()}",
         model=model,
-        roles={"p0": "prefill", "p1": "prefill", "d0": "decode", "d1": "decode"},
-        serve_args=("--dram", "24MiB", "--disk", f"{folder / 'disk'}:4MiB", "--max-restarts", "100"),
+        roles=_SMALL if asked.is_small else _LARGE,
+        serve_args=("--dram", "24MiB", "--disk", f"{asked.folder / 'disk'}:4MiB", "--max-restarts", "100"),
         engine_args=("--max-model-len", "512"),
         site=_SITE,
         start_s=60.0,
     )
-    said = Conversations(Tokenizer.from_file(str(model / "tokenizer.json")), seed=seed)
-    cluster = ChaosCluster(shape, folder=folder)
-    load = Load(cluster, conversation=said.conversation, num_clients=12, seed=seed, model=model.name)
-    return await _suffer("simulated", cluster, load, seconds=seconds, seed=seed, may_fill=may_fill, only=only)
+    said = Conversations(Tokenizer.from_file(str(model / "tokenizer.json")), seed=asked.seed)
+    cluster = ChaosCluster(shape, folder=asked.folder)
+    load = Load(cluster, conversation=said.conversation, num_clients=12, seed=asked.seed, model=model.name)
+    return await _suffer(asked, "simulated", cluster, load)
 
 
-async def real(*, seconds: float, seed: int, folder: Path, may_fill: bool, only: str) -> Verdict:
+async def real(asked: Asked) -> Verdict:
     model = bundled_model(cache_folder(os.environ))
     shape = Shape(
         name=f"chaos{os.getpid()}",
         model=model,
-        roles={"p0": "prefill", "d0": "decode"},
-        serve_args=("--dram", "96MiB", "--disk", f"{folder / 'disk'}:64MiB", "--max-restarts", "100"),
+        roles=_SMALL,
+        serve_args=("--dram", "96MiB", "--disk", f"{asked.folder / 'disk'}:64MiB", "--max-restarts", "100"),
         engine_args=("--max-model-len", "1024"),
         start_s=300.0,
     )
-    said = AskedBefore(Tokenizer.from_file(str(model / "tokenizer.json")), seed=seed)
-    cluster = ChaosCluster(shape, folder=folder)
-    load = Load(cluster, conversation=said.conversation, num_clients=3, seed=seed, model=model.name)
+    said = AskedBefore(Tokenizer.from_file(str(model / "tokenizer.json")), seed=asked.seed)
+    cluster = ChaosCluster(shape, folder=asked.folder)
+    load = Load(cluster, conversation=said.conversation, num_clients=3, seed=asked.seed, model=model.name)
 
     async def ask() -> None:
         await said.ask(cluster.http, cluster.url, model=model.name, count=_NUM_KNOWN)
 
-    return await _suffer("real", cluster, load, before=ask, seconds=seconds, seed=seed, may_fill=may_fill, only=only)
+    return await _suffer(asked, "real", cluster, load, before=ask)
 
 
 async def _nothing() -> None:
@@ -80,30 +96,26 @@ async def _nothing() -> None:
 
 
 async def _suffer(
+    asked: Asked,
     name: str,
     cluster: ChaosCluster,
     load: Load,
     *,
     before: Callable[[], Awaitable[None]] = _nothing,
-    seconds: float,
-    seed: int,
-    may_fill: bool,
-    only: str,
 ) -> Verdict:
     """A cluster from its start to its end, with load on it and faults in it."""
-    faults = Faults(
-        cluster, random=Random(f"{seed}/faults"), disk=cluster.folder / "disk", may_fill=may_fill, only=only
-    )
+    disk, random = asked.folder / "disk", Random(f"{asked.seed}/faults")
+    faults = Faults(cluster, random=random, disk=disk, may_fill=asked.may_fill, only=asked.only)
     began = time.monotonic()
     leaked = []
     try:
         await cluster.start()
-        say(f"{name}: up after {time.monotonic() - began:.0f} s, log folder {cluster.folder}")
         await before()
+        say(f"{name}: up after {time.monotonic() - began:.0f} s, logs in {asked.folder}")
         asking = asyncio.create_task(load.run())
         try:
-            await asyncio.sleep(min(_CALM_S, seconds))
-            await faults.run(seconds=seconds)
+            await asyncio.sleep(min(_CALM_S, asked.seconds / 4))
+            await faults.run(seconds=asked.seconds)
         finally:
             load.stop()
             await asking
@@ -134,7 +146,8 @@ def _enter_own_namespace() -> bool:
         with contextlib.suppress(OSError):
             if subprocess.run(["unshare", flags, "true"], capture_output=True, check=False).returncode == 0:
                 os.environ[_OWN_NAMESPACE] = "1"
-                os.execvp("unshare", ["unshare", flags, sys.executable, "-m", "tests.chaos.run", *sys.argv[1:]])  # noqa: S606
+                command = ["unshare", flags, sys.executable, "-m", "tests.chaos.run", *sys.argv[1:]]
+                os.execvp(command[0], command)  # noqa: S606
     return False
 
 
@@ -143,44 +156,57 @@ def _mount(place: Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def _folder(*, is_own: bool):
-    """For logs and the disk tier, which gets a file system of its own where it may be filled."""
-    folder = Path(tempfile.mkdtemp(prefix="memserve-chaos-"))
-    (folder / "disk").mkdir()
+def _disk_in(folder: Path, *, is_own: bool) -> Iterator[None]:
+    """A folder for the disk tiers, with a file system of its own where it may be filled."""
+    place = folder / "disk"
+    place.mkdir()
     if is_own:
-        _mount(folder / "disk", _DISK_BYTES)
+        _mount(place, _DISK_BYTES)
     try:
-        yield folder
+        yield
     finally:
         if is_own:
-            subprocess.run(["umount", str(folder / "disk")], check=True)
+            subprocess.run(["umount", str(place)], check=True)
 
 
-def main() -> None:
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=240.0, help="of faults, for each cluster")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--simulated", action="store_true", help="the simulated cluster only")
     parser.add_argument("--real", action="store_true", help="the cluster of real vLLM instances only")
+    parser.add_argument("--small", action="store_true", help="two simulated instances in place of four")
     parser.add_argument("--fault", default="", help='this one alone, e.g. "cut off"')
     parser.add_argument("--json", type=Path, help="write the counts by fault")
-    asked = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    typed = _options()
     logging.basicConfig(level=logging.ERROR)
     is_own = _enter_own_namespace()
-    both = not asked.simulated and not asked.real
-    parts = [part for part, wanted in ((simulated, asked.simulated), (real, asked.real)) if wanted or both]
+    both = typed.simulated == typed.real
     verdicts = []
-    for part in parts:
-        with _folder(is_own=is_own) as folder:
-            found = asyncio.run(
-                part(seconds=asked.seconds, seed=asked.seed, folder=folder, may_fill=is_own, only=asked.fault)
-            )
-            say(show(found))
-            verdicts.append(found)
+    for part, is_wanted in ((simulated, typed.simulated), (real, typed.real)):
+        if not is_wanted and not both:
+            continue
+        folder = Path(tempfile.mkdtemp(prefix="memserve-chaos-"))
+        asked = Asked(
+            seconds=typed.seconds,
+            seed=typed.seed,
+            only=typed.fault,
+            is_small=typed.small,
+            folder=folder,
+            may_fill=is_own,
+        )
+        with _disk_in(folder, is_own=is_own):
+            found = asyncio.run(part(asked))
+        say(show(found))
+        verdicts.append(found)
         if found.is_well:
             shutil.rmtree(folder)
-    if asked.json:
-        write_json(asked.json, verdicts, seed=asked.seed)
+    if typed.json:
+        write_json(typed.json, verdicts, seed=typed.seed)
     say(tell(verdicts))
     sys.exit(0 if all(v.is_well for v in verdicts) else 1)
 
