@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/setup.stamp
 
-.PHONY: bench-peers evaluation evaluation-quick demo test test-quick check setup soak clean
+.PHONY: chaos bench-peers evaluation evaluation-quick demo test test-quick check setup soak clean
 
 demo: $(STAMP)
 	$(BIN)/memserve demo $(ARGS)
@@ -17,6 +17,10 @@ test-quick: $(STAMP)
 # Ten minutes of random calls and kills; ARGS="--seconds 60" for less.
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak.run $(ARGS)
+
+# Two clusters under load and faults, one of simulated instances and one of real ones; ARGS="--simulated --seconds 60".
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos.run $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """What is done to a cluster under load, one fault at a time, each undone before the next one.
 
 Owns the order and the length of faults, from a seed, and the times at which each was felt: from its beginning until
-all instances are active again. At most one instance is hurt at a time, so that one is always left to serve; while
-the gateway is restarted none is.
+all instances are active again. Fewer instances are hurt at a time than there are, so that one is always left to
+serve; while the gateway is restarted none can be reached.
 """
 
 import asyncio
@@ -31,6 +31,7 @@ _PIDFD_GETFD = 438
 """The number of this call on every architecture."""
 _MAX_KILLS = 2
 """Of one engine, whose supervisor waits longer each time; then the supervisor is killed, too, and replaced."""
+_ENOUGH_FOR_TWO = 3
 _CALM_S = 1.0
 
 
@@ -60,7 +61,10 @@ class Faults:
             "gateway restarted": self.restart_gateway,
             "full disk": self.fill_disk,
             "full /dev/shm": self.fill_shared_memory,
+            "two at once": self.hurt_two,
         }
+        if len(cluster.shape.roles) < _ENOUGH_FOR_TWO:
+            del self._kinds["two at once"]
         if only:
             self._kinds = {only: self._kinds[only]}
         if not may_fill and self._kinds.pop("full /dev/shm", None):
@@ -93,7 +97,9 @@ class Faults:
 
     async def kill(self) -> None:
         """kill -9 of an engine, or of one of its processes; its supervisor starts it again."""
-        joined = await self._any_instance()
+        await self._kill(await self._any_instance())
+
+    async def _kill(self, joined: Joined) -> None:
         engine = joined.engine()
         _kill(engine if self._random.random() < 0.5 else [_computing(engine)])
         joined.num_kills += 1
@@ -128,7 +134,17 @@ class Faults:
                 await asyncio.sleep(0.09)
             await asyncio.sleep(0.01)
 
+    async def hurt_two(self) -> None:
+        """One stands still while another is killed."""
+        still, killed = self._random.sample(sorted(self._cluster.instances), 2)
+        with _stopped(self._cluster.instances[still].engine()):
+            await self._kill(self._cluster.instances[killed])
+            await asyncio.sleep(self._random.uniform(0.0, 4.0))
+
     async def restart_gateway(self) -> None:
+        """By kill -9 or as an operator does; half of the times an engine is killed with it."""
+        if self._random.random() < 0.5:
+            _kill((await self._any_instance()).engine())
         await self._cluster.restart_gateway(self._random.choice((signal.SIGKILL, signal.SIGINT)))
 
     async def fill_disk(self) -> None:

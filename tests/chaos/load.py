@@ -3,7 +3,7 @@
 A request fails when its client gets no whole answer: an error, a stream that breaks off, or nothing for two minutes.
 Where there was no gateway at some moment while it ran (from the signal that ends one until the next one serves), its
 client asks again, as any client does whose connection is lost; that counts as retried, and the answer has to be right.
-No other request is asked twice: at any other time an instance was left to serve it, as no two are hurt at once.
+No other request is asked twice: at any other time an instance was left to serve it, as never all are hurt at once.
 """
 
 import asyncio

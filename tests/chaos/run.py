@@ -1,6 +1,7 @@
 """Clusters under load while everything that can break is broken, one fault after the other.
 
-python -m tests.chaos.run [--seconds 240] [--seed N] [--simulated] [--real] [--small] [--fault KIND] [--json FILE]
+python -m tests.chaos.run [--seconds 240] [--seed N] [--simulated] [--real] [--small] [--clients N] [--fault KIND]
+    [--json FILE]
 
 A cluster of simulated instances and one of real vLLM instances, or the one that is named. Everything is on loopback,
 and where the system lets it, in a mount namespace of its own, whose /dev/shm and disk can be filled. The last line
@@ -40,6 +41,8 @@ _SMALL = {"p0": "prefill", "d0": "decode"}
 _LARGE = {"p0": "prefill", "p1": "prefill", "d0": "decode", "d1": "decode"}
 _CALM_S = 2.0
 _NUM_KNOWN = 10
+_REAL_CLIENTS = 3
+_MOST_SHOWN = 20
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +53,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     only: str
     """One kind of fault; "" for all."""
     is_small: bool
+    num_clients: int
     folder: Path
     may_fill: bool
 
@@ -67,7 +71,9 @@ async def simulated(asked: Asked) -> Verdict:
     )
     said = Conversations(Tokenizer.from_file(str(model / "tokenizer.json")), seed=asked.seed)
     cluster = ChaosCluster(shape, folder=asked.folder)
-    load = Load(cluster, conversation=said.conversation, num_clients=12, seed=asked.seed, model=model.name)
+    load = Load(
+        cluster, conversation=said.conversation, num_clients=asked.num_clients, seed=asked.seed, model=model.name
+    )
     return await _suffer(asked, "simulated", cluster, load)
 
 
@@ -83,7 +89,13 @@ async def real(asked: Asked) -> Verdict:
     )
     said = AskedBefore(Tokenizer.from_file(str(model / "tokenizer.json")), seed=asked.seed)
     cluster = ChaosCluster(shape, folder=asked.folder)
-    load = Load(cluster, conversation=said.conversation, num_clients=3, seed=asked.seed, model=model.name)
+    load = Load(
+        cluster,
+        conversation=said.conversation,
+        num_clients=min(_REAL_CLIENTS, asked.num_clients),
+        seed=asked.seed,
+        model=model.name,
+    )
 
     async def ask() -> None:
         await said.ask(cluster.http, cluster.url, model=model.name, count=_NUM_KNOWN)
@@ -123,9 +135,8 @@ async def _suffer(
     finally:
         await cluster.stop()
     leaked += await leaks.left(cluster)
-    for one in load.ended:
-        if one.why:
-            say(f"{one.verdict.upper()} {one.why}")
+    for one in [one for one in load.ended if one.why][:_MOST_SHOWN]:
+        say(f"{one.verdict.upper()} {one.why}")
     return verdict(
         name,
         load.ended,
@@ -176,6 +187,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--simulated", action="store_true", help="the simulated cluster only")
     parser.add_argument("--real", action="store_true", help="the cluster of real vLLM instances only")
     parser.add_argument("--small", action="store_true", help="two simulated instances in place of four")
+    parser.add_argument("--clients", type=int, default=12, help="of the simulated cluster")
     parser.add_argument("--fault", default="", help='this one alone, e.g. "cut off"')
     parser.add_argument("--json", type=Path, help="write the counts by fault")
     return parser.parse_args()
@@ -196,6 +208,7 @@ def main() -> None:
             seed=typed.seed,
             only=typed.fault,
             is_small=typed.small,
+            num_clients=typed.clients,
             folder=folder,
             may_fill=is_own,
         )

@@ -30,7 +30,7 @@ def test_an_answer_is_right_only_when_it_is_whole_and_the_same_and_wrong_also_wh
 
 
 def test_a_simulated_cluster_answers_rightly_through_faults_and_leaves_nothing() -> None:
-    command = [sys.executable, "-m", "tests.chaos.run", "--simulated", "--small", "--seconds", "4", "--seed", "11"]
+    command = [sys.executable, "-m", "tests.chaos.run", "--simulated", "--small", "--seconds", "3", "--seed", "14"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=115, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     last = ended.stdout.splitlines()[-1]
