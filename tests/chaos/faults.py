@@ -111,8 +111,8 @@ class Faults:
         await self._cluster.until_noticed(joined.name)
 
     async def stop(self) -> None:
-        """SIGSTOP for seconds: shorter than anybody notices, long enough to be suspected, or taken for dead."""
-        seconds = self._random.choice((0.5, 2.0, 4.0, 8.0))
+        """SIGSTOP for seconds: shorter than anybody notices, long enough to be suspected, or to be taken for dead."""
+        (seconds,) = self._random.choices((0.5, 3.0, 8.0, 24.0), (3, 3, 3, 1))
         with _stopped((await self._any_instance()).engine()):
             await asyncio.sleep(seconds)
 

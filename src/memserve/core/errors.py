@@ -48,6 +48,10 @@ class LeaseLost(MemserveError):
     """The caller was taken for dead: what it held is gone, and it begins anew if it goes on."""
 
 
+class NotIntroduced(InstanceUnavailable):
+    """The peer does not know who asks, and has done nothing: the caller says hello and asks again."""
+
+
 class ProtocolError(MemserveError):
     """The peer sent what cannot be understood. The connection is closed; the pool is unharmed."""
 

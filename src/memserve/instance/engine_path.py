@@ -9,13 +9,13 @@ Never waits: what a peer has to answer is a future with a deadline. Thread-safe.
 from concurrent.futures import Future
 
 from memserve.core.ids import RequestId, TransferId
+from memserve.instance.aborts import Aborts
 from memserve.instance.agent import Agent
 from memserve.instance.core import PoolCore
 from memserve.instance.peer_links import PeerLinks
 from memserve.instance.remote_blocks import CONTROL_DEADLINE_S
 from memserve.transfer.handoff import Handoff
 from memserve.wire.messages import (
-    AbortRequest,
     AckReply,
     CommitRequest,
     PeerInfo,
@@ -27,10 +27,11 @@ from memserve.wire.messages import (
 class EnginePath:
     """Of one pool."""
 
-    def __init__(self, *, core: PoolCore, agent: Agent, links: PeerLinks) -> None:
+    def __init__(self, *, core: PoolCore, agent: Agent, links: PeerLinks, aborts: Aborts) -> None:
         self._core = core
         self._agent = agent
         self._links = links
+        self._aborts = aborts
 
     def reserve(self, to: PeerInfo, request: ReserveRequest) -> "Future[ReserveReply]":
         """Ask a peer for room. Stop writing into it `ttl_s` after this call, whatever happens."""
@@ -41,8 +42,8 @@ class EnginePath:
         return self._agent.submit(self._acknowledged(to, request))
 
     def abort(self, to: PeerInfo, transfer: TransferId) -> "Future[None]":
-        """Give a reservation up, after the last write into it."""
-        return self._agent.submit(self._acknowledged(to, AbortRequest(transfer=transfer)))
+        """Give a reservation up, after the last write into it. A peer that does not answer is told again later."""
+        return self._agent.submit(self._aborts.send(to, transfer))
 
     def handoff(self, request: RequestId, tokens: bytes) -> Handoff:
         """What peers have sent here for exactly these tokens of this request."""

@@ -18,6 +18,7 @@ from memserve.config import ALL_PATHS, DEFAULT_KEEPING, DEFAULT_MARKS, LOOPBACK,
 from memserve.core.clock import Clock, SystemClock
 from memserve.core.enums import DataPath, Tier
 from memserve.core.ids import BlockId, Incarnation, InstanceId
+from memserve.instance.aborts import AGAIN_S, Aborts
 from memserve.instance.addresses import Addresses
 from memserve.instance.agent import Agent, Ticker
 from memserve.instance.core import PoolCore
@@ -42,12 +43,7 @@ from memserve.pool.tokens import Tokens
 from memserve.storage.base import Storage
 from memserve.transfer.handoff import Handoff, HandoffState
 from memserve.wire.identity import KvIdentity, Namespace
-from memserve.wire.messages import (
-    ArenaRef,
-    BlockList,
-    PeerInfo,
-    RequestReport,
-)
+from memserve.wire.messages import ArenaRef, BlockList, PeerInfo, RequestReport
 
 __all__ = ["Handoff", "HandoffState", "MemPool"]
 
@@ -110,12 +106,13 @@ class MemPool:
         self.engine_blocks = EngineBlocks(self._core)
         self._inbox = Inbox()
         self._links = PeerLinks(lambda: self.info)
+        self._aborts = Aborts(self._links, clock=SystemClock())
         self._receiver = self._new_receiver()
         self.offload = Offload(core=self._core, links=self._links, marks=marks, clock=SystemClock())
         self._agent = self._new_agent(network)
         self._sender = self._new_sender()
         self._remote = RemoteBlocks(agent=self._agent, links=self._links)
-        self.engine_path = EnginePath(core=self._core, agent=self._agent, links=self._links)
+        self.engine_path = EnginePath(core=self._core, agent=self._agent, links=self._links, aborts=self._aborts)
         self._puller = self._new_puller()
         self.membership = self._new_membership()
         self.info = self._start(identity)
@@ -389,6 +386,7 @@ class MemPool:
                 Ticker(TICK_S, self.tiers.tick),
                 Ticker(TICK_S, self.offload.tick),
                 Ticker(_REFRESH_S, self._links.refresh),
+                Ticker(AGAIN_S, self._aborts.tick),
                 Ticker(COLLECT_S, self._receiver.publisher.tick),
             ),
             at_close=self._links.close,

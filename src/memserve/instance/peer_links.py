@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from memserve.core.errors import InstanceUnavailable, ProtocolError
+from memserve.core.errors import InstanceUnavailable, NotIntroduced, ProtocolError
 from memserve.core.ids import InstanceId
 from memserve.rpc.channel import RpcClient
 from memserve.wire.messages import HelloReply, HelloRequest, PeerInfo, PeerMessage
@@ -59,19 +59,26 @@ class PeerLinks:
         """Ask `to`, this very incarnation of it. Raises what it raises, besides the errors of `connect`."""
         link = await self._link(to.endpoint)
         try:
-            peer = link.peer or await self._introduce(link)
-            if (peer.instance, peer.incarnation) != (to.instance, to.incarnation):
-                raise InstanceUnavailable(
-                    f"{to.instance}/{to.incarnation} is gone: {to.endpoint} is now {peer.instance}/{peer.incarnation}"
-                )
-            self._num_calls[to.endpoint] += 1
-            answer = await link.client.call(message, deadline_s=deadline_s)
+            try:
+                answer = await self._ask(link, to, message, deadline_s)
+            except NotIntroduced:  # it took this instance for dead, or forgot it among many: it has done nothing yet
+                link.peer = None
+                answer = await self._ask(link, to, message, deadline_s)
         except InstanceUnavailable:
             link.peer = None
             raise
         if not isinstance(answer, reply):
             raise ProtocolError(f"{to.instance} answered {type(answer).__name__} instead of {reply.__name__}")
         return answer
+
+    async def _ask(self, link: _Link, to: PeerInfo, message: object, deadline_s: float) -> object:
+        peer = link.peer or await self._introduce(link)
+        if (peer.instance, peer.incarnation) != (to.instance, to.incarnation):
+            raise InstanceUnavailable(
+                f"{to.instance}/{to.incarnation} is gone: {to.endpoint} is now {peer.instance}/{peer.incarnation}"
+            )
+        self._num_calls[to.endpoint] += 1
+        return await link.client.call(message, deadline_s=deadline_s)
 
     def mark_holding(self, to: PeerInfo) -> None:
         """This instance holds blocks there: `refresh` keeps them."""

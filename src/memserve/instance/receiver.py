@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from memserve.core.enums import DataPath
-from memserve.core.errors import InstanceUnavailable, ProtocolError
+from memserve.core.errors import InstanceUnavailable, NotIntroduced, ProtocolError
 from memserve.core.ids import BlockId, Incarnation, InstanceId, TransferId, block_index
 from memserve.instance.admin_desk import AdminDesk
 from memserve.instance.core import PoolCore
@@ -190,7 +190,7 @@ class Receiver:
     def _known(self, sender: bytes) -> PeerInfo:
         peer = self._introduced.get(sender)
         if peer is None or self._newest.get(peer.instance) != peer:
-            raise InstanceUnavailable("this connection is not introduced, or by an incarnation that left: say hello")
+            raise NotIntroduced("this connection is not introduced, or by an incarnation that left: say hello")
         self._introduced.move_to_end(sender)
         return peer
 
