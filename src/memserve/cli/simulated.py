@@ -67,7 +67,7 @@ def paper(
         with console.status("simulating") as status:
 
             def tell(row: "PaperResult") -> None:
-                status.update(f"simulated {row.workload} at {row.rate:g} sessions/s: {row.system}")
+                status.update(f"simulated {row.workload} at {row.rate:g} requests/s: {row.system}")
 
             results = play_paper(plan, each=tell)
         report = PaperReport(

@@ -1,6 +1,7 @@
 """The paper's evaluation with 4 instances, in simulation: its workloads at its lengths, its systems, its figures.
 
-Owns which systems are played, at which rate, and what of the paper stands beside them. The paper does not say its
+Owns which systems are played, at which rate, and what of the paper stands beside them. As in the paper, requests
+come as a Poisson process that keeps the order within a session. The write-ups of the paper do not tell its
 rates, so each workload comes at rates found by bisection: those at which PD-Basic's average TTFT is so many times
 that of an idle cluster. Times are medians over seeds, gains are against PD-Basic of the same seeds.
 """
@@ -14,7 +15,7 @@ import msgspec
 from memserve.bench.serve.sessions import Words, make_sessions
 from memserve.bench.serve.workloads import Lengths, Workload, make_workload
 from memserve.bench.simulated.record import Gains, PaperResult
-from memserve.bench.simulated.traces import trace_of
+from memserve.bench.simulated.traces import by_request, trace_of
 from memserve.core.enums import CachingMode
 from memserve.scheduler.cost_model import CostProfile
 from memserve.simulator.result import SimulationResult
@@ -34,7 +35,7 @@ LENGTHS = Lengths(
 _SEARCHED = 9
 """Steps of the bisection: to about 2 % of the rate."""
 _RATES = (0.1, 200.0)
-"""Sessions a second between which it searches."""
+"""Requests a second between which it searches."""
 _AT_MOST = {"react": 140}
 """Sessions that the data has."""
 _TO_NOBODY = "least-load"
@@ -104,10 +105,10 @@ def _workload(plan: PaperPlan, name: str, seed: int) -> Workload:
 
 
 def _trace(plan: PaperPlan, name: str, seed: int) -> Trace:
-    """With one session a second; `Setting.speed` makes other rates of it."""
+    """With one request a second; `Setting.speed` makes other rates of it."""
     scripts = _workload(plan, name, seed).scripts
     sessions = make_sessions(scripts, words=plan.words, rate=1.0, seed=seed, context=CONTEXT)
-    return trace_of(sessions, name=name, block_tokens=BLOCK_TOKENS)
+    return by_request(trace_of(sessions, name=name, block_tokens=BLOCK_TOKENS), seed=seed)
 
 
 def _rate(plan: PaperPlan, trace: Trace, load: float) -> float:

@@ -43,7 +43,7 @@ class PaperResult(msgspec.Struct, frozen=True, kw_only=True):
     caching: CachingMode
     policy: str
     rate: float
-    """Sessions that arrive in a second."""
+    """Requests that arrive in a second."""
     requests: int
     prompt_tokens_avg: float
     output_tokens_avg: float

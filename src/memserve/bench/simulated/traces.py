@@ -5,6 +5,7 @@ that sessions share is shared. Answers are tokens that nobody else has.
 """
 
 from collections.abc import Mapping, Sequence
+from random import Random
 
 import msgspec
 
@@ -40,6 +41,28 @@ def trace_of(sessions: Sequence[Session], *, name: str, block_tokens: int, sent:
                 requests.append(((number, place), request))
     requests.sort(key=lambda each: (each[1].at_s, each[0]))
     return Trace(name=name, requests=_in_chains(requests, wait=sent is None), block_tokens=block_tokens)
+
+
+def by_request(trace: Trace, *, seed: int) -> Trace:
+    """The turns of all sessions drawn in a random order that keeps each session's own: one a second on average, Poisson.
+
+    A turn that is drawn before the answer before it is complete comes right after that.
+    """
+    random = Random(f"requests {seed}")  # noqa: S311 - a seeded load
+    order = [request.session for request in trace.requests]
+    random.shuffle(order)
+    turns: dict[str, list[TraceRequest]] = {}
+    for request in reversed(trace.requests):
+        turns.setdefault(request.session, []).append(request)
+    requests: list[TraceRequest] = []
+    last: dict[str, int] = {}
+    at_s = 0.0
+    for place, session in enumerate(order):
+        request = turns[session].pop()
+        requests.append(msgspec.structs.replace(request, at_s=at_s, after=last.get(session), think_s=0.0))
+        last[session] = place
+        at_s += random.expovariate(1.0)
+    return msgspec.structs.replace(trace, requests=tuple(requests))
 
 
 def _in_chains(requests: Sequence[tuple[tuple[int, int], TraceRequest]], *, wait: bool) -> tuple[TraceRequest, ...]:
