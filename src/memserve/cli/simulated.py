@@ -1,6 +1,7 @@
 """`memserve bench simulated ...`: what is typed, played, printed and written. Decides nothing."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="simulated",
-    help="What this machine is too small for, in simulation: the paper's evaluation.",
+    help="What this machine is too small for, in simulation: the paper's evaluation, costs, and how far to trust it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -86,11 +87,116 @@ def paper(
             draw_paper(report, figure)
 
 
+@app.command()
+def against(
+    run: Annotated[Path, typer.Argument(help="JSON file of `memserve bench serve`; its lines lie beside it.")],
+    *,
+    profile: Annotated[str, typer.Option(help="What `memserve calibrate` measured on the same machine.")],
+    data: Data = Path("../shared/data"),
+    model: Model = None,
+    json: Json = None,
+) -> None:
+    """The simulator beside a real run: the same requests at the same moments."""
+    with refusals():
+        from memserve.bench.simulated.against import AgainstPlan, play_against  # noqa: PLC0415
+        from memserve.bench.simulated.origin import origin  # noqa: PLC0415
+        from memserve.bench.simulated.record import AgainstReport, write_study  # noqa: PLC0415
+        from memserve.bench.simulated.tables import against_table  # noqa: PLC0415
+        from memserve.manager.model_facts import read_model_facts  # noqa: PLC0415
+        from memserve.simulator.profiles import load_profile  # noqa: PLC0415
+
+        folder = _model(model)
+        plan = AgainstPlan(
+            run=run,
+            profile=load_profile(profile),
+            data=data,
+            words=_words(model),
+            context=read_model_facts(folder).max_tokens or sys.maxsize,
+        )
+        results, left_out = play_against(plan)
+        report = AgainstReport(
+            study="against",
+            origin=origin(),
+            profile=plan.profile.identity,
+            profile_source=plan.profile.source,
+            seeds=(0,),
+            run=run.name,
+            left_out=tuple(left_out),
+            results=tuple(results),
+        )
+        console = Console(highlight=False)
+        console.print(against_table(report))
+        if left_out:
+            console.print(f"left out, as the simulator has nothing like them: {', '.join(left_out)}")
+        if json is not None:
+            write_study(report, json)
+
+
+@app.command()
+def cost(
+    trace: Annotated[Path, typer.Argument(help="Mooncake's .jsonl or Azure's .csv.")],
+    *,
+    ttft: Annotated[float, typer.Option(min=0.001, help="Seconds to the first token, on average, that suffice.")] = 1.0,
+    price: Annotated[
+        float, typer.Option(min=0.0, help="Dollars for an hour of one GPU; see docs/simulation.md for the default.")
+    ] = 2.5,
+    gpus: Annotated[int, typer.Option(min=1, help="Of an instance.")] = 2,
+    most: Annotated[int, typer.Option(min=1, help="Instances, at most.")] = 64,
+    speed: Annotated[float, typer.Option(help="Play the trace this many times as fast.")] = 1.0,
+    max_requests: Annotated[int | None, typer.Option(min=1, help="Only the first ones of the trace.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice among equals.")] = 0,
+    profile: Profile = "h100-llama2-13b-tp2",
+    json: Json = None,
+) -> None:
+    """The fewest instances that keep TTFT, with caching and without, and what a million tokens costs on them."""
+    with refusals():
+        from memserve.bench.simulated.cost import CostPlan, play_cost  # noqa: PLC0415
+        from memserve.bench.simulated.origin import origin  # noqa: PLC0415
+        from memserve.bench.simulated.record import CostReport, write_study  # noqa: PLC0415
+        from memserve.bench.simulated.tables import cost_table  # noqa: PLC0415
+        from memserve.simulator.profiles import load_profile  # noqa: PLC0415
+        from memserve.simulator.trace import load_trace  # noqa: PLC0415
+
+        plan = CostPlan(
+            trace=load_trace(trace, max_requests=max_requests),
+            profile=load_profile(profile),
+            ttft_s=ttft,
+            price_per_gpu_hour=price,
+            gpus_per_instance=gpus,
+            most_instances=most,
+            speed=speed,
+            seed=seed,
+        )
+        console = Console(highlight=False)
+        with console.status("simulating"):
+            results = play_cost(plan)
+        report = CostReport(
+            study="cost",
+            origin=origin(),
+            profile=plan.profile.identity,
+            profile_source=plan.profile.source,
+            seeds=(seed,),
+            trace=plan.trace.name,
+            requests=len(plan.trace.requests),
+            ttft_s=ttft,
+            price_per_gpu_hour=price,
+            results=tuple(results),
+        )
+        console.print(cost_table(report))
+        if json is not None:
+            write_study(report, json)
+
+
 def _words(model: Path | None) -> "Words":
     from memserve.bench.serve.sessions import Words  # noqa: PLC0415
+
+    return Words.of_model(_model(model))
+
+
+def _model(model: Path | None) -> Path:
     from memserve.bundled.model import bundled_model, cache_folder  # noqa: PLC0415
 
-    return Words.of_model(model or bundled_model(cache_folder(os.environ)))
+    return model or bundled_model(cache_folder(os.environ))
 
 
 def _names(text: str) -> Sequence[str]:

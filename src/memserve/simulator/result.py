@@ -19,14 +19,18 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
     ideal_hit_ratio: float
     """The same with one endless cache for everyone."""
     ttft_avg_s: float
+    ttft_p50_s: float
     ttft_p99_s: float
     jct_avg_s: float
+    jct_p50_s: float
     jct_p99_s: float
     load_max_over_mean: float
     """Of the time that an instance computes, over the whole trace."""
     decide_p50_us: float
     utilisation: float
     """Mean share of the time to the last answer in which an instance computes."""
+    seconds: float
+    """From the first request to the last answer."""
     requests: int
     prompt_tokens_avg: float
     output_tokens_avg: float
@@ -62,12 +66,15 @@ class Tally:
             hit_ratio=self.hit_blocks / trace.num_blocks,
             ideal_hit_ratio=ideal_hit_ratio(trace),
             ttft_avg_s=float(ttft.mean()),
+            ttft_p50_s=float(np.median(ttft)),
             ttft_p99_s=float(np.quantile(ttft, 0.99)),
             jct_avg_s=float(jct.mean()),
+            jct_p50_s=float(np.median(jct)),
             jct_p99_s=float(np.quantile(jct, 0.99)),
             load_max_over_mean=float(busy.max() / busy.mean()),
             decide_p50_us=float(np.median(self.decide_s)) * 1e6,
             utilisation=float(busy.mean() / self.done_s.max()),
+            seconds=float(self.done_s.max()),
             requests=len(trace.requests),
             prompt_tokens_avg=float(np.mean([request.prompt_tokens for request in trace.requests])),
             output_tokens_avg=float(np.mean([request.output_tokens for request in trace.requests])),

@@ -66,6 +66,74 @@ class PaperReport(StudyReport, frozen=True, kw_only=True):
     results: tuple[PaperResult, ...]
 
 
+class AgainstResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell of `memserve bench serve` and the same requests simulated."""
+
+    system: str
+    workload: str
+    rate: float
+    repetition: int
+    requests: int
+    ttft_p50_s: float
+    simulated_ttft_p50_s: float
+    ttft_avg_s: float
+    simulated_ttft_avg_s: float
+    jct_p50_s: float
+    simulated_jct_p50_s: float
+    jct_avg_s: float
+    simulated_jct_avg_s: float
+
+    @property
+    def ttft_error(self) -> float:
+        """Of the median; below 0: the simulator says less."""
+        return self.simulated_ttft_p50_s / self.ttft_p50_s - 1.0
+
+    @property
+    def jct_error(self) -> float:
+        """As `ttft_error`."""
+        return self.simulated_jct_p50_s / self.jct_p50_s - 1.0
+
+
+class AgainstReport(StudyReport, frozen=True, kw_only=True):
+    """`memserve bench simulated against`."""
+
+    run: str
+    """File name of the real run."""
+    left_out: tuple[str, ...]
+    """Systems of it that the simulator has no counterpart for."""
+    results: tuple[AgainstResult, ...]
+
+
+class CostResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The smallest cluster of one kind that keeps the average TTFT."""
+
+    caching: CachingMode
+    policy: str
+    instances: int
+    ttft_avg_s: float
+    ttft_p99_s: float
+    jct_avg_s: float
+    utilisation: float
+    hit_ratio: float
+    hours: float
+    """From the first request to the last answer."""
+    tokens: int
+    """Of prompts and answers."""
+    dollars_per_million_tokens: float
+
+
+class CostReport(StudyReport, frozen=True, kw_only=True):
+    """`memserve bench simulated cost`."""
+
+    trace: str
+    requests: int
+    ttft_s: float
+    """That the average must not pass."""
+    price_per_gpu_hour: float
+    """Dollars."""
+    results: tuple[CostResult, ...]
+
+
 def write_study(report: StudyReport, file: Path) -> None:
     """Indented, with a newline at the end. Raises ConfigError when the file cannot be written."""
     try:

@@ -3,7 +3,8 @@
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from memserve.bench.simulated.record import Gains, PaperReport
+from memserve.bench.simulated.record import AgainstReport, CostReport, Gains, PaperReport
+from memserve.core.enums import CachingMode
 
 
 def paper_table(report: PaperReport) -> Table:
@@ -22,6 +23,48 @@ def paper_table(report: PaperReport) -> Table:
             f"{row.jct_p99_s:.2f}",
             f"{row.hit_ratio:.2f}",
             *_gains(row.gains, row.paper),
+        )
+    return table
+
+
+def against_table(report: AgainstReport) -> Table:
+    """A row per cell: medians, measured and simulated, and how far the simulator is off."""
+    table = _table(
+        "workload", "system", right=("rate", "rep.", "n", "TTFT s", "simulated", "off", "JCT s", "simulated", "off")
+    )
+    for row in report.results:
+        table.add_row(
+            row.workload,
+            row.system,
+            f"{row.rate:g}",
+            str(row.repetition),
+            str(row.requests),
+            f"{row.ttft_p50_s:.2f}",
+            f"{row.simulated_ttft_p50_s:.2f}",
+            f"{row.ttft_error:+.0%}",
+            f"{row.jct_p50_s:.2f}",
+            f"{row.simulated_jct_p50_s:.2f}",
+            f"{row.jct_error:+.0%}",
+        )
+    return table
+
+
+def cost_table(report: CostReport) -> Table:
+    """A row per kind of cluster."""
+    table = _table(
+        "caching", "policy", right=("instances", "TTFT s", "p99", "JCT s", "busy", "hits", "$ per million tokens")
+    )
+    for row in report.results:
+        table.add_row(
+            "none" if row.caching is CachingMode.BASIC else str(row.caching),
+            row.policy,
+            str(row.instances),
+            f"{row.ttft_avg_s:.2f}",
+            f"{row.ttft_p99_s:.2f}",
+            f"{row.jct_avg_s:.2f}",
+            f"{row.utilisation:.0%}",
+            f"{row.hit_ratio:.3f}",
+            f"{row.dollars_per_million_tokens:.3f}",
         )
     return table
 

@@ -44,7 +44,7 @@ def trace_of(sessions: Sequence[Session], *, name: str, block_tokens: int, sent:
 
 
 def by_request(trace: Trace, *, seed: int) -> Trace:
-    """The turns of all sessions drawn in a random order that keeps each session's own: one a second on average, Poisson.
+    """All sessions' turns in a random order that keeps each session's own: Poisson, one a second on average.
 
     A turn that is drawn before the answer before it is complete comes right after that.
     """
