@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from threading import Event, Thread
 
 import aiohttp
 import pytest
@@ -13,7 +14,7 @@ from starlette.routing import Route
 
 from memserve.bench.serve.nixl_proxy import make_app
 from memserve.bench.serve.player import Played, Player
-from memserve.bench.serve.processes import cpu_seconds, give_lowest_priority, thread_seconds
+from memserve.bench.serve.processes import cpu_seconds, give_lowest_priority, helper_seconds
 from memserve.bench.serve.stack import MemserveStack, SplitStack
 from memserve.core.clock import SystemClock
 from memserve.core.errors import InstanceUnavailable
@@ -126,8 +127,21 @@ def test_cpu_time_of_a_family_is_the_sum_of_its_members() -> None:
     sum(number * number for number in range(3_000_000))
 
     assert cpu_seconds([os.getpid()]) > before
-    assert os.getpid() in thread_seconds([os.getpid()])
 
 
-def test_a_thread_that_has_ended_keeps_its_priority() -> None:
+def test_the_thread_in_which_a_server_works_is_no_helper() -> None:
+    done = Event()
+    helper = Thread(target=done.wait)
+    helper.start()
+    try:
+        helpers = helper_seconds([os.getpid()])
+    finally:
+        done.set()
+        helper.join()
+
+    assert helper.native_id in helpers
+    assert os.getpid() not in helpers
+
+
+def test_a_thread_that_has_ended_is_passed_over() -> None:
     assert give_lowest_priority([2**22 + 1]) == 0

@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from memserve.bench.serve.processes import give_lowest_priority, thread_seconds
+from memserve.bench.serve.processes import give_lowest_priority, helper_seconds
 from memserve.bench.serve.stack import ColocatedStack, MemserveStack, SplitStack, Stack
 from memserve.bench.serve.systems import KV_GIB, NUM_INSTANCES, MemserveSystem, NixlSystem, System, VllmSystem
 from memserve.core.enums import Role
@@ -30,7 +30,7 @@ from memserve.serving.prepare import LOOPBACK, PreparedRun, free_ports
 _ROUTER = "vllm-router"
 _PROXY = "memserve.bench.serve.nixl_proxy"
 _CACHING = "--enable-prefix-caching"
-_SPIN_S, _SPINNING = 1.0, 0.5
+_IDLE_S, _SPINNING = 1.0, 0.1
 _INSTANCE_LOG = re.compile(r"^starting .*, log (\S+)$", re.MULTILINE)
 
 
@@ -153,12 +153,13 @@ def _with_nixl(spec: LaunchSpec, port: int, system: NixlSystem) -> LaunchSpec:
 
 
 async def _calm_spinning_threads(pids: Sequence[int]) -> None:
-    """Of servers that have nothing to do: whatever uses most of a core now only polls."""
-    before = await asyncio.to_thread(thread_seconds, pids)
-    await asyncio.sleep(_SPIN_S)
-    after = await asyncio.to_thread(thread_seconds, pids)
-    share = _SPIN_S * _SPINNING / max(1, NUM_INSTANCES)
-    give_lowest_priority(thread for thread, spent in after.items() if spent - before.get(thread, spent) > share)
+    """Of servers that have nothing to do: a thread that uses a good part of a core even so only polls."""
+    before = await asyncio.to_thread(helper_seconds, pids)
+    await asyncio.sleep(_IDLE_S)
+    after = await asyncio.to_thread(helper_seconds, pids)
+    give_lowest_priority(
+        thread for thread, spent in after.items() if spent - before.get(thread, spent) > _IDLE_S * _SPINNING
+    )
 
 
 def _pids(children: Sequence[Child]) -> tuple[int, ...]:

@@ -22,14 +22,14 @@ def cpu_seconds(roots: Iterable[int]) -> float:
     return sum(stats[pid].ticks for pid in _family(set(roots), stats)) / _TICKS_PER_S
 
 
-def thread_seconds(roots: Iterable[int]) -> dict[int, float]:
-    """The same for each of their threads, by the thread's number."""
+def helper_seconds(roots: Iterable[int]) -> dict[int, float]:
+    """The same for each of their threads but the first ones, in which servers do their work; by number."""
     stats = {int(entry.name): stat for entry in _numbered(Path("/proc")) if (stat := _stat(entry)) is not None}
     threads: dict[int, float] = {}
     for pid in _family(set(roots), stats):
         for entry in _numbered(Path(f"/proc/{pid}/task")):
             stat = _stat(entry)
-            if stat is not None:
+            if stat is not None and int(entry.name) != pid:
                 threads[int(entry.name)] = stat.ticks / _TICKS_PER_S
     return threads
 
