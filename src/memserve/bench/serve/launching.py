@@ -31,6 +31,8 @@ _ROUTER = "vllm-router"
 _PROXY = "memserve.bench.serve.nixl_proxy"
 _CACHING = "--enable-prefix-caching"
 _IDLE_S, _SPINNING = 1.0, 0.1
+_READ_BACK_TOKENS = 8
+"""vLLM's own 64 is more than most answers here have; it is divided as the answers' lengths are (workloads.py)."""
 _INSTANCE_LOG = re.compile(r"^starting .*, log (\S+)$", re.MULTILINE)
 
 
@@ -141,7 +143,10 @@ def _with_nixl(spec: LaunchSpec, port: int, system: NixlSystem) -> LaunchSpec:
         "kv_connector": "NixlConnector",
         "kv_role": "kv_both",
         "kv_buffer_device": "cpu",
-        "kv_connector_extra_config": {"bidirectional_kv_xfer": system.bidirectional},
+        "kv_connector_extra_config": {
+            "bidirectional_kv_xfer": system.bidirectional,
+            "kv_recompute_threshold": _READ_BACK_TOKENS,
+        },
     }
     nixl = {
         "VLLM_NIXL_SIDE_CHANNEL_HOST": LOOPBACK,

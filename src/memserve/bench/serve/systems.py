@@ -13,7 +13,8 @@ instance, which memserve splits into 1 GiB of the engine's own and 1 GiB of pool
     auto                      memserve serve --instances 2: the product chooses by itself
 
 NIXL's progress thread polls without pause: with fewer cores than threads it would halve its own system's numbers
-for no fault of the design, so threads that spin in idle servers get the lowest priority.
+for no fault of the design, so threads that spin in idle servers get the lowest priority. It reads back answers from
+8 tokens on (its own 64, divided as answers' lengths are), else it would read back none.
 """
 
 from collections.abc import Mapping
