@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from memserve.bench.evaluation import Part, run_parts
+from memserve.bench.evaluation import Pace, Part, run_parts
 
 PROGRAM = (sys.executable, "-c")
 """A part's first argument is then a program of its own; its result file is the last one."""
@@ -33,10 +33,9 @@ def test_a_part_whose_result_is_there_is_not_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ends", ["", "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); "])
-def test_a_part_past_its_deadline_is_stopped(tmp_path: Path, ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memserve.bench.evaluation._STOP_S", 0.5)
+def test_a_part_past_its_deadline_is_stopped(tmp_path: Path, ends: str) -> None:
     slow = part("slow", f"{ends}import time; time.sleep(600)", deadline_s=0.5)
-    (outcome,) = run_parts([slow], results=tmp_path, say=lambda _: None, program=PROGRAM)
+    (outcome,) = run_parts([slow], results=tmp_path, say=lambda _: None, program=PROGRAM, pace=Pace(stop_s=0.5))
     assert "stopped after its deadline" in outcome.problem
 
 
@@ -44,3 +43,17 @@ def test_a_result_counts_though_its_command_ended_with_an_error(tmp_path: Path) 
     program = f"{WRITES}; raise SystemExit(1)"
     (outcome,) = run_parts([part("odd", program)], results=tmp_path, say=lambda _: None, program=PROGRAM)
     assert outcome.problem == ""
+
+
+def test_whoever_waits_for_a_long_part_hears_what_it_said_last(tmp_path: Path) -> None:
+    said: list[str] = []
+    slow = part("slow", "import time; print('round 3 of 5', flush=True); time.sleep(600)", deadline_s=10.0)
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.endswith("round 3 of 5"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_parts([slow], results=tmp_path, say=say, program=PROGRAM, pace=Pace(tell_s=0.1))
+    assert said[-1] == "[1/1] slow: round 3 of 5"

@@ -19,11 +19,11 @@ from pathlib import Path
 import msgspec
 
 from memserve.bench.child import Say
+from memserve.bench.report.serving import WORKLOADS
 from memserve.bench.study.record import Size
 from memserve.bench.study.run import STUDIES
 from memserve.core.errors import ConfigError
 
-_STOP_S = 30.0
 _LAST_WORDS = 300
 
 
@@ -50,14 +50,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 _ALL_SYSTEMS = "vllm,vllm-apc,vllm-nixl,colocated,auto,basic,prefill,both,return,basic-by-layer,return-by-layer"
 _SERVE: dict[Size, tuple[tuple[str, str, float], ...]] = {
-    Size.QUICK: (
-        ("sharegpt", "--systems basic,return,vllm-apc --rate 0.2 --sessions 3 --repetitions 1", 400.0),
-        ("loogle", "--systems basic,return --rate 0.2 --sessions 3 --repetitions 1", 300.0),
-        ("react", "--systems basic,return --rate 0.2 --sessions 3 --repetitions 1", 300.0),
+    Size.QUICK: tuple(
+        (workload, "--systems basic,return --rate 0.2 --sessions 3 --repetitions 1", 300.0) for workload in WORKLOADS
     ),
     Size.FULL: tuple(
-        (workload, f"--systems {_ALL_SYSTEMS} --rate 0.05,0.1,0.2", 12 * 3600.0)
-        for workload in ("sharegpt", "loogle", "react")
+        (workload, f"--systems {_ALL_SYSTEMS} --rate 0.05,0.1,0.2", 12 * 3600.0) for workload in WORKLOADS
     ),
 }
 _OPERATIONS: dict[Size, tuple[tuple[str, str, float], ...]] = {
@@ -97,7 +94,21 @@ def parts_of(size: Size) -> list[Part]:
     return [*operations, simulated, *studies, *served]
 
 
-def run_parts(parts: Sequence[Part], *, results: Path, say: Say, program: Sequence[str] = ()) -> list[Outcome]:
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How a part is waited for."""
+
+    tell_s: float = 20.0
+    """Between two lines about what it said last."""
+    stop_s: float = 30.0
+    """It may take to end when it is asked to; then it is killed."""
+
+
+_PACE = Pace()
+
+
+def run_parts(
+    parts: Sequence[Part], *, results: Path, say: Say, program: Sequence[str] = (), pace: Pace = _PACE
+) -> list[Outcome]:
     """All that have no result yet. Raises ConfigError when the folder cannot be made."""
     try:
         (results / "logs").mkdir(parents=True, exist_ok=True)
@@ -111,45 +122,62 @@ def run_parts(parts: Sequence[Part], *, results: Path, say: Say, program: Sequen
             outcomes.append(Outcome(part=part.name, seconds=0.0))
             continue
         say(f"{where}: memserve {shlex.join(part.command(results))}")
-        outcomes.append(_run(part, results, program or (sys.executable, "-m", "memserve")))
+        attempt = _Attempt(part, results=results, program=program or (sys.executable, "-m", "memserve"), pace=pace)
+        outcomes.append(attempt.run(say, where=where))
         say(f"{where}: {outcomes[-1].problem or 'done'} ({outcomes[-1].seconds:.0f} s)")
     return outcomes
 
 
-def _run(part: Part, results: Path, program: Sequence[str]) -> Outcome:
-    log = results / "logs" / f"{part.name}.log"
-    began = time.monotonic()
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            (*program, *part.command(results)), stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        problem = _wait(child, part.deadline_s)
-    return Outcome(
-        part=part.name, seconds=time.monotonic() - began, problem=problem or _judge(part, results, log, child)
-    )
+class _Attempt:
+    """One part as a process with its output in a log; gone when `run` is over, however that ends."""
 
+    def __init__(self, part: Part, *, results: Path, program: Sequence[str], pace: Pace) -> None:
+        self._part = part
+        self._pace = pace
+        self._result = part.file(results)
+        self._command = (*program, *part.command(results))
+        self._log = results / "logs" / f"{part.name}.log"
 
-def _judge(part: Part, results: Path, log: Path, child: "subprocess.Popen[bytes]") -> str:
-    """Why there is no result; what was wrong all the same goes with the result itself."""
-    if part.file(results).exists():
-        return ""
-    lines = log.read_text(errors="replace").strip().splitlines()
-    words = lines[-1][-_LAST_WORDS:] if lines else "it said nothing"
-    return f"ended with status {child.returncode} and no result: {words}; its log is {log}"
-
-
-def _wait(child: "subprocess.Popen[bytes]", deadline_s: float) -> str:
-    """Why it was stopped, "" when it ended by itself. Whatever happens, it is gone afterwards."""
-    try:
-        child.wait(deadline_s)
-    except subprocess.TimeoutExpired:
-        return f"stopped after its deadline of {deadline_s:.0f} s"
-    finally:
-        if child.poll() is None:
-            child.send_signal(signal.SIGINT)  # a cluster under it winds up by itself
+    def run(self, say: Say, *, where: str) -> Outcome:
+        began = time.monotonic()
+        with self._log.open("wb") as output:
+            child = subprocess.Popen(self._command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
             try:
-                child.wait(_STOP_S)
+                in_time = self._follow(child, say, where=where, deadline=began + self._part.deadline_s)
+            finally:
+                _end(child, stop_s=self._pace.stop_s)
+        seconds = time.monotonic() - began
+        if not in_time:
+            problem = f"stopped after its deadline of {self._part.deadline_s:.0f} s; its log is {self._log}"
+        elif not self._result.exists():
+            problem = f"ended with status {child.returncode} and no result: {self._last_line()}; its log is {self._log}"
+        else:
+            problem = ""
+        return Outcome(part=self._part.name, seconds=seconds, problem=problem)
+
+    def _follow(self, child: "subprocess.Popen[bytes]", say: Say, *, where: str, deadline: float) -> bool:
+        """Say now and then what it said last; whether it ended in time."""
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                child.wait(min(left, self._pace.tell_s))
             except subprocess.TimeoutExpired:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-    return ""
+                say(f"{where}: {self._last_line()}")
+            else:
+                return True
+        return False
+
+    def _last_line(self) -> str:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return lines[-1][-_LAST_WORDS:] if lines else "it said nothing"
+
+
+def _end(child: "subprocess.Popen[bytes]", *, stop_s: float) -> None:
+    """As Ctrl-C would, so that a cluster under it winds up by itself; by force when that takes too long."""
+    if child.poll() is not None:
+        return
+    child.send_signal(signal.SIGINT)
+    try:
+        child.wait(stop_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
