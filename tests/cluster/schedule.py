@@ -11,6 +11,7 @@ from collections.abc import Callable
 from random import Random
 
 from memserve.cluster.events import (
+    Cause,
     DrainAsked,
     Effect,
     Event,
@@ -28,7 +29,7 @@ from memserve.cluster.membership import Membership
 from memserve.cluster.view import ClusterView, InstanceState, InstanceView
 from memserve.core.clock import ManualClock
 from memserve.core.enums import Role, Tier
-from memserve.core.errors import ConfigError, InstanceUnavailable
+from memserve.core.errors import ConfigError, InstanceUnavailable, LeaseLost
 from memserve.core.ids import Epoch, Incarnation, InstanceId
 from memserve.pool.ledger import PoolLedger
 from memserve.transfer.session import TransferSessions
@@ -53,6 +54,8 @@ _LONG_S = 3600.0
 _IDENTITY = KvIdentity(model="m", dtype="f", engine="e", backend="b", block_size=1, block_bytes=8, num_layers=1)
 
 Life = tuple[InstanceId, Incarnation]
+Answer = JoinReply | HeartbeatReply | LeaseLost | None
+"""None: it did not come, or was a refusal that is asked again."""
 
 
 class Process:
@@ -89,6 +92,7 @@ class Schedule:
         self.processes: dict[InstanceId, Process] = {}
         self.told = ClusterView()
         self.dead: set[Life] = set()
+        self.silenced: set[Life] = set()
         self.draining: set[Life] = set()
         self.newest: dict[InstanceId, Incarnation] = {}
         self.num_requests = 0
@@ -140,6 +144,8 @@ class Schedule:
         for effect in effects:
             if isinstance(effect, InstanceDied):
                 self.dead.add((effect.instance, effect.incarnation))
+                if effect.cause is Cause.SILENT:
+                    self.silenced.add((effect.instance, effect.incarnation))
                 self.draining.discard((effect.instance, effect.incarnation))
             else:
                 assert effect.view.epoch == self.told.epoch + 1, self._story("views are not numbered one by one")
@@ -152,7 +158,7 @@ class Schedule:
             if instance.state is InstanceState.JOINING and self._answering(instance) is not None:
                 self._tell(InstanceReady(instance=instance.instance, incarnation=instance.incarnation))
 
-    def _answer(self, message: JoinRequest | HeartbeatRequest) -> JoinReply | HeartbeatReply | None:
+    def _answer(self, message: JoinRequest | HeartbeatRequest) -> Answer:
         if isinstance(message, JoinRequest):
             return self._join(message)
         life = (message.instance, message.incarnation)
@@ -161,7 +167,7 @@ class Schedule:
         dead = self.membership.dead_since(message.seen) if known else ()
         return HeartbeatReply(epoch=self.membership.view.epoch, known=known, dead=dead)
 
-    def _join(self, message: JoinRequest) -> JoinReply | None:
+    def _join(self, message: JoinRequest) -> JoinReply | LeaseLost | None:
         peer = message.peer
         life = (peer.instance, peer.incarnation)
         is_stale = peer.incarnation < self.newest.get(peer.instance, 0)
@@ -169,6 +175,10 @@ class Schedule:
             self._tell(InstanceJoined(peer=peer, role=message.role, url=message.url, can_play=message.can_play))
         except (ConfigError, InstanceUnavailable):
             return None
+        except LeaseLost as error:
+            assert life in self.silenced, self._story(f"{life} is fenced without having been silent")
+            return error
+        assert life not in self.silenced, self._story(f"{life} goes on after it was taken for dead")
         assert not is_stale, self._story(f"{life} was accepted after {self.newest[peer.instance]}")
         self.newest[peer.instance] = peer.incarnation
         self.dead.discard(life)
@@ -201,8 +211,11 @@ class Schedule:
             reply = None
         self._later(self._delay(), lambda: self._replied(process, reply))
 
-    def _replied(self, process: Process, reply: JoinReply | HeartbeatReply | None) -> None:
+    def _replied(self, process: Process, reply: Answer) -> None:
         if not self._lives(process) or process.is_stopped:
+            return
+        if isinstance(reply, LeaseLost):
+            self._restart(process)
             return
         if reply is None:
             process.member.lost()

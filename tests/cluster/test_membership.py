@@ -26,8 +26,8 @@ from memserve.cluster.events import (
 from memserve.cluster.membership import Membership
 from memserve.cluster.view import InstanceState
 from memserve.core.clock import ManualClock
-from memserve.core.enums import Role
-from memserve.core.errors import ConfigError, IdentityMismatch, InstanceUnavailable
+from memserve.core.enums import SERVING_ROLES, Role
+from memserve.core.errors import ConfigError, IdentityMismatch, InstanceUnavailable, LeaseLost
 from memserve.core.ids import Epoch, Incarnation, InstanceId
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import DeadInstance, Load, PeerInfo
@@ -141,6 +141,14 @@ def test_an_ended_process_is_dead_at_once(active: Cluster) -> None:
     assert died == InstanceDied(instance=A, incarnation=Incarnation(1), cause=Cause.EXITED, why="exit code 1")
 
 
+def test_a_life_that_was_taken_for_dead_may_not_go_on_but_the_next_one_may(active: Cluster) -> None:
+    active.wait(21)
+    with pytest.raises(LeaseLost, match=f"{A} was not heard of for so long that it is taken for dead"):
+        active.join(A, incarnation=1)
+    active.join(A, incarnation=2)
+    assert active.states() == {A: JOINING}
+
+
 def test_an_instance_that_failed_a_request_gets_none_until_its_server_answers_again(active: Cluster) -> None:
     active.fail(A)
     active.beat(A)
@@ -188,12 +196,6 @@ def test_a_repeated_join_changes_nothing(active: Cluster) -> None:
     assert active.states() == {A: ACTIVE}
 
 
-def test_an_instance_taken_for_dead_may_come_back(active: Cluster) -> None:
-    active.wait(DEAD_S + 1)
-    active.join(A)
-    assert active.states() == {A: JOINING}
-
-
 def test_an_instance_with_another_model_is_refused_and_leaves_no_trace(active: Cluster) -> None:
     before = active.membership.view
     other = msgspec.structs.replace(IDENTITY, model="other", dtype="float16")
@@ -223,9 +225,9 @@ def test_survivors_hear_of_those_that_died_since_the_view_they_have_seen(active:
     assert active.membership.dead_since(active.membership.view.epoch) == ()
 
 
-def test_the_first_view_of_an_incarnation_is_remembered_beyond_its_supposed_death(active: Cluster) -> None:
+def test_the_first_view_of_an_incarnation_is_remembered_when_it_left_and_came_back(active: Cluster) -> None:
     first = active.membership.first_epoch(A)
-    active.wait(DEAD_S + 1)
+    active.leave(A)
     active.join(A)
     assert active.membership.first_epoch(A) == first == 1
     active.leave(A)
@@ -312,6 +314,14 @@ def test_the_last_of_a_role_keeps_it_unless_the_two_halves_remain(active: Cluste
         active.become(B, Role.DECODE)
 
 
+def test_the_last_of_a_role_may_become_flexible_and_do_that_and_more(cluster: Cluster) -> None:
+    for name, role in ((A, Role.PREFILL), (B, Role.DECODE)):
+        cluster.join(name, role=role, can_play=SERVING_ROLES)
+        cluster.ready(name)
+    cluster.become(B, Role.FLEXIBLE)
+    assert [i.role for i in cluster.membership.view.instances] == [Role.PREFILL, Role.FLEXIBLE]
+
+
 def test_a_draining_instance_takes_no_new_role(active: Cluster) -> None:
     active.join(B)
     active.ready(B)
@@ -336,6 +346,7 @@ class MembershipAgainstFacts(RuleBasedStateMachine):
         self.cluster = Cluster()
         self.facts: list[tuple[str, str, int, float]] = []
         self.alive: set[tuple[str, int]] = set()
+        self.silenced: set[tuple[str, int]] = set()
         self.epoch = 0
 
     def note(self, kind: str, name: str, incarnation: int, effects: tuple[Effect, ...]) -> None:
@@ -344,12 +355,18 @@ class MembershipAgainstFacts(RuleBasedStateMachine):
             if isinstance(effect, InstanceDied):
                 self.facts.append(("died", effect.instance, effect.incarnation, self.cluster.clock.now()))
                 self.alive.remove((effect.instance, effect.incarnation))
+                if effect.cause is Cause.SILENT:
+                    self.silenced.add((effect.instance, effect.incarnation))
 
     @rule(name=names, incarnation=incarnations)
     def join(self, name: InstanceId, incarnation: int) -> None:
         newest = max((k for kind, n, k, _ in self.facts if n == name and kind == "joined"), default=0)
         if incarnation < newest:
             with pytest.raises(InstanceUnavailable):
+                self.cluster.join(name, incarnation)
+            return
+        if (name, incarnation) in self.silenced:
+            with pytest.raises(LeaseLost):
                 self.cluster.join(name, incarnation)
             return
         now = self.cluster.clock.now()
@@ -449,7 +466,10 @@ class EffectsTellTheView(RuleBasedStateMachine):
 
     @rule(name=MembershipAgainstFacts.names, kind=kinds)
     def tell(self, name: InstanceId, kind: str) -> None:
-        self.hear(getattr(self.cluster, kind)(name))
+        try:
+            self.hear(getattr(self.cluster, kind)(name))
+        except LeaseLost:
+            assert kind == "join"  # it was taken for dead: nothing has changed
 
     @rule(seconds=st.sampled_from([1.0, 6.0, 21.0]))
     def wait(self, seconds: float) -> None:

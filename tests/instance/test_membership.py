@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from memserve.core.enums import Phase, Role
+from memserve.core.errors import LeaseLost
 from memserve.core.ids import Epoch, RequestId
 from memserve.instance.mempool import MemPool
 from memserve.rpc.channel import RpcServer
@@ -31,6 +32,7 @@ class ManagerDesk:
     def __init__(self) -> None:
         self.messages: list[object] = []
         self.known = True
+        self.is_fenced = False
         self.dead: tuple[DeadInstance, ...] = ()
         self.changes = Changes()
 
@@ -40,6 +42,8 @@ class ManagerDesk:
     async def handle(self, message: object, _sender: bytes) -> object:
         self.messages.append(message)
         self.changes.happened()
+        if isinstance(message, JoinRequest) and self.is_fenced:
+            raise LeaseLost("taken for dead")
         if isinstance(message, JoinRequest):
             return JoinReply(epoch=Epoch(1), heartbeat_s=0.02)
         if isinstance(message, HeartbeatRequest):
@@ -146,3 +150,24 @@ async def test_what_is_queued_is_sent_before_the_goodbye(
 async def test_a_pool_that_never_joined_takes_reports_without_harm(a: MemPool) -> None:
     a.report(report(1))
     assert a.stats().num_reports_dropped == 0
+
+
+async def test_one_that_was_taken_for_dead_is_told_once_and_joins_no_more(
+    desk: ManagerDesk, manager: RpcServer[object]
+) -> None:
+    fenced = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    with MemPool(instance="a", block_size=4, block_bytes=64, dram_bytes=1024) as pool:
+        pool.membership.join(
+            manager.endpoint,
+            cluster="c",
+            role=Role.DECODE,
+            url="",
+            load=Load,
+            fenced=lambda: loop.call_soon_threadsafe(fenced.set),
+        )
+        await desk.changes.until(lambda: desk.count(HeartbeatRequest) >= 1)
+        desk.is_fenced, desk.known = True, False
+        await asyncio.wait_for(fenced.wait(), 10)
+        told = desk.count(JoinRequest)
+    assert desk.count(JoinRequest) == told == 2

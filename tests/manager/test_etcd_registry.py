@@ -13,12 +13,13 @@ from tests.fakes.launching import no_restarts
 from memserve.cluster.view import ClusterView
 from memserve.core.clock import SystemClock
 from memserve.core.enums import Phase, Role
-from memserve.core.errors import ConfigError, IdentityMismatch, InstanceUnavailable, RegistryUnavailable
+from memserve.core.errors import ConfigError, IdentityMismatch, InstanceUnavailable, LeaseLost, RegistryUnavailable
 from memserve.core.ids import Incarnation, InstanceId, RequestId
 from memserve.instance.etcd_link import EtcdLink, gateways_in_etcd
 from memserve.manager.etcd_registry import registry_in_etcd
 from memserve.manager.manager import ClusterManager
 from memserve.rpc.channel import RpcClient
+from memserve.rpc.etcd import EtcdClient
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import (
     ClusterMessage,
@@ -34,6 +35,7 @@ from memserve.wire.messages import (
     ReportRequest,
     RequestReport,
 )
+from memserve.wire.roster import MEMBERS, prefix_of
 
 pytestmark = needs_etcd
 IDENTITY = KvIdentity(model="m", dtype="f", engine="e", backend="b", block_size=32, block_bytes=64, num_layers=1)
@@ -76,6 +78,14 @@ async def eventually(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+
+
+async def eventually_knows(member: Member, names: set[InstanceId]) -> None:
+    """Its own copy of the cluster has all of them; then it beats once more."""
+    async with asyncio.timeout(20):
+        while {peer.instance for peer in member.link.peers()} != names:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    await member.beat()
 
 
 class Gateway:
@@ -201,6 +211,38 @@ async def test_a_second_process_under_a_name_is_refused_and_the_first_is_not_dis
     await cluster.member(A, incarnation=3)
     with pytest.raises(InstanceUnavailable, match="incarnation 2 of decode-0 is older than 3"):
         await cluster.member(A, incarnation=2)
+
+
+async def lose_leases(cluster: Cluster, *names: InstanceId) -> None:
+    """As when nobody kept them alive for too long."""
+    client = EtcdClient([cluster.server.endpoint])
+    for name in names:
+        member = await client.get(f"{prefix_of('test')}{MEMBERS}{name}")
+        assert member is not None
+        await client.revoke(member.lease)
+    await client.close()
+
+
+async def test_a_member_that_alone_was_taken_for_dead_must_not_go_on(cluster: Cluster) -> None:
+    a, b = await cluster.member(A), await cluster.member(B)
+    await eventually_knows(a, {A, B})
+    await lose_leases(cluster, A)
+    assert not (await a.beat()).known
+    with pytest.raises(LeaseLost, match="decode-0 was not heard of for so long that it is taken for dead"):
+        await a.join()
+    await cluster.until({B: "decode active"})
+    assert (await b.beat()).known
+
+
+async def test_members_whose_leases_all_ended_because_etcd_stood_still_come_back_as_they_are(cluster: Cluster) -> None:
+    a, b = await cluster.member(A), await cluster.member(B)
+    await eventually_knows(a, {A, B})
+    await eventually_knows(b, {A, B})
+    await lose_leases(cluster, A, B)
+    for member in (b, a):
+        assert not (await member.beat()).known
+        await member.join()
+    await cluster.until({A: "decode active", B: "decode active"})
 
 
 async def test_one_of_another_model_is_refused_with_the_field(cluster: Cluster) -> None:

@@ -15,11 +15,12 @@ import msgspec
 from rich.console import Console
 
 from memserve.cli.admin import ask
-from memserve.config import Network, parse_disk, parse_size
+from memserve.config import DiskPlace, Network, parse_disk, parse_size
 from memserve.core.errors import MemserveError
 from memserve.core.etcd_address import is_etcd
 from memserve.instance.etcd_link import gateways_in_etcd
 from memserve.instance.memory_server import MemoryServer, default_name, welcome
+from memserve.wire.messages import WelcomeReply
 
 _HAND_ON_S = 180.0
 """A little longer than the cluster takes at most."""
@@ -50,18 +51,41 @@ def run_pool(options: PoolOptions) -> None:
     endpoint = asyncio.run(manager_endpoint(options.join))
     into = asyncio.run(welcome(endpoint))
     name = options.name or default_name(disk)
-    with (
-        _stop_asked() as stop,
-        MemoryServer(name=name, into=into, dram_bytes=dram_bytes, disk=disk, network=options.network) as server,
-    ):
-        server.join(into.join or endpoint, dismissed=stop.set)
+    with _stop_asked() as stop:
+        while _serve_once(options, endpoint, into, disk, name=name, dram_bytes=dram_bytes, stop=stop):
+            _console.print(f"{name} was taken for dead by the cluster: it comes back empty-handed", markup=False)
+    _console.print("stopped")
+
+
+def _serve_once(
+    options: PoolOptions,
+    endpoint: str,
+    into: WelcomeReply,
+    disk: DiskPlace | None,
+    *,
+    name: str,
+    dram_bytes: int,
+    stop: Event,
+) -> bool:
+    """One life of the instance; True when the cluster took it for dead, and it is to begin another."""
+    is_fenced = Event()
+
+    def fence() -> None:
+        is_fenced.set()
+        stop.set()
+
+    with MemoryServer(name=name, into=into, dram_bytes=dram_bytes, disk=disk, network=options.network) as server:
+        server.join(into.join or endpoint, dismissed=stop.set, fenced=fence)
         tiers = ", ".join(f"{tier.tier.name} {tier.num_blocks} blocks" for tier in server.pool.stats().tiers)
         _console.print(f"{name} serves {tiers} to cluster {into.cluster}; Ctrl-C to leave", markup=False)
         stop.wait()
+        if is_fenced.is_set():
+            stop.clear()
+            return True
         _console.print("leaving")
         if options.hand_on:
             _hand_on(server, stop)
-    _console.print("stopped")
+    return False
 
 
 def _hand_on(server: MemoryServer, stop: Event) -> None:

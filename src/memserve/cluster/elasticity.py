@@ -40,8 +40,8 @@ def check_role(view: ClusterView, instance: InstanceView, role: Role) -> None:
         raise ConfigError(f"{instance.instance} cannot become {role}: its engine can play {able}")
     if instance.state is InstanceState.DRAINING:
         raise ConfigError(f"{instance.instance} is draining: it takes no new role")
-    if role is instance.role or instance.state is not InstanceState.ACTIVE:
-        return
+    if role in (instance.role, Role.FLEXIBLE) or instance.state is not InstanceState.ACTIVE:
+        return  # a flexible one does what it did before, too
     others = [i.role for i in view.active() if i.instance != instance.instance] + [role]
     if Role.PREFILL in others and Role.DECODE in others:
         return

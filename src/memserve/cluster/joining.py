@@ -1,6 +1,6 @@
 """When an incarnation may come into the cluster under its name: the same for whoever keeps the list of members."""
 
-from memserve.core.errors import ConfigError, InstanceUnavailable
+from memserve.core.errors import ConfigError, InstanceUnavailable, LeaseLost
 from memserve.core.ids import Incarnation
 from memserve.wire.messages import PeerInfo
 
@@ -19,4 +19,12 @@ def name_taken(peer: PeerInfo, present: Incarnation, heard: str) -> ConfigError:
     return ConfigError(
         f"another process is alive as {peer.instance} (incarnation {present}, {heard}): "
         "give each instance its own name, or stop the other one"
+    )
+
+
+def taken_for_dead(peer: PeerInfo) -> LeaseLost:
+    """The refusal of a life that was silent for so long that the others have freed what it held."""
+    return LeaseLost(
+        f"{peer.instance} was not heard of for so long that it is taken for dead, and what it held elsewhere is "
+        "freed: this process must end; started again it is welcome"
     )

@@ -31,7 +31,7 @@ from memserve.cluster.events import (
     Tick,
     ViewChanged,
 )
-from memserve.cluster.joining import check_newest, name_taken
+from memserve.cluster.joining import check_newest, name_taken, taken_for_dead
 from memserve.cluster.states import Move, target_of
 from memserve.cluster.view import ClusterView, InstanceState, InstanceView
 from memserve.core.clock import Clock
@@ -53,6 +53,8 @@ class _Newest(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: Incarnation
     epoch: Epoch
     """Of the first view that it was in."""
+    is_fenced: bool = False
+    """It was silent for too long: what it held is given to others, so that this life must not go on."""
 
 
 class Membership:
@@ -93,7 +95,8 @@ class Membership:
         """Deaths first, then the view if it changed.
 
         Joining raises IdentityMismatch when the instance cannot share KV with the cluster, InstanceUnavailable
-        when a newer incarnation of it is or was here, ConfigError when another process is alive under its name.
+        when a newer incarnation of it is or was here, ConfigError when another process is alive under its name,
+        LeaseLost when this very incarnation was silent for too long.
         Draining and changing a role raise ConfigError when that cannot be, with the reason.
         """
         died = self._handlers[type(event)](event)
@@ -161,6 +164,8 @@ class Membership:
         peer = event.peer
         newest = self._newest.get(peer.instance)
         check_newest(peer, newest.incarnation if newest is not None else None)
+        if newest is not None and newest.is_fenced and newest.incarnation == peer.incarnation:
+            raise taken_for_dead(peer)
         present = self._members.get(peer.instance)
         if present is not None and present.view.incarnation != peer.incarnation:
             silent_s = self._clock.now() - present.heard_at
@@ -235,6 +240,8 @@ class Membership:
             if silent_s > self._dead_s:
                 why = f"silent for {silent_s:.1f} s, more than {self._dead_s:g} s"
                 died.append(self._bury(member, Cause.SILENT, why))
+                name = member.view.instance
+                self._newest[name] = msgspec.structs.replace(self._newest[name], is_fenced=True)
             elif silent_s > self._suspect_s:
                 self._move(member, Move.SILENT)
         return died

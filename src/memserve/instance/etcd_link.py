@@ -6,7 +6,8 @@ gateway; each takes what it has asked for.
 
     first call connects -> calls -> close
 
-A lease that has ended is an answer, too: this life is not known any more.
+A lease that has ended is an answer, too: this life is not known any more. When others outlived it, it was this
+member alone that nobody heard of, and its life must not go on; when all leases have ended, etcd stood still.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import logging
 
 import msgspec
 
-from memserve.cluster.joining import check_newest, name_taken
+from memserve.cluster.joining import check_newest, name_taken, taken_for_dead
 from memserve.core.enums import Role
 from memserve.core.errors import (
     ConfigError,
@@ -104,6 +105,7 @@ class EtcdLink:
         self._lease = 0
         self._me: DeadInstance | None = None
         self._is_out = True
+        self._as_of = 0
         self._lives: dict[InstanceId, Incarnation] = {}
         self._dead: list[DeadInstance] = []
         self._desks: dict[str, RpcClient[object]] = {}
@@ -152,6 +154,8 @@ class EtcdLink:
     async def _join(self, message: JoinRequest) -> JoinReply:
         name = message.peer.instance
         await self._mirror.wait_listed()
+        if self._as_of and await self._was_outlived(name):
+            raise taken_for_dead(message.peer)
         await self._hold_lease()
         member = await self._client.get(self._key(MEMBERS, name))
         newest = await self._client.get(self._key(NEWEST, name))
@@ -174,6 +178,14 @@ class EtcdLink:
         self._me = DeadInstance(instance=name, incarnation=message.peer.incarnation)
         self._is_out = False
         return JoinReply(epoch=Epoch(0), heartbeat_s=_HEARTBEAT_S)
+
+    async def _was_outlived(self, name: InstanceId) -> bool:
+        """Whether this member's record is gone while one of another member is still there from before."""
+        there = (await self._client.list(f"{self._prefix}{MEMBERS}")).entries
+        own = self._key(MEMBERS, name)
+        if any(entry.key == own for entry in there):
+            return False
+        return any(entry.create_revision <= self._as_of for entry in there)
 
     async def _hold_lease(self) -> None:
         try:
@@ -203,6 +215,7 @@ class EtcdLink:
             self._is_out = True
         if self._is_out:
             return HeartbeatReply(epoch=Epoch(0), known=False)
+        self._as_of = max((entry.create_revision for entry in self._mirror.under(MEMBERS)), default=0)
         order = self._order_of(message.instance, message.incarnation)
         dead, self._dead = self._dead, []
         return HeartbeatReply(
@@ -225,10 +238,16 @@ class EtcdLink:
         order = read_record(entry, OrderRecord)
         return order if order is not None and order.incarnation == incarnation else OrderRecord(incarnation=incarnation)
 
+    def peers(self) -> tuple[PeerInfo, ...]:
+        """All members as this one knows them now, itself included."""
+        return tuple(join.peer for join in self._joins())
+
+    def _joins(self) -> list[JoinRequest]:
+        return [record.join for entry in self._mirror.under(MEMBERS) if (record := read_record(entry, MemberRecord))]
+
     def _memory_for(self, instance: InstanceId) -> tuple[PeerInfo, ...]:
         """Memory instances do not fill each other up."""
-        joins = [record.join for entry in self._mirror.under(MEMBERS) if (record := read_record(entry, MemberRecord))]
-        memory = tuple(join.peer for join in joins if join.role is Role.MEMORY)
+        memory = tuple(join.peer for join in self._joins() if join.role is Role.MEMORY)
         return () if any(peer.instance == instance for peer in memory) else memory
 
     def _changed(self, entries: tuple[Entry, ...]) -> None:

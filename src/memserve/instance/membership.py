@@ -50,13 +50,15 @@ class Membership:
         load: Callable[[], Load],
         can_play: tuple[Role, ...] = (),
         dismissed: Callable[[], None] | None = None,
+        fenced: Callable[[], None] | None = None,
     ) -> None:
         """Join a cluster in the background, and again when the manager forgets; `load` must not block.
 
         `manager_endpoint` is where its manager listens, or etcd://HOST:PORT. Raises ConfigError for a wrong one.
 
         `can_play` are roles that this instance can change to while it runs. `dismissed` is called, perhaps more
-        than once and in the pool's own thread, when it has been drained and is to end.
+        than once and in the pool's own thread, when it has been drained and is to end; `fenced` once, when the
+        cluster took it for dead: its process is to end before it writes where others write now.
         """
         if self._client is not None:
             raise ConfigError("this pool has joined a cluster already: one pool belongs to one cluster")
@@ -69,6 +71,7 @@ class Membership:
             load=load,
             peer_died=self._peer_died,
             dismissed=dismissed or _nobody_cares,
+            fenced=fenced or _nobody_cares,
             use_memory=self._use_memory,
         )
         self._agent.run_background(self._client.run())
@@ -97,4 +100,4 @@ def _link(join: str, cluster: str) -> ManagerLink:
 
 
 def _nobody_cares() -> None:
-    """Whoever runs the instance hears of its dismissal in another way."""
+    """Whoever runs the instance hears of it in another way."""

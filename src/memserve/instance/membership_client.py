@@ -1,7 +1,8 @@
 """An instance's side of membership: joins the cluster manager, says that it lives, reports, leaves.
 
 Runs in the agent's loop from `run` until it is cancelled, then leaves. A manager that does not answer, or
-that forgot this incarnation, is joined again; the instance serves on meanwhile. Reports wait in a bounded
+that forgot this incarnation, is joined again; the instance serves on meanwhile. One that was taken for dead by
+a manager that goes on joins no more: what it held is others' now. Reports wait in a bounded
 queue and go out in order; when it is full the oldest is dropped and counted. A report whose answer is lost
 goes out again: the manager may see it twice.
 """
@@ -54,15 +55,20 @@ class MembershipClient:
         load: Callable[[], Load],
         peer_died: Callable[[InstanceId, Incarnation], None],
         dismissed: Callable[[], None],
+        fenced: Callable[[], None],
         use_memory: Callable[[tuple[PeerInfo, ...]], None],
         max_reports: int = 1024,
     ) -> None:
-        """`load`, `peer_died`, `dismissed` and `use_memory` are called in the agent's loop and must not block."""
+        """All the callables are called in the agent's loop and must not block.
+
+        `fenced` hears once that this life was taken for dead: it is not joined again.
+        """
         self._client = link
         self._member = Member(join)
         self._load = load
         self._peer_died = peer_died
         self._dismissed = dismissed
+        self._fenced = fenced
         self._use_memory = use_memory
         self._max_reports = max_reports
         self._reports: deque[RequestReport] = deque()
@@ -109,6 +115,11 @@ class MembershipClient:
             try:
                 reply = await self._client.call(self._member.next_message(self._load()), deadline_s=_DEADLINE_S)
                 heartbeat_s = self._answered(reply) or heartbeat_s
+            except LeaseLost as error:
+                self._member.lost()
+                _log.error("cluster manager: %s", error)
+                self._fenced()
+                return
             except MemserveError as error:
                 self._failed(error)
             await asyncio.sleep(heartbeat_s if self._member.is_inside else _RETRY_S)

@@ -78,13 +78,20 @@ class MemoryServer:
             marks=marks,
         )
 
-    def join(self, endpoint: str, *, dismissed: Callable[[], None]) -> None:
+    def join(self, endpoint: str, *, dismissed: Callable[[], None], fenced: Callable[[], None]) -> None:
         """In the background, and again when the manager forgets.
 
-        `dismissed` is called in the pool's own thread when the cluster lets this instance go: close it then.
+        Both are called in the pool's own thread, and it is to be closed then: `dismissed` when the cluster lets this
+        instance go, `fenced` when it was taken for dead.
         """
         self.pool.membership.join(
-            endpoint, cluster=self._cluster, role=Role.MEMORY, url="", load=self._load, dismissed=dismissed
+            endpoint,
+            cluster=self._cluster,
+            role=Role.MEMORY,
+            url="",
+            load=self._load,
+            dismissed=dismissed,
+            fenced=fenced,
         )
 
     def hand_on(self) -> None:

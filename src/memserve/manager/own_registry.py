@@ -96,6 +96,8 @@ class OwnRegistry:
                 f'{name} wants to join cluster "{message.cluster}", but this is "{self._desk.cluster}": '
                 "give it this name or another --join"
             )
+        if message.peer.incarnation <= 0:
+            raise ConfigError(f"{name} says that it was started before 1970: set the clock of its host (NTP)")
         ahead_s = message.peer.incarnation / 1e9 - time.time()
         if ahead_s > _AHEAD_S:
             raise ConfigError(

@@ -43,7 +43,7 @@ from memserve.engines.vllm.jobs import JobsDone, StepPlan
 from memserve.engines.vllm.layout import EngineMemory
 from memserve.engines.vllm.scheduler_side import SchedulerSide
 from memserve.engines.vllm.worker_side import WorkerSide
-from memserve.instance.guarded import tell_guard
+from memserve.instance.guarded import be_killed, tell_guard
 from memserve.instance.mempool import MemPool
 from memserve.storage.shared_memory import attach
 from memserve.transport.tcp import TcpTransport
@@ -119,6 +119,7 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
                 load=self._scheduler.load,
                 can_play=_CAN_PLAY,
                 dismissed=tell_guard,
+                fenced=be_killed,
             )
 
     @property

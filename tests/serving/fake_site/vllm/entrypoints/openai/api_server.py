@@ -18,9 +18,9 @@ from typing import Any
 from aiohttp import web
 
 from memserve import MemPool
-from memserve.core.enums import Phase, Role
+from memserve.core.enums import SERVING_ROLES, Phase, Role
 from memserve.core.ids import InstanceId, RequestId
-from memserve.instance.guarded import tell_guard
+from memserve.instance.guarded import be_killed, tell_guard
 from memserve.wire.messages import Load, RequestReport
 
 TROUBLE = os.environ.get("FAKE_VLLM", "")
@@ -97,15 +97,15 @@ def _join(connector: dict[str, Any]) -> MemPool:
         cluster=connector["cluster"],
     )
     role = Role(connector["role"])
-    roles = (Role.PREFILL, Role.DECODE, Role.COLOCATED)
     pool.membership.join(
         connector["join"],
         cluster=connector["cluster"],
         role=role,
         url=connector["url"],
         load=lambda: Load(pool=pool.stats().tiers),
-        can_play=roles,
+        can_play=SERVING_ROLES,
         dismissed=tell_guard,
+        fenced=be_killed,
     )
     return pool
 
