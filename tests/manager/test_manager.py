@@ -19,7 +19,7 @@ from tests.fakes.launching import no_restarts
 from memserve.cluster.view import ClusterView, InstanceState
 from memserve.core.clock import Clock, ManualClock, SystemClock
 from memserve.core.enums import Phase, Role
-from memserve.core.errors import ConfigError, DeadlineExceeded, IdentityMismatch
+from memserve.core.errors import ConfigError, DeadlineExceeded, IdentityMismatch, LeaseLost
 from memserve.core.ids import Epoch, Incarnation, InstanceId, RequestId
 from memserve.manager.manager import ClusterManager
 from memserve.rpc.channel import RpcClient
@@ -320,6 +320,9 @@ async def test_a_second_process_under_a_living_name_is_refused_and_replaces_one_
         await client.call(join_request(incarnation=1), deadline_s=5)
         with pytest.raises(ConfigError, match="another process is alive as colocated-0"):
             await client.call(join_request(incarnation=2), deadline_s=5)
+        present = await client.call(MemberRequest(instance=A), deadline_s=5)
+        assert isinstance(present, MemberReply)
+        assert present.refusal == "", "whoever runs the first one hears of no refusal"
         assert told.dead == []
         for _ in range(30):  # in steps that a running clock could take
             clock.advance(0.2)
@@ -335,6 +338,20 @@ async def test_silence_is_noticed(told: Told) -> None:
         for _ in range(30):  # in steps that a running clock could take
             clock.advance(0.2)
         await until(lambda: states(manager) == {A: InstanceState.SUSPECT}, "the silent instance is suspect")
+
+
+async def test_a_life_that_was_taken_for_dead_is_sent_away_and_its_supervisor_may_start_the_next(told: Told) -> None:
+    clock = ManualClock()
+    async with managing(told, clock) as (manager, client):
+        await client.call(join_request(), deadline_s=5)
+        clock.advance(21.0)
+        await until(lambda: states(manager) == {}, "the silent instance is out")
+        with pytest.raises(LeaseLost, match="colocated-0 was not heard of for so long"):
+            await client.call(join_request(), deadline_s=5)
+        told_supervisor = await client.call(MemberRequest(instance=A), deadline_s=5)
+        assert told_supervisor == MemberReply(state="", dismissed=False, refusal="")
+        await client.call(join_request(incarnation=2), deadline_s=5)
+        assert list(states(manager)) == [A]
 
 
 async def test_children_join_and_serve_and_stop_leaves_none_of_them(

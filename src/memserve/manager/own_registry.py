@@ -4,13 +4,14 @@ Owns nothing but the path: what comes in becomes a fact for membership, and its 
 the cluster to itself; when it is gone, instances wait for the next one at its address.
 """
 
+import logging
 import time
 
 from memserve.cluster.events import DrainAsked, HeartbeatReceived, InstanceJoined, LeaveReceived, RoleAsked
 from memserve.cluster.membership import Membership
 from memserve.cluster.view import InstanceView
 from memserve.core.enums import Role
-from memserve.core.errors import ConfigError, MemserveError
+from memserve.core.errors import ConfigError, LeaseLost, MemserveError
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.manager.desk import Desk
 from memserve.manager.registry import RegistryStats, Tell
@@ -28,6 +29,7 @@ HEARTBEAT_S = 1.0
 """How often an instance is asked to tell that it lives."""
 _AHEAD_S = 600.0
 """How much the clock of another host may be ahead of this one's: incarnations are times."""
+_log = logging.getLogger(__name__)
 
 
 class OwnRegistry:
@@ -83,6 +85,9 @@ class OwnRegistry:
         try:
             self._check(message)
             self._tell(InstanceJoined(peer=message.peer, role=message.role, url=message.url, can_play=message.can_play))
+        except LeaseLost as error:
+            _log.warning("%s", error)
+            raise  # no refusal of its name: its supervisor is to start it again
         except MemserveError as error:
             self._desk.refuse(name, message.peer.incarnation, str(error))
             raise
