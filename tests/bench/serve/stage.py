@@ -40,7 +40,9 @@ class Diary:
         self.steps.append(text)
 
 
-def make_plan(systems: str, *, rates: tuple[float, ...] = (1e3,), repetitions: int = 1) -> ServePlan:
+def make_plan(
+    systems: str, *, rates: tuple[float, ...] = (1e3,), repetitions: int = 1, deadline_s: float = 60.0
+) -> ServePlan:
     return ServePlan(
         systems=find_systems(systems),
         rates=rates,
@@ -49,6 +51,8 @@ def make_plan(systems: str, *, rates: tuple[float, ...] = (1e3,), repetitions: i
         seed=0,
         context=10_000,
         model="tiny",
+        think_s=0.0,
+        deadline_s=deadline_s,
     )
 
 
@@ -80,6 +84,5 @@ class Theatre:
                 http=http,
                 clock=SystemClock(),
                 progress=self.diary,
-                think_s=0.0,
             ).run()
         return missing, journal

@@ -82,9 +82,22 @@ async def test_a_request_that_fails_ends_its_session_and_is_counted(json: Path) 
 
     (result,) = read_results(results_file(json))
     assert (result.requests, result.failed) == (2, 1)
-    assert result.is_saturated
+    assert not result.is_saturated
     assert not result.tokens_identical
     assert any("answered 500" in step for step in theatre.diary.steps)
+
+
+async def test_a_rate_at_which_an_answer_comes_too_late_is_saturated(json: Path) -> None:
+    engine = FakeEngine("a")
+    engine.faults_to_come = [*[Fault.NONE] * 4, Fault.STALL, *[Fault.NONE] * 9]
+    theatre = Theatre({"vllm": engine})
+
+    await theatre.play(make_plan("vllm", deadline_s=1.0), json)
+
+    (result,) = read_results(results_file(json))
+    assert result.failed
+    assert result.is_saturated
+    assert any("no whole answer after" in step for step in theatre.diary.steps)
 
 
 async def test_an_answer_that_is_too_short_counts_as_failed(json: Path) -> None:

@@ -18,9 +18,10 @@ import msgspec
 
 from memserve.bench.serve.sessions import Session
 from memserve.core.clock import Clock
-from memserve.core.errors import InstanceUnavailable
+from memserve.core.errors import DeadlineExceeded, InstanceUnavailable
 
 REQUEST_DEADLINE_S = 300.0
+"""Of a whole answer."""
 SESSION_HEADER = "X-Session-Id"
 """Names the conversation, for proxies that go by it."""
 
@@ -56,6 +57,8 @@ class Played(msgspec.Struct, frozen=True, kw_only=True):
     answer: Answer | None = None
     error: str = ""
     """Why there is no answer."""
+    is_late: bool = False
+    """There is none because it did not come in time."""
 
 
 class _Details(msgspec.Struct, frozen=True):
@@ -82,13 +85,21 @@ class Player:
     """A client of the server at `url`; `http` belongs to the caller."""
 
     def __init__(
-        self, *, url: str, model: str, special_ids: Sequence[int], http: aiohttp.ClientSession, clock: Clock
+        self,
+        *,
+        url: str,
+        model: str,
+        special_ids: Sequence[int],
+        http: aiohttp.ClientSession,
+        clock: Clock,
+        deadline_s: float = REQUEST_DEADLINE_S,
     ) -> None:
         self._url = url
         self._model = model
         self._bias = {str(token): _FORBIDDEN for token in special_ids}
         self._http = http
         self._clock = clock
+        self._deadline_s = deadline_s
 
     async def play(
         self, sessions: Sequence[Session], *, name: str, on_answer: Callable[[Played], None]
@@ -103,7 +114,8 @@ class Player:
         return [played for task in tasks for played in task.result()]
 
     async def ask(self, prompt: str, *, max_tokens: int, request: str, session: str = "") -> Answer:
-        """Raises InstanceUnavailable with the server's own words when it fails or answers another number of tokens."""
+        """Raises InstanceUnavailable with the server's own words when it fails or answers another number of tokens,
+        DeadlineExceeded."""
         body = {
             "model": self._model,
             "prompt": prompt,
@@ -119,7 +131,7 @@ class Player:
         started = self._clock.now()
         try:
             async with (
-                asyncio.timeout(REQUEST_DEADLINE_S),
+                asyncio.timeout(self._deadline_s),
                 self._http.post(f"{self._url}/v1/completions", json=body, headers=headers) as response,
             ):
                 if response.status != 200:
@@ -127,7 +139,7 @@ class Player:
                     raise InstanceUnavailable(f"{request} was answered {response.status}: {text}")
                 answer = await self._read(response, started=started)
         except TimeoutError as error:
-            raise InstanceUnavailable(f"{request} had no whole answer after {REQUEST_DEADLINE_S:.0f} s") from error
+            raise DeadlineExceeded(f"{request} had no whole answer after {self._deadline_s:.0f} s") from error
         except (aiohttp.ClientError, ValueError) as error:
             raise InstanceUnavailable(f"{request} failed: {error or type(error).__name__}") from error
         if len(answer.tokens) != max_tokens:
@@ -148,7 +160,8 @@ class Player:
             try:
                 answer = await self.ask(prompt, max_tokens=turn.max_tokens, request=request, session=f"{name}-{number}")
             except InstanceUnavailable as error:
-                played.append(msgspec.structs.replace(sent, error=str(error)))
+                is_late = isinstance(error, DeadlineExceeded)
+                played.append(msgspec.structs.replace(sent, error=str(error), is_late=is_late))
                 on_answer(played[-1])
                 break
             played.append(msgspec.structs.replace(sent, answer=answer))

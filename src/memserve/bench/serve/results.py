@@ -47,7 +47,7 @@ def make_result(
     *,
     origin: Origin,
     observed: Observed,
-    num_failed: int,
+    failed: Sequence[Played],
     last_arrival_s: float,
     cpu_s: float,
     started: str,
@@ -62,7 +62,7 @@ def make_result(
         **msgspec.structs.asdict(origin),
         **msgspec.structs.asdict(times_of(lines)),
         requests=len(lines),
-        failed=num_failed,
+        failed=len(failed),
         prompt_tokens=prompt_tokens,
         output_tokens=sum(line.output_tokens for line in lines),
         hit_ratio=_share(observed.hbm_tokens + observed.dram_tokens + observed.disk_tokens, prompt_tokens),
@@ -73,8 +73,8 @@ def make_result(
         cpu_s=round(cpu_s, 2),
         reference=name or cell.system,
         num_identical=num_identical,
-        tokens_identical=num_identical == len(lines) and not num_failed,
-        is_saturated=num_failed > 0 or is_saturated(lines, last_arrival_s=last_arrival_s),
+        tokens_identical=num_identical == len(lines) and not failed,
+        is_saturated=any(each.is_late for each in failed) or is_saturated(lines, last_arrival_s=last_arrival_s),
         started=started,
     )
 

@@ -17,7 +17,7 @@ import msgspec
 
 from memserve.bench.records import Missing, now
 from memserve.bench.serve.journal import Journal
-from memserve.bench.serve.player import Played, Player
+from memserve.bench.serve.player import REQUEST_DEADLINE_S, Played, Player
 from memserve.bench.serve.processes import cpu_seconds
 from memserve.bench.serve.record import Cell
 from memserve.bench.serve.results import Origin, make_result, request_lines
@@ -48,6 +48,9 @@ class ServePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens that the model takes, answer included."""
     model: str
     """As clients name it."""
+    think_s: float = THINK_S
+    deadline_s: float = REQUEST_DEADLINE_S
+    """Of a whole answer."""
 
 
 class ServeRun:
@@ -64,7 +67,6 @@ class ServeRun:
         http: aiohttp.ClientSession,
         clock: Clock,
         progress: Progress,
-        think_s: float = THINK_S,
     ) -> None:
         self._plan = plan
         self._start = start
@@ -74,7 +76,6 @@ class ServeRun:
         self._http = http
         self._clock = clock
         self._progress = progress
-        self._think_s = think_s
 
     async def run(self) -> list[Missing]:
         """Play what is not done yet; systems that failed, and why. Raises ConfigError for a rate that is no rate."""
@@ -104,7 +105,7 @@ class ServeRun:
             seed=self._plan.seed,
             context=self._plan.context,
             marker=f"{rate:g}",
-            think_s=self._think_s,
+            think_s=self._plan.think_s,
         )
 
     async def _play(self, system: System, cells: Sequence[Cell], sessions: dict[float, tuple[Session, ...]]) -> None:
@@ -116,6 +117,7 @@ class ServeRun:
                 special_ids=self._words.special_ids,
                 http=self._http,
                 clock=self._clock,
+                deadline_s=self._plan.deadline_s,
             )
             await self._warm_up(player)
             for cell in cells:
@@ -140,7 +142,7 @@ class ServeRun:
             lines,
             origin=self._origin,
             observed=observed,
-            num_failed=len(failed),
+            failed=failed,
             last_arrival_s=sessions[-1].arrival_s,
             cpu_s=cpu_s,
             started=started,

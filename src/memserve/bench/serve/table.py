@@ -38,6 +38,8 @@ def _row(system: str, cell: Sequence[ServeResult]) -> tuple[str, ...]:
     if not sustained:
         return (system, "saturated: the system does not sustain this rate")
     count = f" ({len(sustained)} of {len(every)})" if len(sustained) < len(every) else ""
+    num_failed = sum(result.failed for result in every)
+    count += f", {num_failed} failed" if num_failed else ""
     return (
         f"{system}{count}",
         _spread([r.ttft_avg_s for r in sustained]),
