@@ -23,6 +23,7 @@ from tokenizers.decoders import DecodeStream
 from memserve.config import ConnectorConfig, convert, parse_disk, parse_size
 from memserve.core.enums import SERVING_ROLES, Phase
 from memserve.core.ids import RequestId
+from memserve.instance.guarded import be_killed, tell_guard
 from memserve.instance.mempool import MemPool
 from memserve.wire.messages import RequestParams, RequestReport
 from tests.chaos.engine import ChaosEngine
@@ -192,6 +193,8 @@ def main() -> None:
             url=config.url,
             load=engine.scheduler.load,
             can_play=SERVING_ROLES,
+            dismissed=tell_guard,
+            fenced=be_killed,
         )
         try:
             asyncio.run(_serve(told.port, Server(engine, model=told.served_model_name, tokenizer=tokenizer)))

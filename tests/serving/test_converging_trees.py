@@ -83,7 +83,7 @@ class Listener:
             launcher=no_restarts,
             port=port,
             suspect_s=1.0,
-            dead_s=3.0,
+            dead_s=10.0,  # nobody who is only muted is taken for dead
         )
         self.subscriptions = EventSubscriptions(self, clock=self.clock)
         self.changes = Changes()
