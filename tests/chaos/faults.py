@@ -22,6 +22,7 @@ import msgspec
 import psutil
 
 from tests.chaos.cluster import ChaosCluster, Joined
+from tests.etcd_server import EtcdServer
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - POSIX shared memory lies here
 MAX_FILLER_BYTES = 4 << 30
@@ -46,10 +47,20 @@ class Window(msgspec.Struct):
 class Faults:
     """`run` until told to stop. `folders`: the one that holds shared memory and the disk tiers' one, if fillable."""
 
-    def __init__(self, cluster: ChaosCluster, *, random: Random, disk: Path, may_fill: bool, only: str) -> None:
+    def __init__(
+        self,
+        cluster: ChaosCluster,
+        *,
+        random: Random,
+        disk: Path,
+        may_fill: bool,
+        only: str,
+        etcd: EtcdServer | None = None,
+    ) -> None:
         self._cluster = cluster
         self._random = random
         self._disk = disk
+        self._etcd = etcd
         self.windows: list[Window] = []
         self.failures: list[str] = []
         self.not_run: dict[str, str] = {}
@@ -65,6 +76,8 @@ class Faults:
         }
         if len(cluster.shape.roles) < _ENOUGH_FOR_TWO:
             del self._kinds["two at once"]
+        if etcd is not None:
+            self._kinds |= {"etcd restarted": self.restart_etcd, "etcd stalled": self.stall_etcd}
         if only:
             self._kinds = {only: self._kinds[only]}
         if not may_fill and self._kinds.pop("full /dev/shm", None):
@@ -146,6 +159,21 @@ class Faults:
         if self._random.random() < 0.5:
             _kill((await self._any_instance()).engine())
         await self._cluster.restart_gateway(self._random.choice((signal.SIGKILL, signal.SIGINT)))
+
+    async def restart_etcd(self) -> None:
+        """By kill -9, on the data it has."""
+        assert self._etcd is not None
+        await self._etcd.kill()
+        await asyncio.sleep(self._random.uniform(0.0, 3.0))
+        await self._etcd.start()
+
+    async def stall_etcd(self) -> None:
+        assert self._etcd is not None
+        self._etcd.pause()
+        try:
+            await asyncio.sleep(5.0)
+        finally:
+            self._etcd.go_on()
 
     async def fill_disk(self) -> None:
         """No byte more fits on the disk tiers' disk, and one instance's writes to the room it has fail as well."""

@@ -1,11 +1,11 @@
 """Clusters under load while everything that can break is broken, one fault after the other.
 
-python -m tests.chaos.run [--seconds 240] [--seed N] [--simulated] [--real] [--small] [--clients N] [--fault KIND]
-    [--json FILE]
+python -m tests.chaos.run [--seconds 240] [--seed N] [--simulated] [--etcd] [--real] [--small] [--clients N]
+    [--fault KIND] [--json FILE]
 
-A cluster of simulated instances and one of real vLLM instances, or the one that is named. Everything is on loopback,
-and where the system lets it, in a mount namespace of its own, whose /dev/shm and disk can be filled. The last line
-counts requests; the exit status is 0 when all were right and nothing is left.
+A cluster of simulated instances, one whose registry is in etcd, and one of real vLLM instances, or those that are
+named. Everything is on loopback, and where the system lets it, in a mount namespace of its own, whose /dev/shm and
+disk can be filled. The last line counts requests; the exit status is 0 when all were right and nothing is left.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from tests.chaos.conversations import AskedBefore, Conversations
 from tests.chaos.faults import SHARED_MEMORY, Faults
 from tests.chaos.load import Load
 from tests.chaos.verdict import Verdict, say, show, tell, verdict, write_json
+from tests.etcd_server import EtcdServer, etcd_server
 
 _OWN_NAMESPACE = "CHAOS_NAMESPACE"
 _SHARED_MEMORY_BYTES = 1 << 30
@@ -59,12 +60,24 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def simulated(asked: Asked) -> Verdict:
+    """Its registry in the gateway."""
+    return await _simulated(asked, "simulated")
+
+
+async def in_etcd(asked: Asked) -> Verdict:
+    """The same with its registry in etcd, which is killed and stalled as well."""
+    async with etcd_server(asked.folder) as etcd:
+        return await _simulated(asked, "simulated, in etcd", etcd=etcd)
+
+
+async def _simulated(asked: Asked, name: str, *, etcd: EtcdServer | None = None) -> Verdict:
     model = bundled_model(cache_folder(os.environ))
     shape = Shape(
         name=f"chaos{os.getpid()}",
         model=model,
         roles=_SMALL if asked.is_small else _LARGE,
-        serve_args=("--dram", "24MiB", "--disk", f"{asked.folder / 'disk'}:4MiB", "--max-restarts", "100"),
+        serve_args=("--dram", "24MiB", "--disk", f"{asked.folder / 'disk'}:4MiB", "--max-restarts", "100")
+        + (("--registry", etcd.url) if etcd is not None else ()),
         engine_args=("--max-model-len", "512"),
         site=_SITE,
         start_s=60.0,
@@ -74,7 +87,7 @@ async def simulated(asked: Asked) -> Verdict:
     load = Load(
         cluster, conversation=said.conversation, num_clients=asked.num_clients, seed=asked.seed, model=model.name
     )
-    return await _suffer(asked, "simulated", cluster, load)
+    return await _suffer(asked, name, cluster, load, etcd=etcd)
 
 
 async def real(asked: Asked) -> Verdict:
@@ -114,10 +127,11 @@ async def _suffer(
     load: Load,
     *,
     before: Callable[[], Awaitable[None]] = _nothing,
+    etcd: EtcdServer | None = None,
 ) -> Verdict:
     """A cluster from its start to its end, with load on it and faults in it."""
     disk, random = asked.folder / "disk", Random(f"{asked.seed}/faults")
-    faults = Faults(cluster, random=random, disk=disk, may_fill=asked.may_fill, only=asked.only)
+    faults = Faults(cluster, random=random, disk=disk, may_fill=asked.may_fill, only=asked.only, etcd=etcd)
     began = time.monotonic()
     leaked = []
     try:
@@ -185,6 +199,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=240.0, help="of faults, for each cluster")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--simulated", action="store_true", help="the simulated cluster only")
+    parser.add_argument("--etcd", action="store_true", help="the simulated cluster in etcd only")
     parser.add_argument("--real", action="store_true", help="the cluster of real vLLM instances only")
     parser.add_argument("--small", action="store_true", help="two simulated instances in place of four")
     parser.add_argument("--clients", type=int, default=12, help="of the simulated cluster")
@@ -197,10 +212,14 @@ def main() -> None:
     typed = _options()
     logging.basicConfig(level=logging.ERROR)
     is_own = _enter_own_namespace()
-    both = typed.simulated == typed.real
+    is_all = not (typed.simulated or typed.etcd or typed.real)
     verdicts = []
-    for part, is_wanted in ((simulated, typed.simulated), (real, typed.real)):
-        if not is_wanted and not both:
+    parts = ((simulated, typed.simulated), (in_etcd, typed.etcd), (real, typed.real))
+    for part, is_wanted in parts:
+        if not is_wanted and not is_all:
+            continue
+        if part is in_etcd and shutil.which("etcd") is None:
+            say("not run: a cluster in etcd, which is not installed (apt install etcd-server)")
             continue
         folder = Path(tempfile.mkdtemp(prefix="memserve-chaos-"))
         asked = Asked(

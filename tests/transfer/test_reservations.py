@@ -6,6 +6,7 @@ from memserve.core.errors import InvalidTokens, PoolExhausted, ProtocolError, Tr
 from memserve.core.ids import Incarnation, RequestId, TransferId
 from memserve.transfer.handoff import HandoffState
 from memserve.transfer.record import peer_owner
+from memserve.transfer.reservations import UNCLAIMED_S
 from tests.transfer.parts import LIFE, OWNER, SENDER, TTL_S, Receiver, commit, reserve, tokens
 
 R1 = RequestId("r1")
@@ -173,6 +174,18 @@ def test_a_handoff_that_nobody_takes_expires_and_its_whole_blocks_stay_cached(re
     assert receiver.sessions.expire() == 1
     assert receiver.is_empty()
     assert receiver.num_matched(tokens(10)) == 8
+
+
+def test_what_is_handed_over_for_a_request_that_never_comes_goes_soon_and_waits_for_one_that_has_come() -> None:
+    for has_come, is_kept in ((False, False), (True, True)):
+        receiver, data = Receiver(), tokens(10)
+        receiver.sessions.reservations.reserve(reserve(data=data, ttl_s=600.0))
+        receiver.sessions.reservations.commit(commit(num_blocks=3), OWNER)
+        if has_come:
+            receiver.sessions.reservations.claim(R1)
+        receiver.clock.advance(UNCLAIMED_S)
+        receiver.sessions.expire()
+        assert (receiver.sessions.stats().num_handoffs == 1) is is_kept
 
 
 def test_a_released_request_gives_back_at_once_what_is_whole(receiver: Receiver) -> None:

@@ -45,6 +45,11 @@ class EnginePath:
         """Give a reservation up, after the last write into it. A peer that does not answer is told again later."""
         return self._agent.submit(self._aborts.send(to, transfer))
 
+    def claim(self, request: RequestId) -> None:
+        """The request that KV was handed over for is here, and will ask for it; idempotent."""
+        with self._core.lock:
+            self._core.sessions.reservations.claim(request)
+
     def handoff(self, request: RequestId, tokens: bytes) -> Handoff:
         """What peers have sent here for exactly these tokens of this request."""
         with self._core.lock:

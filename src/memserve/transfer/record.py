@@ -46,6 +46,8 @@ class TransferRecord:
     namespace: Namespace = b""
     request: RequestId | None = None
     """The request that will ask for the blocks; None when nobody will."""
+    is_claimed: bool = False
+    """That request has come."""
     borrowed: bool = False
     """The blocks belong to other HELD records of the sender (an explicit destination)."""
     committed_ranks: set[int] = field(default_factory=set)

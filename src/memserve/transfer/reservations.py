@@ -20,6 +20,8 @@ from memserve.transfer.record import TOKEN_BYTES, TransferRecord, peer_owner
 from memserve.transfer.states import TransferState
 from memserve.wire.messages import CommitRequest, ReserveReply, ReserveRequest
 
+UNCLAIMED_S = 20.0
+"""What is handed over for a request that does not come goes after this: whoever would have sent it is gone."""
 _GRACE = 2.0
 """A reservation is freed after ttl_s times this, when no writer can be left."""
 
@@ -93,8 +95,16 @@ class Reservations:
         for record in self._books.of_request(request):
             self._drop(record, TransferState.RELEASED)
 
+    def claim(self, request: RequestId) -> None:
+        """The request has come: what is handed over for it stays for as long as its sender said."""
+        for record in self._books.of_request(request):
+            if record.state is TransferState.KEPT and not record.is_claimed:
+                record.expires_at = self._clock.now() + record.ttl_s
+            record.is_claimed = True
+
     def handoff(self, request: RequestId, tokens: bytes) -> Handoff:
-        """What is here for exactly these tokens of this request; of several the latest READY one."""
+        """What is here for exactly these tokens of this request, which claims it; of several the latest READY one."""
+        self.claim(request)
         found = [record for record in self._books.of_request(request) if record.tokens == tokens]
         ready = [record for record in found if record.state is TransferState.KEPT]
         if not found:
@@ -176,7 +186,8 @@ class Reservations:
             return
         self._books.move(record, TransferState.KEPT)
         record.blocks = blocks
-        record.expires_at = self._clock.now() + record.ttl_s
+        kept_s = record.ttl_s if record.is_claimed else min(record.ttl_s, UNCLAIMED_S)
+        record.expires_at = self._clock.now() + kept_s
 
     def _drop(self, record: TransferRecord, state: TransferState) -> None:
         if record.state is TransferState.KEPT:

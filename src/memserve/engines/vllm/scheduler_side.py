@@ -114,6 +114,7 @@ class SchedulerSide:
             state.handing_over = self._reserve(state, state.prompt)
         elif state.phase is Phase.DECODE:
             state.wait_until = self._clock.now() + HANDOFF_WAIT_S
+            self._pool.engine_path.claim(state.request)
         if params.source is not None and state.phase is not Phase.DECODE and caches_for(state.phase, self._caching):
             state.pulling = self._cache.pull(state, params.source)
 
