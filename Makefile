@@ -18,7 +18,7 @@ test-quick: $(STAMP)
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak.run $(ARGS)
 
-# Two clusters under load and faults, one of simulated instances and one of real ones; ARGS="--simulated --seconds 60".
+# Clusters of simulated and of real instances under load and faults; ARGS="--simulated --seconds 60" for one of them.
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos.run $(ARGS)
 
