@@ -52,6 +52,10 @@ class NotIntroduced(InstanceUnavailable):
     """The peer does not know who asks, and has done nothing: the caller says hello and asks again."""
 
 
+class SecretRefused(ConfigError, InstanceUnavailable):
+    """The two ends do not share a cluster secret. The operator gives both the same; until then nobody answers here."""
+
+
 class ProtocolError(MemserveError):
     """The peer sent what cannot be understood. The connection is closed; the pool is unharmed."""
 

@@ -1,0 +1,1 @@
+"""What the processes of one cluster know and nobody else, and when they need it."""
