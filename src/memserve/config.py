@@ -15,6 +15,8 @@ import msgspec
 from memserve.core.enums import CachingMode, DataPath, PiecePlan, Role, TransferMode
 from memserve.core.errors import ConfigError
 from memserve.core.etcd_address import parse_etcd
+from memserve.security.exposure import check_exposure
+from memserve.security.secret import ClusterSecret
 
 T = TypeVar("T")
 
@@ -50,6 +52,8 @@ class ClusterSettings(Settings, frozen=True):
     """HOST:PORT where instances join; port 0 takes a free one."""
     registry: str = ""
     """etcd://HOST:PORT,HOST:PORT: where several gateways keep who is in the cluster; "" in this gateway alone."""
+    secret: str = ""
+    """File with the cluster's secret; needed as soon as anything listens beyond loopback."""
     max_restarts: int = 5
     """How often in a row an instance of this machine that ends by itself is started again."""
 
@@ -104,6 +108,13 @@ class Network(Settings, frozen=True):
     advertise: str = ""
     """What others connect to where that is not `bind`: behind a translated address, or with bind = "0.0.0.0"."""
     tls: TlsFiles = NO_TLS
+    secret: ClusterSecret | None = None
+    """Of the cluster: with it, all connections are encrypted, and only who knows it is talked to."""
+
+    @property
+    def seals_data(self) -> bool:
+        """Whether data connections are TLS."""
+        return self.tls.is_on or self.secret is not None
 
     @property
     def host(self) -> str:
@@ -117,6 +128,7 @@ class Network(Settings, frozen=True):
             raise ConfigError(f'bind = "{self.bind}" is no address to connect to: set advertise to one of this host')
         if self.tls.is_on and not (self.tls.certificate and self.tls.key and self.tls.ca):
             raise ConfigError("tls needs certificate, key and ca: set all three, or none for plain connections")
+        check_exposure(self.bind, "bind", has_secret=self.secret is not None)
 
 
 LOOPBACK = Network()
@@ -212,7 +224,9 @@ class PoolSettings(Settings, frozen=True):
     paths: tuple[DataPath, ...] = ALL_PATHS
     """Ways for KV between instances, best first; each pair takes the first that works between them."""
     tls: TlsFiles = NO_TLS
-    """Of data connections."""
+    """Of data connections; without any, a cluster secret makes its own."""
+    plain_nixl: bool = False
+    """With a cluster secret, allow path "nixl" although UCX encrypts nothing."""
 
 
 class RoleSettings(Settings, frozen=True):
@@ -297,8 +311,12 @@ class ConnectorConfig(Settings, frozen=True):
     """As Network.advertise."""
     tls: TlsFiles = NO_TLS
     """As PoolSettings.tls."""
+    secret: str = ""
+    """As ClusterSettings.secret; a path, as it stands on a command line."""
     paths: tuple[DataPath, ...] = ALL_PATHS
     """As PoolSettings.paths."""
+    plain_nixl: bool = False
+    """As PoolSettings.plain_nixl."""
     cluster: str = "default"
     join: str = ""
     """Endpoint of the cluster manager; "" runs alone."""
@@ -323,6 +341,15 @@ def check_paths(paths: tuple[DataPath, ...], what: str) -> None:
     """Raise ConfigError that names `what` unless there is at least one path and none comes twice."""
     if not paths or len(set(paths)) != len(paths):
         raise ConfigError(f"{what} = {[str(p) for p in paths]}: name each of {[str(p) for p in DataPath]} at most once")
+
+
+def check_plain_paths(paths: tuple[DataPath, ...], *, secret: str, plain_nixl: bool) -> None:
+    """Raise ConfigError for a path that cannot be encrypted in a cluster that is to be, unless it is allowed."""
+    if secret and DataPath.NIXL in paths and not plain_nixl:
+        raise ConfigError(
+            'pool.paths names "nixl", whose bytes nobody encrypts, but there is a cluster secret: take it out, or set '
+            "pool.plain_nixl = true where nobody else is on that network"
+        )
 
 
 def check_name(name: str) -> None:

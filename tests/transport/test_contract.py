@@ -7,7 +7,7 @@ from functools import partial
 import msgspec
 import pytest
 
-from memserve.config import TlsFiles
+from memserve.config import Network, TlsFiles
 from memserve.core.clock import SystemClock
 from memserve.core.enums import PiecePlan
 from memserve.core.errors import InstanceUnavailable, MemserveError, TransferFailed
@@ -62,7 +62,7 @@ def transport(request: pytest.FixtureRequest, peer: PeerInfo, tls: TlsFiles) -> 
     elif peer.nixl:
         made = NixlTransport(agent, clock=SystemClock(), limits=LIMITS)
     elif peer.data.startswith("tls:"):
-        made = TcpTransport(clock=SystemClock(), threads=threads, limits=LIMITS, tls=tls)
+        made = TcpTransport(clock=SystemClock(), threads=threads, limits=LIMITS, network=Network(tls=tls))
     else:
         made = TcpTransport(clock=SystemClock(), threads=threads, limits=PARTED if is_parted else LIMITS)
     yield made

@@ -22,7 +22,7 @@ N = 5
 
 
 def client(tls: TlsFiles) -> TcpTransport:
-    return TcpTransport(clock=SystemClock(), limits=LIMITS, tls=tls)
+    return TcpTransport(clock=SystemClock(), limits=LIMITS, network=Network(tls=tls))
 
 
 def fetch_from(endpoint: str, transport: TcpTransport, sender: Side, receiver: Side) -> bool:

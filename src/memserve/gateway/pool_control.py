@@ -8,6 +8,7 @@ from typing import TypeVar
 from memserve.core.errors import ProtocolError
 from memserve.core.ids import PinId
 from memserve.rpc.channel import RpcClient
+from memserve.security.secret import ClusterSecret
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import (
     PathsReply,
@@ -38,7 +39,8 @@ _RESIZE_DEADLINE_S = 60.0
 class RpcPools:
     """PoolControl over the instances' control channel; one connection an endpoint."""
 
-    def __init__(self) -> None:
+    def __init__(self, secret: ClusterSecret | None = None) -> None:
+        self._secret = secret
         self._clients: dict[str, RpcClient[PeerMessage]] = {}
 
     async def resize(self, peer: PeerInfo, *, num_bytes: int) -> ResizeReply:
@@ -67,7 +69,7 @@ class RpcPools:
     async def _ask(self, peer: PeerInfo, message: PeerMessage, reply: type[R], *, deadline_s: float) -> R:
         client = self._clients.get(peer.endpoint)
         if client is None:
-            client = self._clients[peer.endpoint] = RpcClient(peer.endpoint, PeerMessage)
+            client = self._clients[peer.endpoint] = RpcClient(peer.endpoint, PeerMessage, secret=self._secret)
         answer = await client.call(message, deadline_s=deadline_s)
         if not isinstance(answer, reply):
             raise ProtocolError(f"{peer.instance} answered {type(answer).__name__} instead of {reply.__name__}")

@@ -14,6 +14,7 @@ from memserve.core.errors import MemserveError
 from memserve.core.ids import RequestId
 from memserve.gateway.ports import ReleaseClient
 from memserve.rpc.channel import RpcClient
+from memserve.security.secret import ClusterSecret
 from memserve.wire.messages import PeerMessage, ReleaseRequest
 
 _log = logging.getLogger(__name__)
@@ -25,13 +26,14 @@ _MAX_UNDER_WAY = 1024
 class RpcReleases:
     """ReleaseClient over the instances' control channel; one connection an endpoint."""
 
-    def __init__(self) -> None:
+    def __init__(self, secret: ClusterSecret | None = None) -> None:
+        self._secret = secret
         self._clients: dict[str, RpcClient[PeerMessage]] = {}
 
     async def release(self, *, endpoint: str, request: RequestId, deadline_s: float) -> None:
         client = self._clients.get(endpoint)
         if client is None:
-            client = self._clients[endpoint] = RpcClient(endpoint, PeerMessage)
+            client = self._clients[endpoint] = RpcClient(endpoint, PeerMessage, secret=self._secret)
         await client.call(ReleaseRequest(request=request), deadline_s=deadline_s)
 
     async def close(self) -> None:

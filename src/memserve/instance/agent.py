@@ -114,7 +114,11 @@ class Agent:
 
     async def _serve(self) -> None:
         server: RpcServer[object] = RpcServer(
-            self._network.bind, self._handler, PeerMessage, advertise=self._network.advertise and self._network.host
+            self._network.bind,
+            self._handler,
+            PeerMessage,
+            advertise=self._network.advertise and self._network.host,
+            secret=self._network.secret,
         )
         try:
             await server.start()

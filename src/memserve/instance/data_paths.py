@@ -48,8 +48,8 @@ class DataPaths:
         """Shared by all who copy or hash blocks of this pool."""
         makers: dict[DataPath, Callable[[], Transport]] = {
             DataPath.SHM: lambda: SharedMemoryTransport(partial(attach, writable=False), threads=self.threads),
-            DataPath.TCP: lambda: TcpTransport(clock=clock, threads=self.threads, tls=network.tls),
-            DataPath.NIXL: lambda: NixlTransport(self._nixl, clock=clock, tls=network.tls),
+            DataPath.TCP: lambda: TcpTransport(clock=clock, threads=self.threads, network=network),
+            DataPath.NIXL: lambda: NixlTransport(self._nixl, clock=clock, network=network),
         }
         self._transports = tuple(makers[path]() for path in paths)
         self._avoided: set[tuple[InstanceId, Incarnation, DataPath]] = set()

@@ -30,6 +30,7 @@ from memserve.core.ids import Epoch, Incarnation, InstanceId
 from memserve.rpc.channel import RpcClient
 from memserve.rpc.etcd import Delete, Entry, EtcdClient, Put
 from memserve.rpc.etcd_mirror import EtcdMirror, read_record
+from memserve.security.secret import ClusterSecret
 from memserve.wire.messages import (
     AckReply,
     ClusterMessage,
@@ -95,7 +96,7 @@ async def gateways_in_etcd(join: str) -> tuple[str, ...]:
 class EtcdLink:
     """Of one instance, in one event loop."""
 
-    def __init__(self, join: str, *, cluster: str) -> None:
+    def __init__(self, join: str, *, cluster: str, secret: ClusterSecret | None = None) -> None:
         """Raises ConfigError when `join` names no etcd."""
         endpoints, _ = parse_etcd(join)
         self._client = EtcdClient(endpoints)
@@ -108,6 +109,7 @@ class EtcdLink:
         self._as_of = 0
         self._lives: dict[InstanceId, Incarnation] = {}
         self._dead: list[DeadInstance] = []
+        self._secret = secret
         self._desks: dict[str, RpcClient[object]] = {}
 
     async def call(self, message: object, *, deadline_s: float) -> object:
@@ -299,7 +301,7 @@ class EtcdLink:
         records = [read_record(entry, GatewayRecord) for entry in self._mirror.under(GATEWAYS)]
         endpoints = {record.manager for record in records if record is not None}
         for endpoint in endpoints - self._desks.keys():
-            self._desks[endpoint] = RpcClient(endpoint, ClusterMessage)
+            self._desks[endpoint] = RpcClient(endpoint, ClusterMessage, secret=self._secret)
         return tuple(self._desks[endpoint] for endpoint in sorted(endpoints))
 
     async def _put(self, folder: str, name: InstanceId, record: object) -> None:

@@ -14,6 +14,7 @@ from memserve.instance.agent import Agent
 from memserve.instance.etcd_link import EtcdLink
 from memserve.instance.membership_client import ManagerLink, MembershipClient
 from memserve.rpc.channel import RpcClient
+from memserve.security.secret import ClusterSecret
 from memserve.wire.messages import ClusterMessage, JoinRequest, Load, PeerInfo, RequestReport
 
 
@@ -27,10 +28,12 @@ class Membership:
         local: Callable[[], PeerInfo],
         peer_died: Callable[[InstanceId, Incarnation], None],
         use_memory: Callable[[tuple[PeerInfo, ...]], None],
+        secret: ClusterSecret | None = None,
     ) -> None:
         """`peer_died` and `use_memory` are called in the agent's loop and must not block."""
         self._agent = agent
         self._use_memory = use_memory
+        self._secret = secret
         self._local = local
         self._peer_died = peer_died
         self._client: MembershipClient | None = None
@@ -66,7 +69,7 @@ class Membership:
             cluster=cluster, peer=self._local(), role=role, url=url, pid=os.getpid(), can_play=can_play
         )
         self._client = MembershipClient(
-            link=_link(manager_endpoint, cluster),
+            link=_link(manager_endpoint, cluster, self._secret),
             join=request,
             load=load,
             peer_died=self._peer_died,
@@ -95,8 +98,10 @@ class Membership:
         return f"Membership({self._client or 'of no cluster'})"
 
 
-def _link(join: str, cluster: str) -> ManagerLink:
-    return EtcdLink(join, cluster=cluster) if is_etcd(join) else RpcClient(join, ClusterMessage)
+def _link(join: str, cluster: str, secret: ClusterSecret | None) -> ManagerLink:
+    if is_etcd(join):
+        return EtcdLink(join, cluster=cluster, secret=secret)
+    return RpcClient(join, ClusterMessage, secret=secret)
 
 
 def _nobody_cares() -> None:

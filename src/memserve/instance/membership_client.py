@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from memserve.cluster.member import Member
-from memserve.core.errors import InstanceUnavailable, LeaseLost, MemserveError, ProtocolError
+from memserve.core.errors import InstanceUnavailable, LeaseLost, MemserveError, ProtocolError, SecretRefused
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.wire.messages import (
     DrainRequest,
@@ -139,7 +139,9 @@ class MembershipClient:
 
     def _failed(self, error: MemserveError) -> None:
         """Say it once, not at every attempt; one that was never inside may be early, and waits for its manager."""
-        is_news = self._member.is_inside or not isinstance(error, InstanceUnavailable)
+        is_news = (
+            self._member.is_inside or not isinstance(error, InstanceUnavailable) or isinstance(error, SecretRefused)
+        )
         self._member.lost()
         if is_news and str(error) != self._refusal:
             self._refusal = str(error)

@@ -20,14 +20,15 @@ from memserve.core.enums import DataPath, Role
 from memserve.core.errors import ConfigError, ProtocolError
 from memserve.instance.mempool import MemPool
 from memserve.rpc.channel import RpcClient
+from memserve.security.secret import ClusterSecret
 from memserve.wire.messages import ClusterMessage, Load, WelcomeReply, WelcomeRequest
 
 _DEADLINE_S = 5.0
 
 
-async def welcome(endpoint: str) -> WelcomeReply:
+async def welcome(endpoint: str, secret: ClusterSecret | None = None) -> WelcomeReply:
     """What an instance of the cluster has to be like. Raises InstanceUnavailable when no manager answers there."""
-    client: RpcClient[object] = RpcClient(endpoint, ClusterMessage)
+    client: RpcClient[object] = RpcClient(endpoint, ClusterMessage, secret=secret)
     try:
         reply = await client.call(WelcomeRequest(), deadline_s=_DEADLINE_S)
     finally:

@@ -104,7 +104,7 @@ class MemPool:
         )
         self.pins = PoolPins(self._core)
         self.engine_blocks = EngineBlocks(self._core)
-        self._inbox, self._links = Inbox(), PeerLinks(lambda: self.info)
+        self._inbox, self._links = Inbox(), PeerLinks(lambda: self.info, secret=network.secret)
         self._aborts = Aborts(self._links, clock=SystemClock())
         self._receiver = self._new_receiver()
         self.offload = Offload(core=self._core, links=self._links, marks=marks, clock=SystemClock())
@@ -113,7 +113,7 @@ class MemPool:
         self._remote = RemoteBlocks(agent=self._agent, links=self._links)
         self.engine_path = EnginePath(core=self._core, agent=self._agent, links=self._links, aborts=self._aborts)
         self._puller = self._new_puller()
-        self.membership = self._new_membership()
+        self.membership = self._new_membership(network)
         self.info = self._start(identity)
 
     # ------------------------------------------------------------ the nine calls
@@ -348,12 +348,13 @@ class MemPool:
             links=self._links,
         )
 
-    def _new_membership(self) -> Membership:
+    def _new_membership(self, network: Network) -> Membership:
         return Membership(
             agent=self._agent,
             local=lambda: self.info,
             peer_died=self._receiver.peer_left,
             use_memory=self.offload.use,
+            secret=network.secret,
         )
 
     def _new_sender(self) -> TransferSender:

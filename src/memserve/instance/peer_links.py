@@ -14,6 +14,7 @@ from typing import TypeVar
 from memserve.core.errors import InstanceUnavailable, NotIntroduced, ProtocolError
 from memserve.core.ids import InstanceId
 from memserve.rpc.channel import RpcClient
+from memserve.security.secret import ClusterSecret
 from memserve.wire.messages import HelloReply, HelloRequest, PeerInfo, PeerMessage
 
 R = TypeVar("R")
@@ -24,8 +25,8 @@ HELLO_DEADLINE_S = 5.0
 class _Link:
     """One connection; `peer` is None until it is introduced."""
 
-    def __init__(self, endpoint: str) -> None:
-        self.client: RpcClient[object] = RpcClient(endpoint, PeerMessage)
+    def __init__(self, endpoint: str, secret: ClusterSecret | None) -> None:
+        self.client: RpcClient[object] = RpcClient(endpoint, PeerMessage, secret=secret)
         self.introducing: asyncio.Task[PeerInfo] | None = None
         self.peer: PeerInfo | None = None
 
@@ -33,7 +34,10 @@ class _Link:
 class PeerLinks:
     """Calls to peers, each with a deadline."""
 
-    def __init__(self, local: Callable[[], PeerInfo], *, max_links: int = 256) -> None:
+    def __init__(
+        self, local: Callable[[], PeerInfo], *, max_links: int = 256, secret: ClusterSecret | None = None
+    ) -> None:
+        self._secret = secret
         self._local = local
         self._max_links = max_links
         self._links: OrderedDict[str, _Link] = OrderedDict()
@@ -99,9 +103,9 @@ class PeerLinks:
             await link.client.close()
 
     async def _link(self, endpoint: str) -> _Link:
-        link = (
-            self._links.setdefault(endpoint, _Link(endpoint)) if endpoint not in self._links else self._links[endpoint]
-        )
+        link = self._links.get(endpoint)
+        if link is None:
+            link = self._links[endpoint] = _Link(endpoint, self._secret)
         self._links.move_to_end(endpoint)
         if len(self._links) > self._max_links:
             _, oldest = self._links.popitem(last=False)

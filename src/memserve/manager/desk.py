@@ -15,6 +15,7 @@ from memserve.cluster.membership import Membership
 from memserve.core.errors import ConfigError, ProtocolError
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.rpc.channel import RpcServer, Sender
+from memserve.security.secret import ClusterSecret
 from memserve.wire.messages import (
     AckReply,
     ClusterMessage,
@@ -56,6 +57,7 @@ class Desk:
         on_drain: Callable[[InstanceId], Awaitable[None]],
         on_dismissed: Callable[[InstanceId], None],
         config: bytes,
+        secret: ClusterSecret | None = None,
     ) -> None:
         """`config` goes to whoever is about to start an instance; what `on_drain` raises refuses the request.
 
@@ -72,7 +74,9 @@ class Desk:
         self._members: MemberAnswers | None = None
         self._join = ""
         self._managers: Callable[[], tuple[str, ...]] = tuple
-        self._server: RpcServer[ClusterMessage] = RpcServer(bind, self._answer, ClusterMessage, port=port)
+        self._server: RpcServer[ClusterMessage] = RpcServer(
+            bind, self._answer, ClusterMessage, port=port, secret=secret
+        )
 
     @property
     def endpoint(self) -> str:

@@ -79,7 +79,7 @@ class Drain:
         peer = self._instance.peer
         request = HandOnRequest(instance=peer.instance, incarnation=peer.incarnation, heirs=heirs)
         names = ", ".join(heir.peer.instance for heir in heirs)
-        client: RpcClient[object] = RpcClient(peer.endpoint, PeerMessage)
+        client: RpcClient[object] = RpcClient(peer.endpoint, PeerMessage, secret=self._manager.secret)
         try:
             async with asyncio.timeout(HAND_ON_S):
                 return await self._until_handed_on(client, request, names)

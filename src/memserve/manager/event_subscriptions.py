@@ -16,6 +16,7 @@ from memserve.core.clock import Clock
 from memserve.core.enums import Role
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.rpc.event_stream import EventReader, EventSink
+from memserve.security.secret import ClusterSecret
 from memserve.wire.messages import PeerInfo
 
 Member = tuple[InstanceId, Incarnation, Role]
@@ -34,7 +35,8 @@ class EventTarget(EventSink, Protocol):
 
 
 class EventSubscriptions:
-    def __init__(self, target: EventTarget, *, clock: Clock) -> None:
+    def __init__(self, target: EventTarget, *, clock: Clock, secret: ClusterSecret | None = None) -> None:
+        self._secret = secret
         self._target = target
         self._clock = clock
         self._group: asyncio.TaskGroup | None = None
@@ -69,7 +71,7 @@ class EventSubscriptions:
     async def _read(self, peer: PeerInfo) -> None:
         while True:
             try:
-                await EventReader(peer, self._target, clock=self._clock).run()
+                await EventReader(peer, self._target, clock=self._clock, secret=self._secret).run()
             except Exception:
                 # A bug on the way of one instance's events must not end the others' or the gateway.
                 _log.exception("following the events of %s failed; starting anew in %g s", peer.instance, _RESTART_S)

@@ -39,6 +39,7 @@ from memserve.manager.launcher import EndListener, InstanceEnded, Launcher
 from memserve.manager.own_registry import OwnRegistry
 from memserve.manager.registry import RegistryMaker, RegistryStats
 from memserve.manager.self_tests import SelfTests
+from memserve.security.secret import ClusterSecret
 from memserve.wire.messages import DeadInstance, PathCheck, RequestReport
 
 SILENT_S = 20.0
@@ -68,6 +69,7 @@ class ClusterManager:
         registry: RegistryMaker = OwnRegistry,
         port: int = 0,
         config: bytes = b"{}",
+        secret: ClusterSecret | None = None,
         suspect_s: float = 5.0,
         dead_s: float = SILENT_S,
     ) -> None:
@@ -78,6 +80,8 @@ class ClusterManager:
         """
         self._clock = clock
         self._on_change = on_change
+        self.secret = secret
+        """Of the cluster."""
         self._membership = Membership(clock=clock, suspect_s=suspect_s, dead_s=dead_s)
         self._desk = Desk(
             cluster=cluster,
@@ -88,6 +92,7 @@ class ClusterManager:
             on_drain=self._asked_to_drain,
             on_dismissed=self._let_go,
             config=config,
+            secret=secret,
         )
         self._registry = registry(self._desk, self._membership, self._tell)
         self.launcher = launcher(self._ended)
@@ -98,7 +103,7 @@ class ClusterManager:
         self._changed = asyncio.Event()
         self._checked: set[tuple[InstanceId, Incarnation]] = set()
         self._tried_out: set[tuple[InstanceId, Incarnation]] = set()
-        self._self_tests = SelfTests()
+        self._self_tests = SelfTests(secret=secret)
         self._group: asyncio.TaskGroup | None = None
         self._http: aiohttp.ClientSession | None = None
         self._runner: asyncio.Task[None] | None = None

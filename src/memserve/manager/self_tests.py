@@ -13,6 +13,7 @@ from memserve.core.enums import DataPath
 from memserve.core.errors import MemserveError
 from memserve.core.ids import InstanceId
 from memserve.rpc.channel import RpcClient
+from memserve.security.secret import ClusterSecret
 from memserve.wire.messages import PathCheck, PeerMessage, SelfTestReply, SelfTestRequest
 
 _MAX_PEERS = 16
@@ -23,9 +24,10 @@ _log = logging.getLogger(__name__)
 class SelfTests:
     """Of one cluster."""
 
-    def __init__(self, *, deadline_s: float = 12.0) -> None:
+    def __init__(self, *, deadline_s: float = 12.0, secret: ClusterSecret | None = None) -> None:
         """An instance that says nothing for `deadline_s` has nothing to say about its paths."""
         self._deadline_s = deadline_s
+        self._secret = secret
         self._checks: dict[tuple[InstanceId, InstanceId, DataPath], PathCheck] = {}
 
     def checks(self, view: ClusterView) -> tuple[PathCheck, ...]:
@@ -56,7 +58,7 @@ class SelfTests:
     async def _ask(self, instance: InstanceView, peers: tuple[InstanceView, ...]) -> tuple[PathCheck, ...]:
         """None when it does not say."""
         peer = instance.peer
-        client: RpcClient[object] = RpcClient(peer.endpoint, PeerMessage)
+        client: RpcClient[object] = RpcClient(peer.endpoint, PeerMessage, secret=self._secret)
         request = SelfTestRequest(
             instance=peer.instance, incarnation=peer.incarnation, peers=tuple(other.peer for other in peers)
         )

@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 from memserve.core.clock import Clock
 from memserve.core.errors import MemserveError, ProtocolError
 from memserve.rpc.channel import RpcClient
+from memserve.security.secret import ClusterSecret
 from memserve.wire.events import Applied, EventBatch, IndexEvent, SnapshotPart
 from memserve.wire.messages import (
     EventsReply,
@@ -58,6 +59,7 @@ class EventReader:
         max_wait_s: float = _MAX_WAIT_S,
         deadline_s: float = _DEADLINE_S,
         retry_s: float = _RETRY_S,
+        secret: ClusterSecret | None = None,
     ) -> None:
         """An answer may wait `max_wait_s` for events and takes `deadline_s` more; `retry_s` paces what failed."""
         self._peer = peer
@@ -66,7 +68,7 @@ class EventReader:
         self._max_wait_s = max_wait_s
         self._deadline_s = max_wait_s + deadline_s
         self._retry_s = retry_s
-        self._client: RpcClient[object] = RpcClient(peer.endpoint, PeerMessage)
+        self._client: RpcClient[object] = RpcClient(peer.endpoint, PeerMessage, secret=secret)
         self._complained: set[str] = set()
 
     async def run(self) -> None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from memserve.config import NO_TLS, TlsFiles
+from memserve.config import LOOPBACK, Network
 from memserve.core.clock import Clock
 from memserve.core.errors import InstanceUnavailable
 from memserve.transport.framed_socket import FramedSocket, TcpLimits
@@ -20,9 +20,9 @@ from memserve.transport.tls import client_context
 class Connections:
     """Lends FramedSockets."""
 
-    def __init__(self, *, limits: TcpLimits, clock: Clock, tls: TlsFiles = NO_TLS, max_idle: int = 16) -> None:
-        """With `tls` only encrypted connections are made, without it only plain ones. Raises ConfigError."""
-        self._tls = client_context(tls) if tls.is_on else None
+    def __init__(self, *, limits: TcpLimits, clock: Clock, network: Network = LOOPBACK, max_idle: int = 16) -> None:
+        """As `network` says, only encrypted connections are made or only plain ones. Raises ConfigError."""
+        self._tls = client_context(network)
         self._limits = limits
         self._clock = clock
         self._max_idle = max_idle

@@ -49,6 +49,10 @@ class TcpLimits(msgspec.Struct, frozen=True, kw_only=True):
     """That a server serves at once; more are closed as they come."""
 
 
+class HandshakeFailed(InstanceUnavailable):
+    """Who is at the other end has not proved to belong to this cluster. The connection is closed."""
+
+
 class FramedSocket:
     """Owns the socket it is given."""
 
@@ -138,6 +142,14 @@ class FramedSocket:
             self.read_into(part)
             num_bytes -= part.nbytes
             self._check_time(end)
+
+    def shake_hands(self) -> None:
+        """Find out who is there, in `connect_s` at most. Raises HandshakeFailed."""
+        try:
+            self._wire.shake_hands(seconds=self._limits.connect_s)
+        except OSError as error:
+            raise HandshakeFailed(f"{self._peer} is not let in: {error}") from error
+        self._wire.set_timeout(self._limits.stall_s)
 
     def wait(self, *, seconds: float) -> bool:
         """Whether the peer begins a message in that time; False, too, when it has closed the connection."""

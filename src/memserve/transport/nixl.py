@@ -9,7 +9,7 @@ connections. Thread-safe; one fetch at a time.
 import threading
 from collections.abc import Iterator, Sequence
 
-from memserve.config import NO_TLS, TlsFiles
+from memserve.config import LOOPBACK, Network
 from memserve.core.clock import Clock
 from memserve.core.enums import DataPath
 from memserve.core.errors import ProtocolError
@@ -28,12 +28,12 @@ class NixlTransport:
     name = DataPath.NIXL
 
     def __init__(
-        self, agent: NixlAgent, *, clock: Clock, limits: TcpLimits | None = None, tls: TlsFiles = NO_TLS
+        self, agent: NixlAgent, *, clock: Clock, limits: TcpLimits | None = None, network: Network = LOOPBACK
     ) -> None:
         """`agent` is shared with the data server, and closed by its owner."""
         self._agent = agent
         self._limits = limits or TcpLimits()
-        self._connections = Connections(limits=self._limits, clock=clock, tls=tls)
+        self._connections = Connections(limits=self._limits, clock=clock, network=network)
         self._lock = threading.Lock()
 
     def reaches(self, peer: PeerInfo) -> bool:

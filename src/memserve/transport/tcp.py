@@ -10,7 +10,7 @@ from functools import partial
 
 import msgspec
 
-from memserve.config import NO_TLS, TlsFiles
+from memserve.config import LOOPBACK, Network
 from memserve.core.clock import Clock
 from memserve.core.enums import DataPath
 from memserve.core.errors import ProtocolError
@@ -67,12 +67,12 @@ class TcpTransport:
         clock: Clock,
         threads: CopyThreads | None = None,
         limits: TcpLimits | None = None,
-        tls: TlsFiles = NO_TLS,
+        network: Network = LOOPBACK,
     ) -> None:
         """`threads`, closed by their owner, share long fetches; None leaves them to the caller's."""
         self._threads = threads or CopyThreads(1)
         self._limits = limits or TcpLimits()
-        self._connections = Connections(limits=self._limits, clock=clock, tls=tls)
+        self._connections = Connections(limits=self._limits, clock=clock, network=network)
 
     def reaches(self, peer: PeerInfo) -> bool:
         """Whether it has a data server that wants TLS where this side does; nobody asks it."""

@@ -18,7 +18,7 @@ import msgspec
 from memserve.config import Network
 from memserve.core.clock import Clock
 from memserve.core.errors import ConfigError, InstanceUnavailable, MemserveError, ProtocolError, TransferFailed
-from memserve.transport.framed_socket import FramedSocket, TcpLimits
+from memserve.transport.framed_socket import FramedSocket, HandshakeFailed, TcpLimits
 from memserve.transport.tls import server_context
 from memserve.wire.data_messages import DataMessage, ExposeReply, ExposeRequest, ReadReply, ReadRequest, WriteRequest
 from memserve.wire.messages import AckReply, ErrorReply
@@ -70,6 +70,8 @@ class DataServerStats(msgspec.Struct, frozen=True, kw_only=True):
     num_frames: int
     num_refused: int
     num_malformed: int
+    num_strangers: int
+    """Connections that did not get through the TLS handshake."""
 
 
 class DataServer:
@@ -86,7 +88,7 @@ class DataServer:
     ) -> None:
         self._nixl = nixl
         self._network = network
-        self._tls = server_context(network.tls) if network.tls.is_on else None
+        self._tls = server_context(network)
         self._door = door
         self._clock = clock
         self._limits = limits or TcpLimits()
@@ -99,6 +101,7 @@ class DataServer:
         self._num_frames = 0
         self._num_refused = 0
         self._num_malformed = 0
+        self._num_strangers = 0
 
     def start(self) -> str:
         """Listen on a free port; returns tcp://HOST:PORT, or tls://. Raises ConfigError for an address that is none."""
@@ -123,6 +126,7 @@ class DataServer:
                 num_frames=self._num_frames,
                 num_refused=self._num_refused,
                 num_malformed=self._num_malformed,
+                num_strangers=self._num_strangers,
             )
 
     def close(self) -> None:
@@ -165,9 +169,14 @@ class DataServer:
 
     def _serve(self, framed: FramedSocket) -> None:
         try:
+            framed.shake_hands()
             while framed.wait(seconds=self._limits.idle_s):
                 message, num_bytes = framed.receive()
                 self._answer(framed, message, num_bytes)
+        except HandshakeFailed as error:
+            with self._lock:
+                self._num_strangers += 1
+            _log.info("%s", error)
         except ProtocolError as error:
             self._count_malformed()
             _log.warning("data connection closed: %s", error)

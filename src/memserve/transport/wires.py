@@ -12,6 +12,10 @@ from typing import Protocol
 class Wire(Protocol):
     """All calls raise OSError when the connection fails, TimeoutError when nothing moves in time."""
 
+    def shake_hands(self, *, seconds: float) -> None:
+        """Until each end knows the other, in this time altogether; nothing where nobody asks."""
+        ...
+
     def send(self, parts: Sequence[memoryview]) -> int:
         """Some of the bytes, from the beginning; how many."""
         ...
@@ -34,6 +38,9 @@ class Wire(Protocol):
 class PlainWire:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+
+    def shake_hands(self, *, seconds: float) -> None:
+        """A plain connection has none."""
 
     def send(self, parts: Sequence[memoryview]) -> int:
         return self._socket.sendmsg(parts)
@@ -59,11 +66,15 @@ class PlainWire:
 
 
 class TlsWire:
-    """The handshake comes with the first bytes, so it waits for nobody else's thread."""
+    """A server's handshake is its own step, so it waits for nobody else's thread."""
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         self._socket = sock
         self._ahead = b""
+
+    def shake_hands(self, *, seconds: float) -> None:
+        self._socket.settimeout(seconds)
+        self._socket.do_handshake()
 
     def send(self, parts: Sequence[memoryview]) -> int:
         return self._socket.send(parts[0])

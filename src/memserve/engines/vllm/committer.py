@@ -12,6 +12,7 @@ import msgspec
 
 from memserve.engines.vllm.jobs import Commit
 from memserve.rpc.channel import RpcClient
+from memserve.security.secret import ClusterSecret
 from memserve.wire.messages import PeerMessage
 
 COMMIT_DEADLINE_S = 10.0
@@ -20,8 +21,9 @@ COMMIT_DEADLINE_S = 10.0
 class Committer:
     """Sends one rank's CommitRequests in the background. Thread-safe."""
 
-    def __init__(self, *, rank: int, num_ranks: int) -> None:
+    def __init__(self, *, rank: int, num_ranks: int, secret: ClusterSecret | None = None) -> None:
         self._rank = rank
+        self._secret = secret
         self._num_ranks = num_ranks
         self._clients: dict[str, RpcClient[PeerMessage]] = {}
         self._loop = asyncio.new_event_loop()
@@ -35,7 +37,7 @@ class Committer:
     async def _commit(self, commit: Commit) -> None:
         endpoint = commit.peer.endpoint
         if endpoint not in self._clients:
-            self._clients[endpoint] = RpcClient(endpoint, PeerMessage)
+            self._clients[endpoint] = RpcClient(endpoint, PeerMessage, secret=self._secret)
         request = msgspec.structs.replace(commit.request, rank=self._rank, num_ranks=self._num_ranks)
         await self._clients[endpoint].call(request, deadline_s=COMMIT_DEADLINE_S)
 

@@ -24,7 +24,7 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.request import Request, RequestStatus
 
-from memserve.config import ConnectorConfig, Network, convert, parse_disk, parse_size
+from memserve.config import ConnectorConfig, Network, check_plain_paths, convert, parse_disk, parse_size
 from memserve.core.clock import SystemClock
 from memserve.core.enums import SERVING_ROLES, Phase
 from memserve.core.errors import ConfigError
@@ -45,6 +45,7 @@ from memserve.engines.vllm.scheduler_side import SchedulerSide
 from memserve.engines.vllm.worker_side import WorkerSide
 from memserve.instance.guarded import be_killed, tell_guard
 from memserve.instance.mempool import MemPool
+from memserve.security.secret import read_secret
 from memserve.storage.shared_memory import attach
 from memserve.transport.tcp import TcpTransport
 from memserve.wire.messages import RequestParams
@@ -76,6 +77,7 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self._committer: Committer | None = None
         extra = vllm_config.kv_transfer_config.kv_connector_extra_config
         self._config = convert(dict(extra), ConnectorConfig, "kv_connector_extra_config")
+        self._network = _network(self._config)
         if role is KVConnectorRole.SCHEDULER:
             self._start_pool(self._config)
 
@@ -91,7 +93,7 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
             dram_bytes=parse_size(config.dram, "dram"),
             identity=identity,
             cluster=config.cluster,
-            network=Network(bind=config.bind, advertise=config.advertise, tls=config.tls),
+            network=self._network,
             paths=config.paths,
             disk=parse_disk(config.disk, "disk"),
             marks=config.marks,
@@ -221,12 +223,12 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
         parallel = self._vllm_config.parallel_config
         layout = model_layout(self._vllm_config, self._kv_cache_config)
         share = own_share(self._vllm_config, layout)
-        self._committer = Committer(rank=parallel.rank, num_ranks=parallel.world_size)
+        self._committer = Committer(rank=parallel.rank, num_ranks=parallel.world_size, secret=self._network.secret)
         self._worker = WorkerSide(
             memory=EngineMemory(self._kv_cache_config, kv_caches, layout=layout, share=share),
             attach=attach,
             commit=self._committer.commit,
-            network=TcpTransport(clock=SystemClock(), tls=self._config.tls),
+            network=TcpTransport(clock=SystemClock(), network=self._network),
             rank=parallel.rank,
             clock=SystemClock(),
             plan=self._config.pieces,
@@ -269,6 +271,13 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
             self._committer.close()
         if self._pool is not None:
             self._pool.close()
+
+
+def _network(config: ConnectorConfig) -> Network:
+    """Raises ConfigError."""
+    check_plain_paths(config.paths, secret=config.secret, plain_nixl=config.plain_nixl)
+    secret = read_secret(config.secret) if config.secret else None
+    return Network(bind=config.bind, advertise=config.advertise, tls=config.tls, secret=secret)
 
 
 def _num_kv(request: Request) -> int:
