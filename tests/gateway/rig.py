@@ -33,6 +33,7 @@ from memserve.pool.pins import pin_id
 from memserve.scheduler.cost_model import PathTerms
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
+from memserve.security.secret import ClusterSecret
 from memserve.wire.identity import KvIdentity, Namespace
 from memserve.wire.messages import Load, PathCheck, PeerInfo, PeerPaths, Pinned, ResizeReply, TierStats
 from tests.fakes.engine import FakeEngine, Fault
@@ -186,7 +187,9 @@ class CharacterTokens:
 
 
 class Rig:
-    def __init__(self, *, settings: GatewaySettings, tenants: tuple[TenantSettings, ...]) -> None:
+    def __init__(
+        self, *, settings: GatewaySettings, tenants: tuple[TenantSettings, ...], secret: ClusterSecret | None
+    ) -> None:
         self.engines: dict[str, FakeEngine] = {}
         self.cluster = ScriptedCluster()
         self.releases = NotedReleases()
@@ -217,6 +220,7 @@ class Rig:
             reports=ReportLog(history=history, metrics=metrics),
             tenants=Tenants(tenants),
             switches=Switches(),
+            secret=secret,
         )
         metrics.follow(self.context.scheduler)
 
@@ -308,10 +312,11 @@ class Rigs:
         tenants: tuple[TenantSettings, ...] = (),
         bounds: Mapping[str, int] = MappingProxyType({}),
         retry_reserve: int = 100,
+        secret: ClusterSecret | None = None,
     ) -> AsyncIterator[Rig]:
         """Engines p0.., d0.., c0.., f0.. behind a gateway."""
         settings = GatewaySettings(request_deadline_s=deadline_s, retry_reserve=retry_reserve, **bounds)
-        made = Rig(settings=settings, tenants=tenants)
+        made = Rig(settings=settings, tenants=tenants, secret=secret)
         roles = {
             "p": (Role.PREFILL, prefill),
             "d": (Role.DECODE, decode),

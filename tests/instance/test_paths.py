@@ -10,9 +10,10 @@ import pytest
 
 from memserve.config import Network, TlsFiles
 from memserve.core.enums import DataPath, Tier
-from memserve.core.errors import ConfigError, MemserveError, TransferFailed
+from memserve.core.errors import ConfigError, MemserveError, SecretRefused, TransferFailed
 from memserve.gateway.pool_control import RpcPools
 from memserve.instance.mempool import MemPool
+from memserve.security.secret import ClusterSecret
 from memserve.wire.messages import BlockList, PeerInfo
 from tests.instance.conftest import BLOCK_BYTES, MakePool
 from tests.transport.certificates import made_tls
@@ -200,12 +201,23 @@ async def test_a_gateway_is_told_the_ways_to_each_peer(near: MemPool, far: MemPo
 
 
 def test_pools_with_tls_share_and_are_reached_where_they_say(make_pool: MakePool, tls: TlsFiles) -> None:
-    network = Network(bind="0.0.0.0", advertise="127.0.0.1", tls=tls)
+    network = Network(bind="0.0.0.0", advertise="127.0.0.1", tls=tls, secret=ClusterSecret(b"s" * 32))
     near, far = (make_pool(name, paths=(DataPath.TCP,), network=network) for name in ("near", "far"))
     assert far.info.endpoint.startswith("tcp://127.0.0.1:")
     assert far.info.data.startswith("tls://127.0.0.1:")
     source, data = filled(near)
     assert far.read(near.transfer_with_insert(near.connect(far.info.endpoint), TOKENS, source)) == data
+
+
+def test_pools_that_share_a_secret_share_over_tls_without_any_certificate(make_pool: MakePool) -> None:
+    network = Network(secret=ClusterSecret(b"s" * 32))
+    near, far = (make_pool(name, paths=(DataPath.TCP,), network=network) for name in ("near", "far"))
+    assert far.info.data.startswith("tls://127.0.0.1:")
+    source, data = filled(near)
+    assert far.read(near.transfer_with_insert(near.connect(far.info.endpoint), TOKENS, source)) == data
+    stranger = make_pool("stranger", network=Network(secret=ClusterSecret(b"t" * 32)))
+    with pytest.raises(SecretRefused, match="does not take the cluster secret"):
+        stranger.connect(far.info.endpoint)
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,19 @@
 """TLS on data connections: who is let in, what goes over, and what a broken setting says."""
 
 import contextlib
+import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from memserve.config import Network, TlsFiles
 from memserve.core.clock import SystemClock
 from memserve.core.errors import ConfigError, InstanceUnavailable
+from memserve.security.secret import ClusterSecret
 from memserve.transport.base import Offer
 from memserve.transport.tcp import TcpTransport
 from memserve.transport.tcp_server import DataServer
@@ -103,7 +107,62 @@ def test_a_file_that_is_missing_is_named(tls: TlsFiles, field: str) -> None:
 def test_a_network_that_cannot_be_connected_to_is_refused() -> None:
     with pytest.raises(ConfigError, match="set advertise"):
         Network(bind="0.0.0.0").check()
+    with pytest.raises(ConfigError, match="--cluster-secret"):
+        Network(bind="10.0.0.7").check()
     with pytest.raises(ConfigError, match="all three"):
         Network(tls=TlsFiles(ca="ca.pem")).check()
     assert Network(bind="0.0.0.0", advertise="10.0.0.7").host == "10.0.0.7"
     assert Network(bind="::1").host == "[::1]"
+
+
+OURS, THEIRS = (Network(secret=ClusterSecret(text * 32)) for text in (b"o", b"t"))
+
+
+@pytest.fixture
+def sealed_server(sender: Side) -> Iterator[DataServer]:
+    server = DataServer(network=OURS, door=sender.door, clock=SystemClock(), limits=LIMITS)
+    yield server
+    server.close()
+
+
+def sealed(network: Network) -> TcpTransport:
+    return TcpTransport(clock=SystemClock(), limits=LIMITS, network=network)
+
+
+def test_who_knows_the_secret_needs_no_certificates(sender: Side, receiver: Side, sealed_server: DataServer) -> None:
+    transport = sealed(OURS)
+    assert fetch_from(sealed_server.start(), transport, sender, receiver)
+    transport.close()
+
+
+@pytest.mark.parametrize("network", [THEIRS, Network()], ids=["another secret", "none"])
+def test_who_does_not_know_the_secret_gets_no_block(
+    sender: Side, receiver: Side, sealed_server: DataServer, network: Network
+) -> None:
+    endpoint = sealed_server.start()
+    transport = sealed(network)
+    with pytest.raises(InstanceUnavailable):
+        fetch_from(endpoint if network.secret else endpoint.replace("tls:", "tcp:"), transport, sender, receiver)
+    transport.close()
+    honest = sealed(OURS)
+    assert fetch_from(endpoint, honest, sender, receiver)
+    honest.close()
+    stats = sealed_server.stats()
+    assert (stats.num_frames, stats.num_malformed) == (1, 0)
+    assert stats.num_strangers >= 1
+
+
+def test_random_bytes_reach_no_block_and_hold_up_nobody(
+    sender: Side, receiver: Side, sealed_server: DataServer
+) -> None:
+    endpoint = sealed_server.start()
+    host, _, port = endpoint.removeprefix("tls://").rpartition(":")
+    honest = sealed(OURS)
+    before = psutil.Process().memory_info().rss
+    for number in range(40):
+        with socket.create_connection((host, int(port))) as stranger, contextlib.suppress(OSError):
+            stranger.sendall((b"\x16\x03\x01\x02\x00\x01" if number % 2 else b"") + os.urandom(1 << 16))
+    assert fetch_from(endpoint, honest, sender, receiver)
+    honest.close()
+    assert sealed_server.stats().num_frames == 1
+    assert psutil.Process().memory_info().rss - before < 64 << 20

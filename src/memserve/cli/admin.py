@@ -6,6 +6,7 @@ import aiohttp
 import msgspec
 
 from memserve.core.errors import ConfigError, InstanceUnavailable
+from memserve.security.secret import ClusterSecret, Purpose
 
 T = TypeVar("T")
 
@@ -32,17 +33,21 @@ async def ask(
     send: object = None,
     deadline_s: float = LOOK_S,
     option: str = "--url",
+    secret: ClusterSecret | None = None,
 ) -> T:
     """The answer in its shape; `send` goes as JSON, `option` is how the reader names the gateway.
+
+    With a `secret` the question shows the token of the admin API.
 
     Raises ConfigError with what the gateway says against it, InstanceUnavailable when none answers or it cannot.
     """
     body = None if send is None else msgspec.json.encode(send)
+    shown = {} if secret is None else {"Authorization": f"Bearer {secret.token(Purpose.ADMIN_HTTP)}"}
     try:
         timeout = aiohttp.ClientTimeout(total=deadline_s)
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(method, f"{url.rstrip('/')}{path}", data=body) as answer,
+            session.request(method, f"{url.rstrip('/')}{path}", data=body, headers=shown) as answer,
         ):
             content = await answer.read()
             if answer.status >= 400:

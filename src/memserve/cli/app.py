@@ -16,6 +16,7 @@ from memserve import __version__
 from memserve.cli import bench, elastic
 from memserve.cli.options import ServeOptions, serve_config
 from memserve.cli.refusals import errors, refusals
+from memserve.cli.secret import SecretFile, opened, secret
 from memserve.config import AutoscaleMode, Network, TlsFiles
 from memserve.core.enums import CachingMode, TransferMode
 
@@ -92,6 +93,7 @@ def serve(
     registry: Annotated[
         str | None, typer.Option(help="etcd://HOST:PORT,HOST:PORT, to share the cluster with other gateways.")
     ] = None,
+    cluster_secret: SecretFile = None,
     max_restarts: Annotated[
         int | None, typer.Option(help="How often in a row an instance that ends is started again.")
     ] = None,
@@ -134,15 +136,16 @@ def demo(
 def status(
     *,
     url: Annotated[str, typer.Option(help="Where the gateway serves.")] = "http://127.0.0.1:8000",
+    cluster_secret: SecretFile = None,
 ) -> None:
     """Show the instances of a running cluster and what they hold."""
     with refusals():
         from memserve.cli.status import show_status  # noqa: PLC0415
 
-        show_status(url)
+        show_status(url, opened(cluster_secret))
 
 
-for _command in (elastic.instance, elastic.scale, elastic.drain, elastic.role):
+for _command in (elastic.instance, elastic.scale, elastic.drain, elastic.role, secret):
     app.command()(_command)
 
 
@@ -155,6 +158,7 @@ def pool(
     name: Annotated[str, typer.Option(help="Unique in the cluster; default: from the process or the disk.")] = "",
     bind: Annotated[str, typer.Option(help="Address on which it listens.")] = "127.0.0.1",
     advertise: Annotated[str, typer.Option(help="Address that the others connect to, where it is another.")] = "",
+    cluster_secret: SecretFile = None,
     tls_certificate: Annotated[str, typer.Option(help="PEM file; with --tls-key and --tls-ca.")] = "",
     tls_key: Annotated[str, typer.Option(help="PEM file of the certificate's key.")] = "",
     tls_ca: Annotated[str, typer.Option(help="PEM file of the CA of the cluster's certificates.")] = "",
@@ -165,7 +169,7 @@ def pool(
         from memserve.cli.pool import PoolOptions, run_pool  # noqa: PLC0415
 
         tls = TlsFiles(certificate=tls_certificate, key=tls_key, ca=tls_ca)
-        network = Network(bind=bind, advertise=advertise, tls=tls)
+        network = Network(bind=bind, advertise=advertise, tls=tls, secret=opened(cluster_secret))
         run_pool(PoolOptions(join=join, dram=dram, disk=disk, name=name, network=network, hand_on=hand_on))
 
 
@@ -175,12 +179,13 @@ def resize(
     *,
     dram: Annotated[str, typer.Option(help='Shared memory it shall have, e.g. "2GiB".')],
     url: Annotated[str, typer.Option(help="Where the gateway serves.")] = "http://127.0.0.1:8000",
+    cluster_secret: SecretFile = None,
 ) -> None:
     """Grow or shrink the memory of a running instance's pool."""
     with refusals():
         from memserve.cli.resize import run_resize  # noqa: PLC0415
 
-        run_resize(instance, dram=dram, url=url)
+        run_resize(instance, dram=dram, url=url, secret=opened(cluster_secret))
 
 
 @app.command()
@@ -188,12 +193,13 @@ def explain(
     request: Annotated[str, typer.Argument(help="Its id: the x-request-id of the answer.")],
     *,
     url: Annotated[str, typer.Option(help="Where the gateway serves.")] = "http://127.0.0.1:8000",
+    cluster_secret: SecretFile = None,
 ) -> None:
     """Say why a request went where it went, and what was predicted beside what came of it."""
     with refusals():
         from memserve.cli.explain import show_explanation  # noqa: PLC0415
 
-        show_explanation(request, url)
+        show_explanation(request, url, opened(cluster_secret))
 
 
 @app.command()

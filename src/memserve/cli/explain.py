@@ -9,11 +9,12 @@ from rich.table import Table
 
 from memserve.cli.admin import ask
 from memserve.gateway.explanation import Explanation, Step, seconds
+from memserve.security.secret import ClusterSecret
 
 
-def show_explanation(request: str, url: str) -> None:
+def show_explanation(request: str, url: str, secret: ClusterSecret | None = None) -> None:
     """Print it. Raises ConfigError for a request that the gateway does not know, InstanceUnavailable without one."""
-    found = asyncio.run(ask(url, f"/admin/explain/{quote(request, safe='')}", Explanation))
+    found = asyncio.run(ask(url, f"/admin/explain/{quote(request, safe='')}", Explanation, secret=secret))
     console = Console(highlight=False, soft_wrap=True)
     for line in found.text:
         console.print(line, markup=False)

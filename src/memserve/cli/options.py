@@ -42,6 +42,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     manager: str | None = None
     registry: str | None = None
     max_restarts: int | None = None
+    cluster_secret: Path | None = None
     host: str | None = None
     port: int | None = None
     dram: str | None = None
@@ -68,6 +69,7 @@ def serve_config(options: ServeOptions) -> ServeConfig:
         **_given(caching=options.caching, transfer=options.transfer, policy=options.policy, profile=options.profile),
         **_given(name=options.name, manager=options.manager, registry=options.registry),
         **_given(max_restarts=options.max_restarts),
+        **_given(secret=None if options.cluster_secret is None else str(options.cluster_secret)),
     )
     cluster.check()
     return msgspec.structs.replace(

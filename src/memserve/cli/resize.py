@@ -8,10 +8,11 @@ from rich.console import Console
 from memserve.cli.admin import CHANGE_S, ask
 from memserve.cli.sizes import size_text
 from memserve.config import parse_size
+from memserve.security.secret import ClusterSecret
 from memserve.wire.messages import ResizeReply
 
 
-def run_resize(instance: str, *, dram: str, url: str) -> None:
+def run_resize(instance: str, *, dram: str, url: str, secret: ClusterSecret | None = None) -> None:
     """Raises ConfigError with what the instance answers, InstanceUnavailable when no gateway does."""
     parse_size(dram, "--dram")
     reply = asyncio.run(
@@ -22,6 +23,7 @@ def run_resize(instance: str, *, dram: str, url: str) -> None:
             method="PUT",
             send={"dram": dram},
             deadline_s=CHANGE_S,
+            secret=secret,
         )
     )
     before, after = reply.before, reply.after

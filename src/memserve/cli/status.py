@@ -15,6 +15,7 @@ from memserve.config import AutoscaleMode
 from memserve.gateway.pool_routes import InstancePaths
 from memserve.manager.autoscaling import AutoscalerReport
 from memserve.manager.operations import Operation, OperationState
+from memserve.security.secret import ClusterSecret
 from memserve.wire.messages import PathCheck
 
 _SHOWN = 5
@@ -36,9 +37,9 @@ class _Cluster(msgspec.Struct, frozen=True, kw_only=True):
     path_checks: tuple[PathCheck, ...] = ()
 
 
-def show_status(url: str) -> None:
+def show_status(url: str, secret: ClusterSecret | None = None) -> None:
     """Print one row an instance. Raises InstanceUnavailable when no gateway answers at `url`."""
-    cluster, paths, operations, autoscaler = asyncio.run(_read(url))
+    cluster, paths, operations, autoscaler = asyncio.run(_read(url, secret))
     view = cluster.view
     console = Console(highlight=False)
     console.print(f"cluster of {len(view.instances)} instances, epoch {view.epoch}")
@@ -112,11 +113,11 @@ def _cells(instance: InstanceView) -> tuple[str, ...]:
 
 
 async def _read(
-    url: str,
+    url: str, secret: ClusterSecret | None
 ) -> tuple[_Cluster, tuple[InstancePaths, ...], tuple[Operation, ...], AutoscalerReport]:
     return (
-        await ask(url, "/admin/cluster", _Cluster),
-        (await ask(url, "/admin/paths", _Paths)).paths,
-        (await ask(url, "/admin/operations", _Operations)).operations,
-        await ask(url, "/admin/autoscaler", AutoscalerReport),
+        await ask(url, "/admin/cluster", _Cluster, secret=secret),
+        (await ask(url, "/admin/paths", _Paths, secret=secret)).paths,
+        (await ask(url, "/admin/operations", _Operations, secret=secret)).operations,
+        await ask(url, "/admin/autoscaler", AutoscalerReport, secret=secret),
     )

@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from memserve.gateway.admin_guard import AdminGuard
 from memserve.gateway.admin_routes import AdminRoutes
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.elasticity_routes import ElasticityRoutes
@@ -47,6 +49,7 @@ def create_app(context: GatewayContext) -> Starlette:
             Route("/v1/models", ModelList(runtime), methods=["GET"]),
             Route("/v1/{path:path}", PassThrough(runtime, "/v1/*")),
         ],
+        middleware=[] if context.secret is None else [Middleware(AdminGuard, secret=context.secret)],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error},
         lifespan=lifespan,
     )

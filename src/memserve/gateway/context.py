@@ -16,6 +16,7 @@ from memserve.gateway.switches import Switches
 from memserve.gateway.tenants import Tenants
 from memserve.manager.autoscaling import AutoscalerReport
 from memserve.scheduler.scheduler import Scheduler
+from memserve.security.secret import ClusterSecret
 
 
 def no_autoscaler() -> AutoscalerReport:
@@ -39,6 +40,8 @@ class GatewayContext:
     metrics: GatewayMetrics
     reports: ReportLog
     switches: Switches
+    secret: ClusterSecret | None = None
+    """Of the cluster: the admin API asks for it, and the instances do."""
     tenants: Tenants
     autoscaler: Callable[[], AutoscalerReport] = no_autoscaler
     """What it sees and decides, asked for whenever somebody wants to know."""

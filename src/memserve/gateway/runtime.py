@@ -69,7 +69,7 @@ class GatewayRuntime:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Connections and the view follower, for the length of the block."""
-        self._upstream = Upstream()
+        self._upstream = Upstream(self.context.secret)
         try:
             async with asyncio.TaskGroup() as group:
                 follower = group.create_task(self._follow_view(), name="view follower")

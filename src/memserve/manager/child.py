@@ -16,6 +16,7 @@ from memserve.manager.failure import reason
 from memserve.manager.guard import AT_ONCE, command, remove_files
 from memserve.manager.launch_plan import LaunchSpec
 from memserve.manager.machine import Machine
+from memserve.security.secret import ClusterSecret, Purpose
 
 _STOP_S = 8.0
 """The guard needs up to 5 s before it kills; beyond this it is killed itself, and its child by the kernel."""
@@ -68,8 +69,11 @@ class Child:
         return f"Child({self.spec.instance}, pid {self.pid}, {state})"
 
 
-async def start(spec: LaunchSpec, machine: Machine) -> Child:
-    """Start the child; its output goes to `spec.log`. Raises ConfigError when that cannot be done."""
+async def start(spec: LaunchSpec, machine: Machine, secret: ClusterSecret | None = None) -> Child:
+    """Start the child; its output goes to `spec.log`. Raises ConfigError when that cannot be done.
+
+    With a `secret`, its environment holds the key of its HTTP server.
+    """
     try:
         log = await asyncio.to_thread(_open_log, Path(spec.log))
         log_begin = os.fstat(log).st_size
@@ -85,7 +89,7 @@ async def start(spec: LaunchSpec, machine: Machine) -> Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**machine.environment, **spec.env},
+                env={**machine.environment, **spec.env, **_private(secret)},
                 start_new_session=True,
             )
         finally:
@@ -93,6 +97,11 @@ async def start(spec: LaunchSpec, machine: Machine) -> Child:
     except OSError as error:
         raise ConfigError(f"cannot start {spec.instance}: {error}") from error
     return Child(spec, process, log_begin=log_begin)
+
+
+def _private(secret: ClusterSecret | None) -> dict[str, str]:
+    """What stands in no plan, as plans are printed."""
+    return {} if secret is None else {"VLLM_API_KEY": secret.token(Purpose.INSTANCE_HTTP)}
 
 
 def _open_log(path: Path) -> int:

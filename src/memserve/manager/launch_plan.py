@@ -28,6 +28,7 @@ _SHUTDOWN_S = "3"
 _SERVER = "vllm.entrypoints.openai.api_server"
 _RESERVED = ("--model", "--host", "--port", "--kv-transfer-config")
 _GPU_SHARE = 0.9
+_HTTP_GUARD = "memserve.engines.vllm.http_guard.OnlyTheGateway"
 
 
 class LaunchSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +141,10 @@ def _check_args(config: ServeConfig) -> None:
     for name in _RESERVED:
         if any(given(role_args(config, role), name) for role in Role):
             raise ConfigError(f"engine option {name} is set by memserve for each instance: leave it out")
+    if config.cluster.secret and any(given(role_args(config, role), "--api-key") for role in Role):
+        raise ConfigError(
+            "engine option --api-key is made from the cluster secret: leave it out; keys for clients are [[tenants]]"
+        )
     if not config.model:
         raise ConfigError("no model is set: give --model with a folder or a name")
 
@@ -159,6 +164,8 @@ def _spec(
         paths=config.pool.paths,
         keep=config.pool.keep,
         tls=config.pool.tls,
+        secret=config.cluster.secret,
+        plain_nixl=config.pool.plain_nixl,
         bind=place.host,
         cluster=place.cluster,
         join=place.manager_endpoint,
@@ -209,6 +216,8 @@ def _argv(config: ServeConfig, place: Place, connector: ConnectorConfig, port: i
     argv += ["--enable-prompt-tokens-details", "--kv-transfer-config", _kv_transfer_config(connector)]
     if not given(args, "--enable-prefix-caching", "--no-enable-prefix-caching"):
         argv.append(_prefix_caching(connector))
+    if connector.secret:
+        argv += ["--middleware", _HTTP_GUARD]
     if not given(args, "--shutdown-timeout"):
         argv += ["--shutdown-timeout", _SHUTDOWN_S]
     argv += _cpu_args(config, connector.role) if machine.computes_on_cpu else _gpu_args(config, connector.role, machine)

@@ -18,6 +18,7 @@ from memserve.manager.child import Child, start
 from memserve.manager.launch_plan import LaunchSpec
 from memserve.manager.launcher import EndListener, InstanceEnded
 from memserve.manager.machine import Machine
+from memserve.security.secret import ClusterSecret
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,16 @@ class _Supervised:
 class LocalLauncher:
     """On one event loop."""
 
-    def __init__(self, *, machine: Machine, rules: RestartRules, clock: Clock, on_end: EndListener) -> None:
+    def __init__(
+        self,
+        *,
+        machine: Machine,
+        rules: RestartRules,
+        clock: Clock,
+        on_end: EndListener,
+        secret: ClusterSecret | None = None,
+    ) -> None:
+        self._secret = secret
         self._machine = machine
         self._rules = rules
         self._clock = clock
@@ -50,7 +60,7 @@ class LocalLauncher:
         """Raises ConfigError."""
         if spec.instance in self._supervised:
             raise ConfigError(f"{spec.instance} runs here already: choose another name")
-        one = _Supervised(await start(spec, self._machine), Restarts(self._rules))
+        one = _Supervised(await start(spec, self._machine, self._secret), Restarts(self._rules))
         self._supervised[spec.instance] = one
         one.task = asyncio.create_task(self._supervise(one), name=f"supervisor of {spec.instance}")
         _log.info("%s started, log %s", spec.instance, spec.log)
@@ -87,7 +97,7 @@ class LocalLauncher:
                 self._tell(one, why, wait_s)
                 await asyncio.sleep(wait_s)
                 try:
-                    one.child = await start(one.spec, self._machine)
+                    one.child = await start(one.spec, self._machine, self._secret)
                     break
                 except ConfigError as error:
                     why, wait_s = str(error), one.restarts.ended(ran_s=0.0)

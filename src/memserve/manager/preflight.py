@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from memserve.config import ServeConfig, check_paths, parse_disk, parse_size
+from memserve.config import ServeConfig, check_paths, check_plain_paths, parse_disk, parse_size
 from memserve.core.enums import Role
 from memserve.core.errors import ConfigError
 from memserve.manager.engine_args import number_of, value_of
@@ -30,6 +30,7 @@ def preflight(config: ServeConfig, *, machine: Machine) -> tuple[str, ...]:
     check_role_args(config)
     check_shared_memory(config, machine)
     check_paths(config.pool.paths, "pool.paths")
+    check_plain_paths(config.pool.paths, secret=config.cluster.secret, plain_nixl=config.pool.plain_nixl)
     check_disk(config)
     if not Path(config.model).is_dir():
         check_hub_model(config.model, machine.environment)

@@ -22,5 +22,5 @@ def check_exposure(host: str, what: str, *, has_secret: bool) -> None:
     raise ConfigError(
         f"{what} {host} can be reached from other hosts, and without a cluster secret whoever reaches it may read "
         "and change everything: make one with `memserve secret cluster.secret` and give every process of the cluster "
-        "--cluster-secret cluster.secret, or listen on 127.0.0.1"
+        "--cluster-secret cluster.secret, or listen on loopback (127.0.0.1)"
     )

@@ -19,7 +19,7 @@ import msgspec
 
 from memserve.cluster.restarts import RestartRules
 from memserve.cluster.view import ClusterView, InstanceState
-from memserve.config import parse_address
+from memserve.config import ServeConfig, parse_address
 from memserve.core.clock import Clock, SystemClock
 from memserve.core.enums import Role
 from memserve.core.errors import InstanceUnavailable
@@ -134,16 +134,16 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
         stack.push_async_callback(manager.stop)
         tokenizer, model = await _start(run, manager, listener)
         stack.callback(tokenizer.close)
-        releases = RpcReleases()
+        releases = RpcReleases(run.secret)
         stack.push_async_callback(releases.close)
-        pools = RpcPools()
+        pools = RpcPools(run.secret)
         stack.push_async_callback(pools.close)
         scheduler = _scheduler(run, manager.view, clock)
         metrics.follow(scheduler)
         metrics.show_paths(lambda: manager.path_checks)
         metrics.show_registry(lambda: manager.registry_stats)
         reports.follow(scheduler.answered)
-        subscriptions = EventSubscriptions(scheduler, clock=clock)
+        subscriptions = EventSubscriptions(scheduler, clock=clock, secret=run.secret)
         await stack.enter_async_context(subscriptions.running())
         changes.follow(subscriptions, manager.view)
         elasticity = _elasticity(run, manager, scheduler, listener)
@@ -167,6 +167,7 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
             reports=reports,
             tenants=Tenants(run.config.tenants),
             switches=Switches(),
+            secret=run.secret,
         )
         host = run.config.gateway.host
         port = await stack.enter_async_context(running(create_app(context), host=host, port=run.config.gateway.port))
@@ -193,9 +194,17 @@ def _manager(run: PreparedRun, reports: ReportLog, changes: _Changes, clock: Clo
             rules=RestartRules(max_restarts=run.config.cluster.max_restarts),
             clock=clock,
             on_end=on_end,
+            secret=run.secret,
         ),
-        config=msgspec.json.encode(run.config),
+        config=msgspec.json.encode(_told(run.config)),
+        secret=run.secret,
     )
+
+
+def _told(config: ServeConfig) -> ServeConfig:
+    """What who joins needs to know: neither the tenants' keys, nor where the secret lies on this host."""
+    cluster = msgspec.structs.replace(config.cluster, secret="")
+    return msgspec.structs.replace(config, cluster=cluster, tenants=())
 
 
 def _elasticity(run: PreparedRun, manager: ClusterManager, scheduler: Scheduler, watcher: Watcher) -> Elasticity:

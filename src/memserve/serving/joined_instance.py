@@ -20,7 +20,7 @@ from memserve.cluster.view import InstanceState
 from memserve.config import ServeConfig, convert
 from memserve.core.clock import SystemClock
 from memserve.core.enums import Role
-from memserve.core.errors import ConfigError, InstanceUnavailable, ProtocolError
+from memserve.core.errors import ConfigError, InstanceUnavailable, ProtocolError, SecretRefused
 from memserve.core.etcd_address import is_etcd
 from memserve.core.ids import InstanceId
 from memserve.instance.etcd_link import gateways_in_etcd
@@ -30,6 +30,8 @@ from memserve.manager.launcher import InstanceEnded
 from memserve.manager.local_launcher import LocalLauncher
 from memserve.manager.machine import Machine
 from memserve.rpc.channel import RpcClient
+from memserve.security.exposure import check_exposure
+from memserve.security.secret import ClusterSecret, Purpose
 from memserve.serving.growth import check_room
 from memserve.serving.prepare import find_model, free_ports, log_folder
 from memserve.wire.messages import ClusterMessage, MemberReply, MemberRequest, WelcomeReply
@@ -49,6 +51,8 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """"" makes one up."""
     host: str = "127.0.0.1"
     dram: str | None = None
+    secret: str = ""
+    """File with the cluster's secret."""
     engine_args: tuple[str, ...] = ()
 
 
@@ -77,10 +81,10 @@ class InstanceWatcher(Protocol):
     def lost_manager(self, error: InstanceUnavailable) -> None: ...
 
 
-async def find_cluster(join: str) -> FoundCluster:
+async def find_cluster(join: str, secret: ClusterSecret | None = None) -> FoundCluster:
     """By the URL of its gateway, its manager's endpoint, or its etcd. Raises ConfigError, InstanceUnavailable."""
-    managers = await _managers_of(join)
-    told = await _first_welcome(managers)
+    managers = await _managers_of(join, secret)
+    told = await _first_welcome(managers, secret)
     config = convert(msgspec.json.decode(told.config), ServeConfig, f"settings of {managers[0]}")
     place = join if is_etcd(join) else told.join or managers[0]
     return FoundCluster(managers=managers, join=place, name=told.cluster, config=config)
@@ -89,10 +93,12 @@ async def find_cluster(join: str) -> FoundCluster:
 def prepare_instance(options: InstanceOptions, cluster: FoundCluster, *, cache: Path) -> LaunchSpec:
     """Checked and placed; blocks. Raises ConfigError on what could not work here."""
     config = cluster.config
+    check_exposure(options.host, "--host", has_secret=bool(options.secret))
     model = find_model(options.model, cache) if options.model else config.model
     config = msgspec.structs.replace(
         config,
         model=model,
+        cluster=msgspec.structs.replace(config.cluster, secret=options.secret),
         pool=msgspec.structs.replace(config.pool, dram=options.dram or config.pool.dram),
         engine=msgspec.structs.replace(config.engine, args=(*config.engine.args, *options.engine_args)),
     )
@@ -113,12 +119,15 @@ def prepare_instance(options: InstanceOptions, cluster: FoundCluster, *, cache: 
 class JoinedInstance:
     """`run` once."""
 
-    def __init__(self, spec: LaunchSpec, cluster: FoundCluster, *, watcher: InstanceWatcher) -> None:
+    def __init__(
+        self, spec: LaunchSpec, cluster: FoundCluster, *, watcher: InstanceWatcher, secret: ClusterSecret | None = None
+    ) -> None:
+        self._secret = secret
         self._spec = spec
         self._watcher = watcher
         self._max_restarts = cluster.config.cluster.max_restarts
         self._managers = cluster.managers
-        self._client: RpcClient[ClusterMessage] = RpcClient(cluster.managers[0], ClusterMessage)
+        self._client: RpcClient[ClusterMessage] = RpcClient(cluster.managers[0], ClusterMessage, secret=secret)
         self._given_up: InstanceEnded | None = None
         self._state = ""
         self._answers = True
@@ -133,6 +142,7 @@ class JoinedInstance:
             rules=RestartRules(max_restarts=self._max_restarts),
             clock=SystemClock(),
             on_end=self._ended,
+            secret=self._secret,
         )
         try:
             await self._check_name()
@@ -178,7 +188,7 @@ class JoinedInstance:
         except InstanceUnavailable:
             await self._client.close()
             self._managers = (*self._managers[1:], self._managers[0])
-            self._client = RpcClient(self._managers[0], ClusterMessage)
+            self._client = RpcClient(self._managers[0], ClusterMessage, secret=self._secret)
             raise
         if not isinstance(reply, MemberReply):
             raise ProtocolError(f"the cluster manager answered MemberRequest with {type(reply).__name__}")
@@ -195,28 +205,31 @@ class JoinedInstance:
         return f"JoinedInstance({self._spec.instance}, {self._state or InstanceState.LEFT})"
 
 
-async def _managers_of(join: str) -> tuple[str, ...]:
+async def _managers_of(join: str, secret: ClusterSecret | None) -> tuple[str, ...]:
     if is_etcd(join):
         return await gateways_in_etcd(join)
-    return (join if join.startswith("tcp://") else await _manager_of(join),)
+    return (join if join.startswith("tcp://") else await _manager_of(join, secret),)
 
 
-async def _first_welcome(managers: tuple[str, ...]) -> WelcomeReply:
+async def _first_welcome(managers: tuple[str, ...], secret: ClusterSecret | None) -> WelcomeReply:
     """Of the first that answers."""
     for manager in managers[:-1]:
         try:
-            return await welcome(manager)
+            return await welcome(manager, secret)
         except InstanceUnavailable:
             continue
-    return await welcome(managers[-1])
+    return await welcome(managers[-1], secret)
 
 
-async def _manager_of(url: str) -> str:
+async def _manager_of(url: str, secret: ClusterSecret | None) -> str:
     """What the gateway at `url` says."""
     target = f"{url.rstrip('/')}/admin/join"
+    shown = {} if secret is None else {"Authorization": f"Bearer {secret.token(Purpose.ADMIN_HTTP)}"}
     try:
         timeout = aiohttp.ClientTimeout(total=_ASK_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(target) as answer:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(target, headers=shown) as answer:
+            if answer.status == 401:
+                raise SecretRefused(f"{url} wants its cluster's secret: give the right file with --cluster-secret FILE")
             if answer.status != 200:
                 raise InstanceUnavailable(f"{target} answered {answer.status}: is this a memserve gateway?")
             return msgspec.json.decode(await answer.read(), type=_Join).manager

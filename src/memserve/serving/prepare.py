@@ -13,13 +13,15 @@ from pathlib import Path
 import msgspec
 
 from memserve.bundled.model import bundled_model
-from memserve.config import ServeConfig, check_tenants, parse_disk
+from memserve.config import ServeConfig, check_tenants, parse_address, parse_disk
 from memserve.core.errors import ConfigError
 from memserve.manager.hub import ask_hub
 from memserve.manager.launch_plan import LaunchPlan, num_instances, plan, served_model_name
 from memserve.manager.machine import Machine
 from memserve.manager.preflight import preflight
 from memserve.scheduler.policies import find_policy
+from memserve.security.exposure import check_exposure
+from memserve.security.secret import ClusterSecret, read_secret
 from memserve.serving.autoscaling import autoscale_rules
 from memserve.serving.profiles import read_profile
 
@@ -39,6 +41,8 @@ class PreparedRun(msgspec.Struct, frozen=True, kw_only=True):
     log_folder: Path
     cache: Path
     """Folder for what is kept between runs: the bundled model, logs, cost profiles."""
+    secret: ClusterSecret | None
+    """Read once; instances read `config.cluster.secret` themselves."""
     warnings: tuple[str, ...]
     """What is risky but may work; for the operator to see."""
 
@@ -67,6 +71,8 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
     config.cluster.check()
     config.gateway.check()
     check_tenants(config.tenants)
+    _check_listeners(config)
+    secret = read_secret(config.cluster.secret) if config.cluster.secret else None
     autoscale_rules(config)
     find_policy(config.cluster.policy)
     if config.cluster.profile:
@@ -74,7 +80,8 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
     _check_port(config.gateway.host, config.gateway.port)
     machine = Machine.here()
     pool = msgspec.structs.replace(config.pool, disk=_absolute(config.pool.disk))
-    found = msgspec.structs.replace(config, model=find_model(config.model, cache), pool=pool)
+    cluster_settings = msgspec.structs.replace(config.cluster, secret=_absolute_file(config.cluster.secret))
+    found = msgspec.structs.replace(config, model=find_model(config.model, cache), pool=pool, cluster=cluster_settings)
     warnings = preflight(found, machine=machine)
     ask_hub(found.model, machine.environment)
     cluster = config.cluster.name or secrets.token_hex(4)
@@ -84,6 +91,7 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
         cluster=cluster,
         log_folder=log_folder(cache, cluster),
         cache=cache,
+        secret=secret,
         warnings=warnings,
     )
 
@@ -109,6 +117,18 @@ def _absolute(disk: str) -> str:
     """The same disk tier, wherever the instances run."""
     place = parse_disk(disk, "pool.disk")
     return "" if place is None else f"{Path(place.folder).expanduser().resolve()}:{place.size_bytes}"
+
+
+def _check_listeners(config: ServeConfig) -> None:
+    """Raise ConfigError unless who can reach them has to show something."""
+    has_secret = bool(config.cluster.secret)
+    check_exposure(config.gateway.host, "--host", has_secret=has_secret)
+    check_exposure(parse_address(config.cluster.manager, "cluster.manager")[0], "--manager", has_secret=has_secret)
+
+
+def _absolute_file(path: str) -> str:
+    """The same file, wherever the instances run; "" stays."""
+    return str(Path(path).expanduser().resolve()) if path else ""
 
 
 def _check_port(host: str, port: int) -> None:

@@ -18,9 +18,11 @@ from typing import Any
 from aiohttp import web
 
 from memserve import MemPool
+from memserve.config import Network
 from memserve.core.enums import SERVING_ROLES, Phase, Role
 from memserve.core.ids import InstanceId, RequestId
 from memserve.instance.guarded import be_killed, tell_guard
+from memserve.security.secret import read_secret
 from memserve.wire.messages import Load, RequestReport
 
 TROUBLE = os.environ.get("FAKE_VLLM", "")
@@ -32,7 +34,7 @@ class Server:
         self._pool = pool
 
     def app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[_only_the_gateway] if os.environ.get("VLLM_API_KEY") else [])
         app.router.add_get("/health", self.health)
         app.router.add_post("/v1/chat/completions", self.chat)
         return app
@@ -77,6 +79,15 @@ class Server:
         )
 
 
+@web.middleware
+async def _only_the_gateway(request: web.Request, handler: Any) -> web.StreamResponse:
+    """As the connector's HTTP guard."""
+    if request.path != "/health" and request.headers.get("Authorization") != f"Bearer {os.environ['VLLM_API_KEY']}":
+        raise web.HTTPUnauthorized
+    answer: web.StreamResponse = await handler(request)
+    return answer
+
+
 def _answer(ids: tuple[int, ...]) -> dict[str, Any]:
     message = {"role": "assistant", "content": " ".join(map(str, ids))}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
@@ -95,6 +106,7 @@ def _join(connector: dict[str, Any]) -> MemPool:
         block_bytes=1024,
         dram_bytes=1 << 20,
         cluster=connector["cluster"],
+        network=Network(secret=read_secret(connector["secret"]) if connector["secret"] else None),
     )
     role = Role(connector["role"])
     pool.membership.join(
