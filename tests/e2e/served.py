@@ -14,6 +14,8 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from memserve.security.secret import Purpose, make_secret, read_secret
+
 START_S = 300.0
 STOP_S = 15.0
 
@@ -21,14 +23,22 @@ STOP_S = 15.0
 class Served:
     """One server process with its output in a file. `close` ends it as Ctrl-C would."""
 
-    def __init__(self, command: Sequence[str], *, log: Path, url: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        log: Path,
+        url: str,
+        env: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
         self.url = url
         self.log = log
         self._output = log.open("wb")
         self.process = subprocess.Popen(
             command, stdout=self._output, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
         )
-        self.http = httpx.Client(base_url=url, timeout=120.0)
+        self.http = httpx.Client(base_url=url, timeout=120.0, headers=headers)
 
     def wait_ready(self) -> "Served":
         """Itself; closed when it does not get ready."""
@@ -151,11 +161,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def serve(*arguments: str, log: Path) -> Served:
-    """`memserve serve ARGUMENTS` on a free port."""
+def serve(*arguments: str, log: Path, secret: Path | None = None) -> Served:
+    """`memserve serve ARGUMENTS` on a free port; with a new secret in that file, every question shows its token."""
+    headers = {}
+    if secret is not None:
+        make_secret(secret)
+        arguments = (*arguments, "--cluster-secret", str(secret))
+        headers["Authorization"] = f"Bearer {read_secret(secret).token(Purpose.ADMIN_HTTP)}"
     port = free_port()
     command = [sys.executable, "-m", "memserve", "serve", "--port", str(port), *arguments]
-    return Served(command, log=log, url=f"http://127.0.0.1:{port}")
+    return Served(command, log=log, url=f"http://127.0.0.1:{port}", headers=headers)
 
 
 def plain_vllm(model: Path, *arguments: str, log: Path) -> Served:

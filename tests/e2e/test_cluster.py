@@ -1,4 +1,4 @@
-"""One prefill and one decode instance as a user has them: clients, disconnects, refusals, deaths, the end.
+"""One prefill and one decode instance that share a secret: clients, disconnects, refusals, deaths, the end.
 
 The tests share one cluster and run in the order of the file: the last ones kill it piece by piece.
 """
@@ -20,9 +20,9 @@ STORY = "Tell me a story about a lighthouse keeper who counts ships. " * 12
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    log = tmp_path_factory.mktemp("cluster") / "serve.log"
+    folder = tmp_path_factory.mktemp("cluster")
     options = ("--prefill", "1", "--decode", "1", "--transfer", "by-layer", "--max-restarts", "0")
-    served = serve(*options, log=log)
+    served = serve(*options, log=folder / "serve.log", secret=folder / "secret")
     try:
         yield served.wait_ready()
     finally:
@@ -51,6 +51,13 @@ def test_a_stream_through_the_openai_client_says_what_plain_vllm_says(
     assert text == truth["choices"][0]["message"]["content"]
     assert last.usage is not None
     assert last.usage.prompt_tokens == truth["usage"]["prompt_tokens"]
+
+
+def test_no_instance_answers_who_is_not_its_gateway(cluster: Served) -> None:
+    for instance in cluster.cluster()["instances"]:
+        for path in ("/v1/completions", "/tokenize", "/reset_prefix_cache", "/metrics"):
+            assert httpx.post(instance["url"] + path, json={}).status_code == 401
+        assert httpx.get(instance["url"] + "/health").status_code == 200
 
 
 def test_cached_tokens_are_true_the_second_time(cluster: Served, client: openai.OpenAI) -> None:

@@ -1,4 +1,7 @@
-"""KV that another instance holds is pulled instead of computed again, over shared memory and over TCP."""
+"""KV that another instance holds is pulled instead of computed again, over shared memory and over TCP.
+
+Over TCP in a cluster with a secret: TLS with certificates that the instances issue to themselves.
+"""
 
 from pathlib import Path
 from random import Random
@@ -17,7 +20,8 @@ def test_the_instance_that_has_nothing_pulls_what_the_other_holds(plain: Served,
     settings = tmp_path / "cluster.toml"
     settings.write_text(f'[pool]\npaths = ["{path}"]\n')
     layout = ("--colocated", "2", "--policy", "round-robin", "--config", str(settings))
-    cluster = serve(*layout, log=tmp_path / "serve.log").wait_ready()
+    secret = tmp_path / "secret" if path == "tcp" else None
+    cluster = serve(*layout, log=tmp_path / "serve.log", secret=secret).wait_ready()
     try:
         random = Random(3)
         prompt = [random.randrange(100, 40_000) for _ in range(PROMPT)]
