@@ -58,8 +58,9 @@ def log_to_stderr() -> None:
 class _Printer(Watcher):
     """Tells the operator which instances start and when each is ready."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_secret: bool) -> None:
         self._logs: dict[str, str] = {}
+        self._secret = "--cluster-secret FILE " if has_secret else ""
 
     def starting(self, plan: LaunchPlan) -> None:
         self._logs |= {spec.instance: spec.log for spec in plan.specs}
@@ -67,7 +68,8 @@ class _Printer(Watcher):
             _console.print(f"starting {spec.instance}, log {spec.log}", markup=False)
 
     def waiting(self, manager_endpoint: str) -> None:
-        _console.print(f"waiting for instances: memserve instance --role ROLE --join {manager_endpoint}", markup=False)
+        command = f"memserve instance --role ROLE {self._secret}--join {manager_endpoint}"
+        _console.print(f"waiting for instances: {command}", markup=False)
 
     def ready(self, instance: InstanceView) -> None:
         if instance.role is Role.MEMORY:
@@ -80,7 +82,7 @@ class _Printer(Watcher):
 async def _serve(run: PreparedRun) -> int:
     signals = StopSignals.of_this_task()
     try:
-        async with running_cluster(run, watcher=_Printer()) as cluster:
+        async with running_cluster(run, watcher=_Printer(has_secret=run.secret is not None)) as cluster:
             _console.print(usage(cluster.url, cluster.model), markup=False)
             await _until_empty(cluster)
         _console.print("memserve: no instance is left; the lines above say why", markup=False)
