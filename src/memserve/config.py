@@ -17,6 +17,7 @@ from memserve.core.errors import ConfigError
 from memserve.core.etcd_address import parse_etcd
 from memserve.security.exposure import check_exposure
 from memserve.security.secret import ClusterSecret
+from memserve.security.tls_files import NO_TLS, TlsFiles
 
 T = TypeVar("T")
 
@@ -82,23 +83,6 @@ class ClusterSettings(Settings, frozen=True):
             raise ConfigError(f'--registry {self.registry}: leave out "/{cluster}" and give the name with --name')
         if not self.name:
             raise ConfigError(f"--registry {self.registry}: give --name, the same for every gateway of the cluster")
-
-
-class TlsFiles(Settings, frozen=True):
-    """PEM files of TLS on data connections: all three, or none for plain ones."""
-
-    certificate: str = ""
-    key: str = ""
-    """Without a passphrase."""
-    ca: str = ""
-    """Whose certificates are trusted; the cluster's own."""
-
-    @property
-    def is_on(self) -> bool:
-        return bool(self.certificate or self.key or self.ca)
-
-
-NO_TLS = TlsFiles()
 
 
 class Network(Settings, frozen=True):
@@ -341,15 +325,6 @@ def check_paths(paths: tuple[DataPath, ...], what: str) -> None:
     """Raise ConfigError that names `what` unless there is at least one path and none comes twice."""
     if not paths or len(set(paths)) != len(paths):
         raise ConfigError(f"{what} = {[str(p) for p in paths]}: name each of {[str(p) for p in DataPath]} at most once")
-
-
-def check_plain_paths(paths: tuple[DataPath, ...], *, secret: str, plain_nixl: bool) -> None:
-    """Raise ConfigError for a path that cannot be encrypted in a cluster that is to be, unless it is allowed."""
-    if secret and DataPath.NIXL in paths and not plain_nixl:
-        raise ConfigError(
-            'pool.paths names "nixl", whose bytes nobody encrypts, but there is a cluster secret: take it out, or set '
-            "pool.plain_nixl = true where nobody else is on that network"
-        )
 
 
 def check_name(name: str) -> None:

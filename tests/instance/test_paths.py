@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
-from memserve.config import Network, TlsFiles
+from memserve.config import Network
 from memserve.core.enums import DataPath, Tier
 from memserve.core.errors import ConfigError, MemserveError, SecretRefused, TransferFailed
 from memserve.gateway.pool_control import RpcPools
 from memserve.instance.mempool import MemPool
 from memserve.security.secret import ClusterSecret
+from memserve.security.tls_files import TlsFiles
 from memserve.wire.messages import BlockList, PeerInfo
 from tests.instance.conftest import BLOCK_BYTES, MakePool
 from tests.transport.certificates import made_tls

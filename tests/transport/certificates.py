@@ -4,7 +4,7 @@ from pathlib import Path
 
 import trustme
 
-from memserve.config import TlsFiles
+from memserve.security.tls_files import TlsFiles
 
 
 def made_tls(folder: Path) -> TlsFiles:

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from memserve.config import Network, TlsFiles
+from memserve.config import Network
 from memserve.core.clock import SystemClock
+from memserve.security.tls_files import TlsFiles
 from memserve.transport.tcp import TcpTransport
 from memserve.transport.tcp_server import DataServer
 from tests.transport.certificates import made_tls

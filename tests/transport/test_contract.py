@@ -7,10 +7,11 @@ from functools import partial
 import msgspec
 import pytest
 
-from memserve.config import Network, TlsFiles
+from memserve.config import Network
 from memserve.core.clock import SystemClock
 from memserve.core.enums import PiecePlan
 from memserve.core.errors import InstanceUnavailable, MemserveError, TransferFailed
+from memserve.security.tls_files import TlsFiles
 from memserve.storage.shared_memory import attach
 from memserve.transfer.plan import pieces
 from memserve.transport.base import Offer, Transport

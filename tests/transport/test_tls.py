@@ -10,10 +10,11 @@ import msgspec
 import psutil
 import pytest
 
-from memserve.config import Network, TlsFiles
+from memserve.config import Network
 from memserve.core.clock import SystemClock
 from memserve.core.errors import ConfigError, InstanceUnavailable
 from memserve.security.secret import ClusterSecret
+from memserve.security.tls_files import TlsFiles
 from memserve.transport.base import Offer
 from memserve.transport.tcp import TcpTransport
 from memserve.transport.tcp_server import DataServer
@@ -120,7 +121,8 @@ OURS, THEIRS = (Network(secret=ClusterSecret(text * 32)) for text in (b"o", b"t"
 
 @pytest.fixture
 def sealed_server(sender: Side) -> Iterator[DataServer]:
-    server = DataServer(network=OURS, door=sender.door, clock=SystemClock(), limits=LIMITS)
+    many = msgspec.structs.replace(LIMITS, max_connections=64)
+    server = DataServer(network=OURS, door=sender.door, clock=SystemClock(), limits=many)
     yield server
     server.close()
 

@@ -17,8 +17,9 @@ from memserve.cli import bench, elastic
 from memserve.cli.options import ServeOptions, serve_config
 from memserve.cli.refusals import errors, refusals
 from memserve.cli.secret import SecretFile, opened, secret
-from memserve.config import AutoscaleMode, Network, TlsFiles
+from memserve.config import AutoscaleMode, Network
 from memserve.core.enums import CachingMode, TransferMode
+from memserve.security.tls_files import TlsFiles
 
 app = typer.Typer(
     name="memserve",

@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from memserve.config import ServeConfig, check_paths, check_plain_paths, parse_disk, parse_size
+from memserve.config import ServeConfig, check_paths, parse_disk, parse_size
 from memserve.core.enums import Role
 from memserve.core.errors import ConfigError
 from memserve.manager.engine_args import number_of, value_of
@@ -17,6 +17,7 @@ from memserve.manager.launch_plan import num_instances, num_ranks
 from memserve.manager.machine import Machine
 from memserve.manager.model_facts import ModelFacts, read_model_facts
 from memserve.manager.role_args import check_role_args, role_args, tensor_parallel_size
+from memserve.security.exposure import check_plain_paths
 
 TESTED_VLLM = "0.32"
 _ENGINE_BYTES = 1200 << 20

@@ -1,7 +1,8 @@
-"""Whether an address can be reached from other hosts, and what is needed then."""
+"""What of a cluster others could reach or read: which listeners need the secret, which paths it cannot cover."""
 
 import ipaddress
 
+from memserve.core.enums import DataPath
 from memserve.core.errors import ConfigError
 
 
@@ -24,3 +25,12 @@ def check_exposure(host: str, what: str, *, has_secret: bool) -> None:
         "and change everything: make one with `memserve secret cluster.secret` and give every process of the cluster "
         "--cluster-secret cluster.secret, or listen on loopback (127.0.0.1)"
     )
+
+
+def check_plain_paths(paths: tuple[DataPath, ...], *, secret: str, plain_nixl: bool) -> None:
+    """Raise ConfigError for a path that cannot be encrypted in a cluster that is to be, unless it is allowed."""
+    if secret and DataPath.NIXL in paths and not plain_nixl:
+        raise ConfigError(
+            'pool.paths names "nixl", whose bytes nobody encrypts, but there is a cluster secret: take it out, or set '
+            "pool.plain_nixl = true where nobody else is on that network"
+        )

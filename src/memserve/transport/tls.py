@@ -6,9 +6,10 @@ from the operator's files, or from the cluster's secret (issued.py); files go be
 
 import ssl
 
-from memserve.config import Network, TlsFiles
+from memserve.config import Network
 from memserve.core.errors import ConfigError
 from memserve.security.secret import ClusterSecret
+from memserve.security.tls_files import TlsFiles
 
 
 def server_context(network: Network) -> ssl.SSLContext | None:

@@ -24,7 +24,7 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.request import Request, RequestStatus
 
-from memserve.config import ConnectorConfig, Network, check_plain_paths, convert, parse_disk, parse_size
+from memserve.config import ConnectorConfig, Network, convert, parse_disk, parse_size
 from memserve.core.clock import SystemClock
 from memserve.core.enums import SERVING_ROLES, Phase
 from memserve.core.errors import ConfigError
@@ -45,6 +45,7 @@ from memserve.engines.vllm.scheduler_side import SchedulerSide
 from memserve.engines.vllm.worker_side import WorkerSide
 from memserve.instance.guarded import be_killed, tell_guard
 from memserve.instance.mempool import MemPool
+from memserve.security.exposure import check_plain_paths
 from memserve.security.secret import read_secret
 from memserve.storage.shared_memory import attach
 from memserve.transport.tcp import TcpTransport
