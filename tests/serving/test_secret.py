@@ -33,7 +33,7 @@ async def test_only_who_has_the_secret_joins_looks_or_changes(tmp_path: Path) ->
         body = {"model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": "hi"}]}
         async with aiohttp.ClientSession() as http, http.post(f"{url}/v1/chat/completions", json=body) as answer:
             assert answer.status == 200
-        assert (await find_cluster(url, secret)).manager == told["manager"]
+        assert (await find_cluster(url, secret)).managers == (told["manager"],)
 
 
 async def strangers_are_refused(url: str, manager: str, instance: str, theirs: Path) -> None:
