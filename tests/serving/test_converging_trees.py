@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from random import Random
 
 import msgspec
@@ -18,14 +19,18 @@ from memserve.core.clock import SystemClock
 from memserve.core.enums import Role
 from memserve.core.ids import Incarnation, InstanceId, RequestId
 from memserve.gateway.watch import InstanceWatch
+from memserve.manager.etcd_registry import registry_in_etcd
 from memserve.manager.event_subscriptions import EventSubscriptions
 from memserve.manager.manager import ClusterManager
+from memserve.manager.own_registry import OwnRegistry
+from memserve.manager.registry import RegistryMaker
 from memserve.scheduler.decision import Outcome
 from memserve.scheduler.event_feeds import Discard, EventKind
 from memserve.scheduler.scheduler import Scheduler
 from memserve.storage.shared_memory import sweep
 from memserve.wire.events import Applied, EventBatch, SnapshotPart
 from memserve.wire.messages import DeadInstance
+from tests.etcd_server import etcd_server, needs_etcd
 from tests.fakes.launching import no_restarts
 from tests.fakes.waiting import Changes
 from tests.serving.pool_process import BLOCK_SIZE, UNIVERSE
@@ -68,7 +73,7 @@ class Pool:
 class Listener:
     """Manager, subscriptions and scheduler as `memserve serve` wires them, without gateway or engines."""
 
-    def __init__(self, *, port: int = 0) -> None:
+    def __init__(self, *, port: int = 0, registry: RegistryMaker = OwnRegistry) -> None:
         self.clock = SystemClock()
         self.scheduler = Scheduler(
             block_size=BLOCK_SIZE, policy="prompt-tree", clock=self.clock, random=Random(0), confirm_s=0.0
@@ -81,6 +86,7 @@ class Listener:
             on_report=self.scheduler.answered,
             on_change=self.changed,
             launcher=no_restarts,
+            registry=registry,
             port=port,
             suspect_s=1.0,
             dead_s=10.0,  # nobody who is only muted is taken for dead
@@ -132,8 +138,8 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening(*, port: int = 0) -> AsyncIterator[Listener]:
-    listener = Listener(port=port)
+async def listening(*, port: int = 0, registry: RegistryMaker = OwnRegistry) -> AsyncIterator[Listener]:
+    listener = Listener(port=port, registry=registry)
     async with listener.subscriptions.running():
         await listener.manager.start()
         try:
@@ -221,3 +227,24 @@ async def test_a_manager_that_comes_back_at_its_address_knows_within_ten_seconds
         assert listener.manager.endpoint == endpoint
         after = {pool.name: listener.known(pool.name) for pool in pools}
     assert after.keys() == before.keys()
+
+
+@needs_etcd
+async def test_a_gateway_that_takes_over_in_etcd_would_hit_what_the_one_before_it_hit(
+    pools: list[Pool], tmp_path: Path
+) -> None:
+    """Anywhere: nothing of the one before is left but the members' own records."""
+    async with etcd_server(tmp_path) as etcd:
+        registry = registry_in_etcd(etcd.url, [etcd.endpoint], model="m")
+        async with listening(registry=registry) as listener:
+            pools += [Pool(etcd.url, name, seed) for seed, name in enumerate(("prefill-0", "decode-0"))]
+            await listener.manager.wait_ready(2, deadline_s=60)
+            await all_work(pools, 200)
+            await listener.until_known(*pools)
+            before = sum(sum(listener.known(pool.name)) for pool in pools)
+        async with listening(registry=registry) as listener:
+            async with asyncio.timeout(10):
+                await listener.manager.wait_ready(2, deadline_s=10)
+                await listener.changes.until(
+                    lambda: sum(sum(listener.known(pool.name)) for pool in pools) >= 0.95 * before
+                )
