@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from memserve.bench.evaluation import Pace, Part, run_parts
+from memserve.bench.evaluation.parts import Part
+from memserve.bench.evaluation.run import Pace, run_parts
 
 PROGRAM = (sys.executable, "-c")
 """A part's first argument is then a program of its own; its result file is the last one."""

@@ -7,7 +7,8 @@ import msgspec
 import typer
 
 from memserve.bench.child import Say
-from memserve.bench.evaluation import Part, parts_of, run_parts
+from memserve.bench.evaluation.parts import Part, parts_of
+from memserve.bench.evaluation.run import run_parts
 from memserve.bench.report.make import PAGE, make_page
 from memserve.bench.study.record import Size
 from memserve.core.errors import ConfigError

@@ -6,12 +6,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from memserve.bench.evaluation import parts_of
+from memserve.bench.evaluation.parts import parts_of
 from memserve.bench.records import Row, make_report, timed_row
 from memserve.bench.report.make import Made, make_page, sections
 from memserve.bench.report.page import names
 from memserve.bench.simulated.paper import PAPER as PAPER_GAINS
-from memserve.bench.simulated.record import Gains, PaperReport, PaperResult, write_study
+from memserve.bench.simulated.record import (
+    AgainstReport,
+    AgainstResult,
+    CostReport,
+    CostResult,
+    Gains,
+    PaperReport,
+    PaperResult,
+    write_study,
+)
 from memserve.bench.study.record import Size
 from memserve.bench.study.run import run_study
 from memserve.core.enums import CachingMode
@@ -44,6 +53,13 @@ PAPER_RESULT = PaperResult(
     paper=None,
 )
 
+STUDY = {
+    "origin": Origin(version="1", commit="abc", started="then", machine="a machine", command="memserve bench"),
+    "profile": ProfileIdentity(model="m", engine="vllm", machine="g"),
+    "profile_source": "A roofline.",
+    "seeds": (0, 1, 2),
+}
+
 
 class Report:
     """Results and the page that is made of them."""
@@ -73,7 +89,7 @@ def test_the_page_has_a_place_for_every_section_and_the_evaluation_a_part_for_ea
     known = {section.name for section in sections()}
     assert set(names(PAGE.read_text())) == known
     for size in Size:
-        assert {part.name for part in parts_of(size)} == known
+        assert {part.name for part in parts_of(size)} == {*known, "calibration"}
 
 
 def test_what_has_no_results_names_the_command_that_makes_them(report: Report) -> None:
@@ -161,27 +177,44 @@ def test_operations_are_shown_by_system(report: Report) -> None:
 
 def test_the_papers_scale_is_shown_beside_the_papers_own_gains(report: Report) -> None:
     gains = Gains(ttft_avg=-0.5, ttft_p99=-0.4, jct_avg=-0.25, jct_p99=-0.125)
-    write_study(
-        PaperReport(
-            study="paper",
-            origin=Origin(version="1", commit="abc", started="then", machine="a machine", command="memserve bench"),
-            profile=ProfileIdentity(model="m", engine="vllm", machine="g"),
-            profile_source="A roofline.",
-            seeds=(0, 1, 2),
-            scaling={"react": "as they are"},
-            results=(
-                msgspec.structs.replace(PAPER_RESULT, gains=gains, paper=PAPER_GAINS["react"]),
-                msgspec.structs.replace(PAPER_RESULT, system="colocated", gains=gains),
-            ),
-        ),
-        report.results / "simulation-paper.json",
+    results = (
+        msgspec.structs.replace(PAPER_RESULT, gains=gains, paper=PAPER_GAINS["react"]),
+        msgspec.structs.replace(PAPER_RESULT, system="colocated", gains=gains),
     )
+    paper = PaperReport(study="paper", scaling={"react": "as they are"}, results=results, **STUDY)
+    write_study(paper, report.results / "simulation-paper.json")
     assert report.make().filled == ("simulation-paper",)
     shown = report.shown("simulation-paper")
     assert "-50.0% (-78.5%)" in shown
     assert "| react, 2 times | colocated |" in shown
     assert "Made by `memserve bench`, seeds 0 to 2, commit abc" in shown
     assert (report.out / "figures" / "evaluation" / "simulation-paper.svg").exists()
+
+
+def test_the_simulator_is_shown_beside_a_real_run_and_in_money(report: Report) -> None:
+    cell = {"system": "return", "workload": "react", "rate": 0.1, "repetition": 1, "requests": 9}
+    times = {
+        f"{simulated}{what}_{which}_s": 2.0
+        for simulated in ("", "simulated_")
+        for what in ("ttft", "jct")
+        for which in ("p50", "avg")
+    }
+    beside = AgainstResult(**cell, **(times | {"simulated_ttft_p50_s": 1.5}))
+    against = AgainstReport(
+        study="against", run="serve-react.json", left_out=("vllm-nixl",), results=(beside,), **STUDY
+    )
+    write_study(against, report.results / "simulation-against.json")
+    kind = {"policy": "prompt-tree", "caching": CachingMode.RETURN, "instances": 7}
+    figures = {"ttft_avg_s": 0.5, "ttft_p99_s": 1.0, "jct_avg_s": 2.0, "utilisation": 0.9, "hit_ratio": 0.4}
+    money = CostResult(**kind, **figures, hours=1.0, tokens=10, dollars_per_million_tokens=0.125)
+    cost = CostReport(
+        study="cost", trace="t", requests=10, ttft_s=1.0, price_per_gpu_hour=2.5, results=(money,), **STUDY
+    )
+    write_study(cost, report.results / "simulation-cost.json")
+    assert report.make().filled == ("simulation-cost", "simulation-against")
+    assert "| return, react, 0.1, repetition 1 | 9 | 2.00 | 1.50 | -25% |" in report.shown("simulation-against")
+    assert "Left out: vllm-nixl." in report.shown("simulation-against")
+    assert "| caching, prompt-tree | 7 | 0.50 | 2.00 | 90% | 40% | 0.125 |" in report.shown("simulation-cost")
 
 
 def test_a_folder_or_page_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,17 @@ from pathlib import Path
 
 from memserve.bench.charts import BarChart, Bars
 from memserve.bench.report.section import Block, Drawing, Section, read_json, table
-from memserve.bench.simulated.record import Gains, PaperReport, PaperResult, StudyReport
+from memserve.bench.simulated.record import (
+    AgainstReport,
+    AgainstResult,
+    CostReport,
+    CostResult,
+    Gains,
+    PaperReport,
+    PaperResult,
+    StudyReport,
+)
+from memserve.core.enums import CachingMode
 from memserve.core.errors import ConfigError
 
 _GAINS = {"ttft_avg": "TTFT average", "ttft_p99": "TTFT P99", "jct_avg": "JCT average", "jct_p99": "JCT P99"}
@@ -25,7 +35,25 @@ def simulated_sections() -> list[Section]:
             file="simulation-paper.json",
             command="memserve bench simulated paper --json benchmarks/results/simulation-paper.json",
             build=_paper,
-        )
+        ),
+        Section(
+            name="simulation-cost",
+            file="simulation-cost.json",
+            command=(
+                "memserve bench simulated cost ../shared/data/mooncake/conversation_trace.jsonl "
+                "--json benchmarks/results/simulation-cost.json"
+            ),
+            build=_cost,
+        ),
+        Section(
+            name="simulation-against",
+            file="simulation-against.json",
+            command=(
+                "memserve bench simulated against benchmarks/results/serve-react.json --profile PROFILE "
+                "--json benchmarks/results/simulation-against.json"
+            ),
+            build=_against,
+        ),
     ]
 
 
@@ -50,6 +78,77 @@ def _paper(file: Path) -> Block:
     charts = tuple(_chart(report.results, workload) for workload in dict.fromkeys(r.workload for r in report.results))
     drawing = Drawing(name="simulation-paper", alt="Gains over PD-Basic, simulated, beside the paper's", charts=charts)
     return Block(lines=tuple(lines), drawings=(drawing,))
+
+
+def _against(file: Path) -> Block:
+    report = read_json(file, AgainstReport)
+    if not report.results:
+        raise ConfigError(f"{file} holds no cell: the run had no system that the simulator knows; make it again")
+    rows = [["system, workload, sessions/s", "n", "TTFT P50, s", "simulated", "off", "JCT P50, s", "simulated", "off"]]
+    rows += [
+        [
+            _cell(result),
+            str(result.requests),
+            f"{result.ttft_p50_s:.2f}",
+            f"{result.simulated_ttft_p50_s:.2f}",
+            f"{result.ttft_error:+.0%}",
+            f"{result.jct_p50_s:.2f}",
+            f"{result.simulated_jct_p50_s:.2f}",
+            f"{result.jct_error:+.0%}",
+        ]
+        for result in report.results
+    ]
+    lines = [f"Profile: {report.profile_source}", "", *table(rows)]
+    lines += ["", f"Left out: {', '.join(report.left_out)}."] if report.left_out else []
+    charts = tuple(_beside(report.results, quantity) for quantity in ("ttft", "jct"))
+    drawing = Drawing(name="simulation-against", alt="Measured and simulated medians", charts=charts, columns=1)
+    return Block(lines=(*lines, *_origin(report)), drawings=(drawing,))
+
+
+def _beside(results: Sequence[AgainstResult], quantity: str) -> BarChart:
+    fields = {"measured": f"{quantity}_p50_s", "simulated": f"simulated_{quantity}_p50_s"}
+    bars = (Bars(label=label, values=tuple(getattr(r, field) for r in results)) for label, field in fields.items())
+    name = f"{quantity.upper()} P50"
+    groups = tuple(f"{r.system}\n{r.workload}\n{r.rate:g}/s, {r.repetition}" for r in results)
+    return BarChart(title=name, y=f"{name} (s)", groups=groups, bars=tuple(bars))
+
+
+def _cell(result: AgainstResult) -> str:
+    return f"{result.system}, {result.workload}, {result.rate:g}, repetition {result.repetition}"
+
+
+def _cost(file: Path) -> Block:
+    report = read_json(file, CostReport)
+    if not report.results:
+        raise ConfigError(f"{file} holds no results: no cluster was large enough; make it again with a larger --most")
+    rows = [["caching, routing", "instances", "TTFT avg, s", "JCT avg, s", "busy", "hits", "$ per million tokens"]]
+    rows += [
+        [
+            _kind(result),
+            str(result.instances),
+            f"{result.ttft_avg_s:.2f}",
+            f"{result.jct_avg_s:.2f}",
+            f"{result.utilisation:.0%}",
+            f"{result.hit_ratio:.0%}",
+            f"{result.dollars_per_million_tokens:.3f}",
+        ]
+        for result in report.results
+    ]
+    asked = (
+        f"Trace: {report.trace}, {report.requests} requests. The fewest instances whose average TTFT stays below "
+        f"{report.ttft_s:g} s, at ${report.price_per_gpu_hour:g} for an hour of a GPU."
+    )
+    lines = [asked, "", f"Profile: {report.profile_source}", "", *table(rows)]
+    bars = (Bars(label="cost", values=tuple(result.dollars_per_million_tokens for result in report.results)),)
+    groups = tuple(_kind(result).replace(", ", "\n") for result in report.results)
+    chart = BarChart(title="cost of serving", y="dollars per million tokens ($)", groups=groups, bars=bars)
+    drawing = Drawing(name="simulation-cost", alt="Cost of a million tokens, simulated", charts=(chart,))
+    return Block(lines=(*lines, *_origin(report)), drawings=(drawing,))
+
+
+def _kind(result: CostResult) -> str:
+    caching = "no caching" if result.caching is CachingMode.BASIC else "caching"
+    return f"{caching}, {result.policy}"
 
 
 def _row(result: PaperResult) -> list[str]:

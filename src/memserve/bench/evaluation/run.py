@@ -1,10 +1,9 @@
-"""`memserve bench evaluation`: every measurement behind the report, one after the other, then the report itself.
+"""`memserve bench evaluation`: every measurement behind the report, one after the other.
 
-Owns the list of parts and their order; each is a command of its own with a deadline, a result file and a log. A part
-whose result is there is not made again, so that an interrupted run goes on where it ended; one that fails is reported
-and the rest goes on.
+Each part is a command of its own with a deadline, a result file and a log. A part whose result is there is not made
+again, so that an interrupted run goes on where it ended; one that fails is reported and the rest goes on.
 
-    (part: start -> result file | failed) ... -> report
+    (part: start -> result file | failed) ...
 """
 
 import os
@@ -19,26 +18,10 @@ from pathlib import Path
 import msgspec
 
 from memserve.bench.child import Say
-from memserve.bench.report.serving import WORKLOADS
-from memserve.bench.study.record import Size
-from memserve.bench.study.run import STUDIES
+from memserve.bench.evaluation.parts import Part
 from memserve.core.errors import ConfigError
 
 _LAST_WORDS = 300
-
-
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """One command of `memserve`, without the name of its result file."""
-
-    name: str
-    arguments: tuple[str, ...]
-    deadline_s: float
-
-    def file(self, results: Path) -> Path:
-        return results / f"{self.name}.json"
-
-    def command(self, results: Path) -> tuple[str, ...]:
-        return (*self.arguments, "--json", str(self.file(results)))
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,52 +29,6 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     problem: str = ""
     """Why there is no result; "" when there is one."""
-
-
-_ALL_SYSTEMS = "vllm,vllm-apc,vllm-nixl,colocated,auto,basic,prefill,both,return,basic-by-layer,return-by-layer"
-_SERVE: dict[Size, tuple[tuple[str, str, float], ...]] = {
-    Size.QUICK: tuple(
-        (workload, "--systems basic,return --rate 0.2 --sessions 3 --repetitions 1", 300.0) for workload in WORKLOADS
-    ),
-    Size.FULL: tuple(
-        (workload, f"--systems {_ALL_SYSTEMS} --rate 0.05,0.1,0.2", 12 * 3600.0) for workload in WORKLOADS
-    ),
-}
-_OPERATIONS: dict[Size, tuple[tuple[str, str, float], ...]] = {
-    Size.QUICK: (("index", "--scale 10 --systems memserve", 240.0), ("pool", "", 120.0)),
-    Size.FULL: (("index", "", 3600.0), ("pool", "", 600.0)),
-}
-_SIMULATED = {Size.QUICK: ("--sessions 60 --seeds 1 --loads 2", 300.0), Size.FULL: ("", 4 * 3600.0)}
-_STUDY_DEADLINE_S = {Size.QUICK: 240.0, Size.FULL: 3600.0}
-
-
-def parts_of(size: Size) -> list[Part]:
-    """Everything that the report shows; what needs no engine comes first."""
-    studies = [
-        Part(
-            name=f"study-{name}",
-            arguments=("bench", "study", name, "--size", str(size)),
-            deadline_s=_STUDY_DEADLINE_S[size],
-        )
-        for name in STUDIES
-    ]
-    operations = [
-        Part(name=name, arguments=("bench", name, *options.split()), deadline_s=deadline_s)
-        for name, options, deadline_s in _OPERATIONS[size]
-    ]
-    served = [
-        Part(
-            name=f"serve-{workload}",
-            arguments=("bench", "serve", "--workload", workload, *options.split()),
-            deadline_s=deadline_s,
-        )
-        for workload, options, deadline_s in _SERVE[size]
-    ]
-    arguments, deadline_s = _SIMULATED[size]
-    simulated = Part(
-        name="simulation-paper", arguments=("bench", "simulated", "paper", *arguments.split()), deadline_s=deadline_s
-    )
-    return [*operations, simulated, *studies, *served]
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
