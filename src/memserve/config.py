@@ -6,13 +6,12 @@ kv_connector_extra_config. Unknown keys, wrong types and impossible numbers rais
 
 import re
 import tomllib
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from memserve.core.enums import CachingMode, DataPath, PiecePlan, Role, TransferMode
+from memserve.core.enums import AutoscaleMode, CachingMode, DataPath, LauncherKind, PiecePlan, Role, TransferMode
 from memserve.core.errors import ConfigError
 from memserve.core.etcd_address import parse_etcd
 from memserve.security.exposure import check_exposure
@@ -25,7 +24,6 @@ ALL_PATHS = (DataPath.SHM, DataPath.TCP)
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
-_BOUNDS = re.compile(r"(\w+)=(\d{1,6}):(\d{1,6})")
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -55,6 +53,7 @@ class ClusterSettings(Settings, frozen=True):
     """etcd://HOST:PORT,HOST:PORT: where several gateways keep who is in the cluster; "" in this gateway alone."""
     secret: str = ""
     """File with the cluster's secret; needed as soon as anything listens beyond loopback."""
+    launcher: LauncherKind = LauncherKind.LOCAL
     max_restarts: int = 5
     """How often in a row an instance of this machine that ends by itself is started again."""
 
@@ -83,6 +82,25 @@ class ClusterSettings(Settings, frozen=True):
             raise ConfigError(f'--registry {self.registry}: leave out "/{cluster}" and give the name with --name')
         if not self.name:
             raise ConfigError(f"--registry {self.registry}: give --name, the same for every gateway of the cluster")
+
+
+class RaySettings(Settings, frozen=True):
+    """Of `--launcher ray`: the cluster, and what each worker process of an instance is given of it."""
+
+    address: str = "auto"
+    """HOST:PORT of its head; "auto" takes the one that runs on this machine."""
+    num_cpus: float = 1.0
+    num_gpus: float | None = None
+    """None: one where the Ray cluster has any, else none."""
+    memory: str = ""
+    """Of each instance as Ray counts it, e.g. "16GiB"; "" asks for none."""
+
+    def check(self) -> None:
+        """Raise ConfigError unless it can be asked for."""
+        if self.num_cpus < 0 or (self.num_gpus or 0) < 0:
+            raise ConfigError(f"ray: {self.num_cpus:g} CPUs, {self.num_gpus or 0:g} GPUs: give 0 or more")
+        if self.memory:
+            parse_size(self.memory, "ray.memory")
 
 
 class Network(Settings, frozen=True):
@@ -226,13 +244,6 @@ class EngineSettings(Settings, frozen=True):
     decode: RoleSettings = RoleSettings()
 
 
-class AutoscaleMode(StrEnum):
-    OFF = "off"
-    PROPOSE = "propose"
-    """Says what it would change, and changes nothing."""
-    ON = "on"
-
-
 class AutoscalerSettings(Settings, frozen=True):
     """When the number and the roles of the instances follow the load; checked where its rules are made."""
 
@@ -273,6 +284,7 @@ class ServeConfig(Settings, frozen=True):
     pool: PoolSettings = PoolSettings()
     engine: EngineSettings = EngineSettings()
     autoscaler: AutoscalerSettings = AutoscalerSettings()
+    ray: RaySettings = RaySettings()
 
 
 class ConnectorConfig(Settings, frozen=True):
@@ -339,17 +351,6 @@ def parse_address(text: str, what: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise ConfigError(f'{what} = "{text}" is no address: write for example "127.0.0.1:7000"')
     return host, int(port)
-
-
-def parse_bounds(text: str, what: str) -> dict[Role, tuple[int, int]]:
-    """Least and most by role of "prefill=1:4,decode=1:2". Raises ConfigError that names `what`."""
-    bounds: dict[Role, tuple[int, int]] = {}
-    for part in text.split(","):
-        found = _BOUNDS.fullmatch(part.strip())
-        if found is None or found[1] not in set(Role) or Role(found[1]) in bounds:
-            raise ConfigError(f'{what} "{part}": write ROLE=LEAST:MOST, each role once, as in prefill=1:4,decode=1:4')
-        bounds[Role(found[1])] = (int(found[2]), int(found[3]))
-    return bounds
 
 
 def parse_size(text: str, what: str) -> int:

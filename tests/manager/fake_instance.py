@@ -2,7 +2,7 @@
 
 Arguments as JSON: {"name", "join", "role", "url", "port", "health", "say", "exit_code", "stubborn", "children",
 "workers", "maps"}; workers share what is mapped. Prints one line of JSON with its process ids once it is up. The
-command line is the whole interface.
+command line is the whole interface; host and port may come behind, as options.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ def map_file(path: str) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0)
 
 
-async def serve_health(port: int) -> None:
+async def serve_health(host: str, port: int) -> None:
     async def health(_request: web.Request) -> web.Response:
         return web.Response()
 
@@ -45,12 +45,12 @@ async def serve_health(port: int) -> None:
     app.router.add_get("/health", health)
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await web.TCPSite(runner, host, port).start()
 
 
 async def live(told: dict[str, str]) -> None:
     if told.get("port"):
-        await serve_health(int(told["port"]))
+        await serve_health(told.get("host", "127.0.0.1"), int(told["port"]))
     client: RpcClient[ClusterMessage] = RpcClient(told["join"], ClusterMessage)
     identity = KvIdentity(model="m", dtype="f", engine="e", backend="b", block_size=32, block_bytes=64, num_layers=1)
     name, incarnation = InstanceId(told["name"]), Incarnation(time.time_ns())
@@ -64,6 +64,9 @@ async def live(told: dict[str, str]) -> None:
 
 def main() -> None:
     told = json.loads(sys.argv[1])
+    if "--host" in sys.argv:
+        told |= {"host": sys.argv[sys.argv.index("--host") + 1], "port": sys.argv[sys.argv.index("--port") + 1]}
+        told["url"] = f"http://{told['host']}:{told['port']}"
     if told.get("stubborn"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     held = [map_file(path) for path in told.get("maps", ())]

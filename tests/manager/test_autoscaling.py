@@ -7,9 +7,8 @@ import pytest
 from memserve.cluster.autoscaler import Autoscaler, AutoscaleRules, Bounds
 from memserve.cluster.service_levels import ServiceLevels, Targets
 from memserve.cluster.view import ClusterView
-from memserve.config import AutoscaleMode
 from memserve.core.clock import ManualClock
-from memserve.core.enums import Role
+from memserve.core.enums import AutoscaleMode, Role
 from memserve.core.errors import ConfigError
 from memserve.core.ids import InstanceId
 from memserve.manager.autoscaling import Autoscaling, Outcome

@@ -25,7 +25,7 @@ HERE = Machine.here()
 async def test_a_childs_exit_code_and_reason_are_told(tmp_path: Path) -> None:
     child = await start(spec(tmp_path, say="ValueError: no such thing", exit_code=3), HERE)
     assert await child.wait() == 3
-    assert await child.why_it_ended() == "ValueError: no such thing (exit code 3)"
+    assert (await child.why_it_ended()).startswith("ValueError: no such thing (exit code 3); its log is /")
 
 
 async def test_a_command_that_does_not_exist_is_the_reason(tmp_path: Path) -> None:

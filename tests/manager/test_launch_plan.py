@@ -13,7 +13,7 @@ from memserve.config import ConnectorConfig, PoolSettings, ServeConfig
 from memserve.core.enums import CachingMode, DataPath, Role
 from memserve.core.errors import ConfigError
 from memserve.manager.engine_args import given, value_of
-from memserve.manager.launch_plan import LaunchPlan, LaunchSpec, plan, served_model_name
+from memserve.manager.launch_plan import LaunchPlan, LaunchSpec, moved, plan, served_model_name
 from memserve.manager.machine import Machine
 
 
@@ -255,3 +255,16 @@ def test_instances_of_any_role_are_planned_beside_others() -> None:
         ("flexible-0", Role.FLEXIBLE),
         ("flexible-1", Role.FLEXIBLE),
     ]
+
+
+def test_an_instance_that_moves_to_another_host_listens_there_and_leaves_devices_to_it() -> None:
+    here = first(config(), GPU)
+    there = moved(here, host="10.0.0.7", port=9000, python="/there/python")
+    assert (there.url, there.cores) == ("http://10.0.0.7:9000", ())
+    assert there.argv[0] == "/there/python"
+    assert [value_of(there.argv, name) for name in ("--host", "--port")] == ["10.0.0.7", "9000"]
+    told = transfer_config(there)["kv_connector_extra_config"]
+    assert (told["bind"], told["url"]) == ("10.0.0.7", there.url)
+    assert told["join"] == transfer_config(here)["kv_connector_extra_config"]["join"]
+    assert "CUDA_VISIBLE_DEVICES" not in there.env
+    assert moved(there, host="10.0.0.8", port=9001, python="/there/python").url == "http://10.0.0.8:9001"

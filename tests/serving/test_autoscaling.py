@@ -5,8 +5,8 @@ import pytest
 
 from memserve.cli.options import ServeOptions, serve_config
 from memserve.cluster.autoscaler import Bounds
-from memserve.config import AutoscaleMode, ServeConfig
-from memserve.core.enums import Role
+from memserve.config import ServeConfig
+from memserve.core.enums import AutoscaleMode, Role
 from memserve.core.errors import ConfigError
 from memserve.serving.autoscaling import autoscale_rules
 

@@ -17,8 +17,8 @@ from memserve.cli import bench, elastic
 from memserve.cli.options import ServeOptions, serve_config
 from memserve.cli.refusals import errors, refusals
 from memserve.cli.secret import SecretFile, opened, secret
-from memserve.config import AutoscaleMode, Network
-from memserve.core.enums import CachingMode, TransferMode
+from memserve.config import Network
+from memserve.core.enums import AutoscaleMode, CachingMode, LauncherKind, TransferMode
 from memserve.security.tls_files import TlsFiles
 
 app = typer.Typer(
@@ -98,16 +98,12 @@ def serve(
     max_restarts: Annotated[
         int | None, typer.Option(help="How often in a row an instance that ends is started again.")
     ] = None,
+    launcher: Annotated[LauncherKind | None, typer.Option(help="Who runs the instances.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="HOST:PORT of the Ray cluster's head.")] = None,
     autoscale: Annotated[AutoscaleMode | None, typer.Option(help="Whether instances follow the load.")] = None,
-    ttft_target_s: Annotated[
-        float | None, typer.Option("--ttft-target", help="Seconds to the first token that the autoscaler keeps.")
-    ] = None,
-    tpot_target_s: Annotated[
-        float | None, typer.Option("--tpot-target", help="Seconds per token that the autoscaler keeps.")
-    ] = None,
-    autoscale_bounds: Annotated[
-        str | None, typer.Option(help='Least and most by role, "prefill=1:4,decode=1:4"; none: 1 to twice the start.')
-    ] = None,
+    ttft_target_s: Annotated[float | None, typer.Option("--ttft-target", help="Seconds to a first token.")] = None,
+    tpot_target_s: Annotated[float | None, typer.Option("--tpot-target", help="Seconds per token after it.")] = None,
+    autoscale_bounds: Annotated[str | None, typer.Option(help='By role, "prefill=1:4,decode=1:4".')] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; options typed here win.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and start nothing.")] = False,
 ) -> None:

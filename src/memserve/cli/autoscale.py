@@ -7,9 +7,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from memserve.cli.bounds import parse_bounds
 from memserve.cluster.autoscaler import AutoscaleRules, Bounds
 from memserve.cluster.service_levels import Targets
-from memserve.config import parse_bounds
 from memserve.simulator.fleet import FleetReport, FleetResult, compare
 from memserve.simulator.fleet_figure import draw_fleet
 from memserve.simulator.report import write_json

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from memserve.cli.bounds import parse_bounds
 from memserve.config import (
-    AutoscaleMode,
     AutoscalerSettings,
     ClusterSettings,
     EngineSettings,
@@ -17,9 +17,8 @@ from memserve.config import (
     RoleSettings,
     ServeConfig,
     load_serve_config,
-    parse_bounds,
 )
-from memserve.core.enums import CachingMode, TransferMode
+from memserve.core.enums import AutoscaleMode, CachingMode, LauncherKind, TransferMode
 from memserve.core.errors import ConfigError
 
 _ONE_OF_EACH: dict[str, object] = {"prefill": 1, "decode": 1}
@@ -49,6 +48,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     disk: str | None = None
     ttl_s: float | None = None
     pin_share: float | None = None
+    launcher: LauncherKind | None = None
+    ray_address: str | None = None
     autoscale: AutoscaleMode | None = None
     ttft_target_s: float | None = None
     tpot_target_s: float | None = None
@@ -68,7 +69,7 @@ def serve_config(options: ServeOptions) -> ServeConfig:
         _with_instances(config.cluster, options),
         **_given(caching=options.caching, transfer=options.transfer, policy=options.policy, profile=options.profile),
         **_given(name=options.name, manager=options.manager, registry=options.registry),
-        **_given(max_restarts=options.max_restarts),
+        **_given(max_restarts=options.max_restarts, launcher=options.launcher),
         **_given(secret=None if options.cluster_secret is None else str(options.cluster_secret)),
     )
     cluster.check()
@@ -77,6 +78,7 @@ def serve_config(options: ServeOptions) -> ServeConfig:
         cluster=cluster,
         gateway=msgspec.structs.replace(config.gateway, **_given(host=options.host, port=options.port)),
         pool=_pool(config.pool, options),
+        ray=msgspec.structs.replace(config.ray, **_given(address=options.ray_address)),
         autoscaler=_autoscaler(config.autoscaler, options),
         engine=EngineSettings(
             args=(*config.engine.args, *options.engine_args),

@@ -11,7 +11,7 @@ from rich.table import Table
 from memserve.cli.admin import ask
 from memserve.cli.sizes import size_text
 from memserve.cluster.view import ClusterView, InstanceView
-from memserve.config import AutoscaleMode
+from memserve.core.enums import AutoscaleMode
 from memserve.gateway.pool_routes import InstancePaths
 from memserve.manager.autoscaling import AutoscalerReport
 from memserve.manager.operations import Operation, OperationState

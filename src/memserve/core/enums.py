@@ -48,6 +48,20 @@ class TransferMode(StrEnum):
     """By layer while the prefill instance computes few prompts, by request when it has many."""
 
 
+class LauncherKind(StrEnum):
+    LOCAL = "local"
+    """Processes of this machine."""
+    RAY = "ray"
+    """Actors of a Ray cluster, on any of its nodes."""
+
+
+class AutoscaleMode(StrEnum):
+    OFF = "off"
+    PROPOSE = "propose"
+    """Says what it would change, and changes nothing."""
+    ON = "on"
+
+
 class PiecePlan(StrEnum):
     """How a block's bytes are cut for the way to another instance."""
 

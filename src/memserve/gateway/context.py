@@ -6,7 +6,8 @@ Owns nothing; built once by whoever wires the process together, or by a test.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from memserve.config import AutoscaleMode, GatewaySettings
+from memserve.config import GatewaySettings
+from memserve.core.enums import AutoscaleMode
 from memserve.gateway.metrics import GatewayMetrics
 from memserve.gateway.ports import ElasticCluster, Membership, PoolControl, PromptTokenizer, ReleaseClient
 from memserve.gateway.records import RequestHistory

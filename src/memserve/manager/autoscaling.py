@@ -20,9 +20,8 @@ import msgspec
 from memserve.cluster.autoscaler import Autoscaler, Bounds, Change, Observation, Resize
 from memserve.cluster.service_levels import Levels, ServiceLevels, Targets
 from memserve.cluster.view import ClusterView
-from memserve.config import AutoscaleMode
 from memserve.core.clock import Clock
-from memserve.core.enums import Role
+from memserve.core.enums import AutoscaleMode, Role
 from memserve.core.errors import ConfigError, InstanceUnavailable
 from memserve.core.ids import InstanceId
 from memserve.manager.operations import Operation

@@ -44,9 +44,9 @@ class Child:
         return code
 
     async def why_it_ended(self) -> str:
-        """One line for an operator from the log and the exit code; only after `wait`."""
+        """One line for an operator from the log and the exit code, and where the log is; only after `wait`."""
         log = await asyncio.to_thread(_tail, Path(self.spec.log), self._log_begin)
-        return reason(log, self._process.returncode or 0)
+        return f"{reason(log, self._process.returncode or 0)}; its log is {self.spec.log}"
 
     async def stop(self) -> None:
         """End it, gently at first; returns when it is gone, within 10 s. Idempotent."""

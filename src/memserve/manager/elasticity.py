@@ -113,7 +113,7 @@ class Elasticity:
             while True:
                 present = self._manager.view.find(spec.instance)
                 if present is not None and present.state is InstanceState.ACTIVE:
-                    return f"serves on {spec.url}"
+                    return f"serves on {present.url}"
                 if refusal := self._manager.refusal_of(spec.instance):
                     await self._manager.launcher.stop(spec.instance)
                     raise ConfigError(f"{spec.instance} is refused: {refusal}")

@@ -26,7 +26,8 @@ HOST = "127.0.0.1"
 _SHUTDOWN_S = "3"
 """With vLLM's own default, 0, it kills its engine at once, and the engine's files stay in /dev/shm."""
 _SERVER = "vllm.entrypoints.openai.api_server"
-_RESERVED = ("--model", "--host", "--port", "--kv-transfer-config")
+_CONNECTOR = "--kv-transfer-config"
+_RESERVED = ("--model", "--host", "--port", _CONNECTOR)
 _GPU_SHARE = 0.9
 _HTTP_GUARD = "memserve.engines.vllm.http_guard.OnlyTheGateway"
 
@@ -121,6 +122,21 @@ def plan(
     return LaunchPlan(specs=tuple(specs), machine=machine)
 
 
+def moved(spec: LaunchSpec, *, host: str, port: int, python: str) -> LaunchSpec:
+    """The same instance on another host, listening there; which cores and devices it has is that host's to say."""
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    argv = [python, *spec.argv[1:]]
+    for option, value in (("--host", host), ("--port", str(port))):
+        argv[argv.index(option) + 1] = value
+    if _CONNECTOR in argv:
+        at = argv.index(_CONNECTOR) + 1
+        config = msgspec.json.decode(argv[at])
+        config["kv_connector_extra_config"] |= {"bind": host, "url": url}
+        argv[at] = msgspec.json.encode(config).decode()
+    env = {name: value for name, value in spec.env.items() if name != "CUDA_VISIBLE_DEVICES"}
+    return msgspec.structs.replace(spec, url=url, argv=tuple(argv), env=env, cores=())
+
+
 def one_more(
     config: ServeConfig, place: Place, *, name: InstanceId, role: Role, port: int, beside: Sequence[LaunchSpec]
 ) -> LaunchSpec:
@@ -213,7 +229,7 @@ def _argv(config: ServeConfig, place: Place, connector: ConnectorConfig, port: i
     argv = [machine.python, "-m", _SERVER, "--model", config.model, "--host", place.host, "--port", str(port)]
     if not given(args, "--served-model-name"):
         argv += ["--served-model-name", served_model_name(config)]
-    argv += ["--enable-prompt-tokens-details", "--kv-transfer-config", _kv_transfer_config(connector)]
+    argv += ["--enable-prompt-tokens-details", _CONNECTOR, _kv_transfer_config(connector)]
     if not given(args, "--enable-prefix-caching", "--no-enable-prefix-caching"):
         argv.append(_prefix_caching(connector))
     if connector.secret:

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from memserve.config import ServeConfig, check_paths, parse_disk, parse_size
-from memserve.core.enums import Role
+from memserve.core.enums import LauncherKind, Role
 from memserve.core.errors import ConfigError
 from memserve.manager.engine_args import number_of, value_of
 from memserve.manager.hub import check_hub_model
@@ -27,11 +27,13 @@ _CPU_KV_GIB = 1
 
 def preflight(config: ServeConfig, *, machine: Machine) -> tuple[str, ...]:
     """Warnings. `config.model` is a folder or a hub name. Raises ConfigError on the first thing that cannot work."""
-    warnings = _check_engine(machine)
     check_role_args(config)
-    check_shared_memory(config, machine)
     check_paths(config.pool.paths, "pool.paths")
     check_plain_paths(config.pool.paths, secret=config.cluster.secret, plain_nixl=config.pool.plain_nixl)
+    if config.cluster.launcher is not LauncherKind.LOCAL:
+        return ()  # the instances will be on machines that nobody has seen yet
+    warnings = _check_engine(machine)
+    check_shared_memory(config, machine)
     check_disk(config)
     if not Path(config.model).is_dir():
         check_hub_model(config.model, machine.environment)

@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 
 from memserve.cluster.autoscaler import Autoscaler, AutoscaleRules, Bounds
 from memserve.cluster.service_levels import ServiceLevels, Targets
-from memserve.config import AutoscaleMode, AutoscalerSettings, ServeConfig
+from memserve.config import AutoscalerSettings, ServeConfig
 from memserve.core.clock import Clock
-from memserve.core.enums import Role
+from memserve.core.enums import AutoscaleMode, Role
 from memserve.gateway.context import no_autoscaler
 from memserve.gateway.metrics import GatewayMetrics
 from memserve.manager.autoscaling import AutoscalerReport, Autoscaling

@@ -11,13 +11,12 @@ gateway, and everything is gone within 10 s.
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 
 import msgspec
 
-from memserve.cluster.restarts import RestartRules
 from memserve.cluster.view import ClusterView, InstanceState
 from memserve.config import ServeConfig, parse_address
 from memserve.core.clock import Clock, SystemClock
@@ -41,7 +40,7 @@ from memserve.manager.elasticity import START_S, Elasticity
 from memserve.manager.etcd_registry import registry_in_etcd
 from memserve.manager.event_subscriptions import EventSubscriptions
 from memserve.manager.launch_plan import LaunchPlan, LaunchSpec, num_instances
-from memserve.manager.local_launcher import LocalLauncher
+from memserve.manager.launcher import EndListener, Launcher
 from memserve.manager.manager import SILENT_S, ClusterManager
 from memserve.manager.own_registry import OwnRegistry
 from memserve.manager.role_args import role_args
@@ -49,6 +48,7 @@ from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
 from memserve.serving.autoscaling import autoscaling, service_levels
 from memserve.serving.growth import more_instances
+from memserve.serving.launching import launching
 from memserve.serving.model_facts import served_model
 from memserve.serving.prepare import PreparedRun
 from memserve.serving.profiles import PEER_PATH, profile_for, profile_identity
@@ -128,8 +128,9 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
     history = RequestHistory(clock=clock, levels=levels)
     metrics = GatewayMetrics(lambda: manager.view)
     reports = ReportLog(history=history, metrics=metrics)
-    manager = _manager(run, reports, changes, clock)
     async with AsyncExitStack() as stack:
+        launcher = await stack.enter_async_context(launching(run, clock))
+        manager = _manager(run, reports, changes, launcher, clock)
         stack.callback(changes.sweep)
         stack.push_async_callback(manager.stop)
         tokenizer, model = await _start(run, manager, listener)
@@ -176,7 +177,13 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
         yield Cluster(url=url, model=run.model_name, manager=manager, num_own=num_instances(run.config))
 
 
-def _manager(run: PreparedRun, reports: ReportLog, changes: _Changes, clock: Clock) -> ClusterManager:
+def _manager(
+    run: PreparedRun,
+    reports: ReportLog,
+    changes: _Changes,
+    launcher: Callable[[EndListener], Launcher],
+    clock: Clock,
+) -> ClusterManager:
     settings = run.config.cluster
     host, port = parse_address(settings.manager, "cluster.manager")
     endpoints = parse_etcd(settings.registry)[0] if settings.registry else ()
@@ -189,13 +196,7 @@ def _manager(run: PreparedRun, reports: ReportLog, changes: _Changes, clock: Clo
         dead_s=math.inf if endpoints else SILENT_S,
         on_report=reports.ingest_own if endpoints else reports.ingest,
         on_change=changes.changed,
-        launcher=lambda on_end: LocalLauncher(
-            machine=run.machine,
-            rules=RestartRules(max_restarts=run.config.cluster.max_restarts),
-            clock=clock,
-            on_end=on_end,
-            secret=run.secret,
-        ),
+        launcher=launcher,
         config=msgspec.json.encode(_told(run.config)),
         secret=run.secret,
     )

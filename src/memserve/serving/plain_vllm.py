@@ -65,7 +65,7 @@ async def _until_ready(child: Child) -> None:
             while not await is_healthy(http, child.spec.url):
                 done, _ = await asyncio.wait({ended}, timeout=_POLL_S)
                 if done:
-                    raise ConfigError(f"{name} ended: {await child.why_it_ended()}; its log is {child.spec.log}")
+                    raise ConfigError(f"{name} ended: {await child.why_it_ended()}")
     except TimeoutError as error:
         raise DeadlineExceeded(
             f"{name} is not ready after {START_DEADLINE_S:.0f} s; its log is {child.spec.log}"
