@@ -91,13 +91,13 @@ def run_serve_bench(options: ServeOptions, *, discarding: bool) -> int:
                 progress=progress,
             )
         )
+    report = _report(plan, journal, origin, missing or [])
+    for line in as_serve_lines(report):
+        typer.echo(line)
     if missing is None:
         typer.echo("stopped; the same command goes on where this was", err=True)
         return _STOPPED
-    report = _report(plan, journal, origin, missing)
     report.write(options.json)
-    for line in as_serve_lines(report):
-        typer.echo(line)
     return 1 if missing else 0
 
 
