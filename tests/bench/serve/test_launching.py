@@ -15,7 +15,7 @@ from tests.manager.machines import CPU, config
 @pytest.mark.parametrize("name", ["vllm", "vllm-apc"])
 async def test_a_router_that_is_not_there_is_named_with_what_builds_it(tmp_path: Path, name: str) -> None:
     run = PreparedRun(
-        config=config(), machine=CPU, cluster="c", log_folder=tmp_path, cache=tmp_path, warnings=()
+        config=config(), machine=CPU, cluster="c", log_folder=tmp_path, cache=tmp_path, warnings=(), secret=None
     )  # fmt: skip
     (system,) = find_systems(name)
     async with aiohttp.ClientSession() as http:
