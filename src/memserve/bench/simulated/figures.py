@@ -33,7 +33,7 @@ def _bars(axes: "Axes", rows: list[PaperResult]) -> None:
     if rows[0].paper is not None:
         series.append(("paper", rows[0].paper, _PAPER))
     for row, color in zip(rows, _OURS * len(rows), strict=False):
-        series.append((f"simulated, load {row.load:g}x", row.gains, color))
+        series.append((f"simulated, load {row.load:.1f}x", row.gains, color))
     width = 0.8 / len(series)
     for number, (label, gains, color) in enumerate(series):
         places = [place + number * width - 0.4 + width / 2 for place in range(len(_GAINS))]

@@ -84,9 +84,10 @@ def play_paper(plan: PaperPlan, *, each: Callable[[PaperResult], None] = lambda 
     results: list[PaperResult] = []
     for name in plan.workloads:
         traces = [_trace(plan, name, seed) for seed in plan.seeds]
-        for load in plan.loads:
-            rate = _rate(plan, traces[0], load)
+        idle_s = _play(plan, traces[0], BASELINE, _RATES[0], plan.seeds[0]).ttft_avg_s
+        for rate in dict.fromkeys(_rate(plan, traces[0], load * idle_s) for load in plan.loads):
             base = _played(plan, traces, BASELINE, rate)
+            load = round(base[0].ttft_avg_s / idle_s, 1)
             for system in SYSTEMS:
                 runs = base if system is BASELINE else _played(plan, traces, system, rate)
                 results.append(_result(system, runs, base, workload=name, load=load, rate=rate))
@@ -111,12 +112,12 @@ def _trace(plan: PaperPlan, name: str, seed: int) -> Trace:
     return by_request(trace_of(sessions, name=name, block_tokens=BLOCK_TOKENS), seed=seed)
 
 
-def _rate(plan: PaperPlan, trace: Trace, load: float) -> float:
+def _rate(plan: PaperPlan, trace: Trace, ttft_s: float) -> float:
+    """At which PD-Basic takes so long to the first token; the highest one tried where sessions are too few for that."""
     low, high = _RATES
-    idle_s = _play(plan, trace, BASELINE, low, plan.seeds[0]).ttft_avg_s
     for _ in range(_SEARCHED):
         rate = (low * high) ** 0.5
-        if _play(plan, trace, BASELINE, rate, plan.seeds[0]).ttft_avg_s < load * idle_s:
+        if _play(plan, trace, BASELINE, rate, plan.seeds[0]).ttft_avg_s < ttft_s:
             low = rate
         else:
             high = rate

@@ -37,7 +37,8 @@ class PaperResult(msgspec.Struct, frozen=True, kw_only=True):
 
     workload: str
     load: float
-    """PD-Basic's average TTFT at this rate over that of an idle cluster."""
+    """PD-Basic's average TTFT at this rate over that of an idle cluster: about what was asked for, or what was reached
+    where the order within sessions keeps the cluster from more."""
     system: str
     layout: str
     caching: CachingMode

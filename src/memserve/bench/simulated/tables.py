@@ -15,7 +15,7 @@ def paper_table(report: PaperReport) -> Table:
     for row in report.results:
         table.add_row(
             row.workload,
-            f"{row.load:g}x",
+            f"{row.load:.1f}x",
             row.system,
             f"{row.ttft_avg_s * 1e3:.1f}",
             f"{row.ttft_p99_s * 1e3:.0f}",
