@@ -32,6 +32,7 @@ def choice(
     output_tokens: float = 0.0,
     context: tuple[float, ...] = FOUR,
     kv_capacity_tokens: int | None = None,
+    may_split: bool = True,
 ) -> Choice:
     count = len(queued)
     loads = InstanceLoads(
@@ -53,7 +54,7 @@ def choice(
     )
     return Choice(
         phase=phase,
-        may_split=True,
+        may_split=may_split,
         prompt_tokens=100,
         session=session,
         instances=NAMES[:count],
@@ -102,11 +103,16 @@ def test_prompt_tree_prefers_the_less_busy_of_two_that_cost_the_same() -> None:
     assert best("prompt-tree", choice(share=(0.5, 0.2, 0.3, 0.5))) == [1]
 
 
-@pytest.mark.parametrize("phase", [Phase.WHOLE, Phase.DECODE])
-def test_prompt_tree_avoids_an_instance_on_whose_device_the_kv_would_not_fit(phase: Phase) -> None:
-    asked = {"phase": phase, "context": (950.0, 700.0, 950.0, 950.0), "share": (0.0, 0.05, 0.0, 0.0)}
+def test_prompt_tree_avoids_an_instance_on_whose_device_the_kv_would_not_fit() -> None:
+    asked = {"may_split": False, "context": (950.0, 700.0, 950.0, 950.0), "share": (0.0, 0.05, 0.0, 0.0)}
     assert best("prompt-tree", choice(**asked, output_tokens=10.0)) != [1]
     assert best("prompt-tree", choice(**asked, output_tokens=10.0, kv_capacity_tokens=1000)) == [1]
+
+
+def test_prompt_tree_does_not_count_the_wait_for_room_while_prefills_take_longer() -> None:
+    asked = {"may_split": False, "context": (1500.0, 900.0), "queued": (0, 0), "output_tokens": 10.0}
+    waits = {"wait_s": (20.0, 20.02), "compute_s": (1.0, 1.0), "decodes": (1.0, 1.0), "share": (0.0, 0.0)}
+    assert best("prompt-tree", choice(**asked, **waits, move_s=(0.0, 0.0), kv_capacity_tokens=1000)) == [0]
 
 
 def test_least_load_ignores_what_is_held() -> None:

@@ -1,15 +1,15 @@
 """The choice of arXiv 2406.17565, argmin of queued and own execution, in predicted seconds and for all concerned.
 
-    whole     (1 + F) * (wait + room) + compute * delayed + spread + answer
+    whole     (1 + F) * max(wait, room) + compute * delayed + spread + answer
     prefill   (1 + F) * wait + compute * delayed + spread
-    decode    wait + room + move + answer                   delayed = (1 + F) * crowd + decodes
+    decode    wait + move + answer                          delayed = (1 + F) * crowd + decodes
 
 What counts is the time to the last token, and F times more the time to the first one, which the prefill gives. What
 a prompt's computation costs is not only its own time: whoever decodes there stands still meanwhile (`decodes`), and
 once queues are long, whoever comes after waits as long, too (`crowd`). Where the KV of all that an instance was given
-does not fit on its device, the request also waits until enough of it is done (`room`). An answer takes its steps,
-the longer the more of the instance's time goes to prefills, and makes the steps of the others longer. `spread`
-prefers, among instances that cost nearly the same, those that had little to do lately.
+does not fit on its device, the request waits until enough of it is done (`room`), while prefills go on. An answer
+takes its steps, the longer the more of the instance's time goes to prefills, and makes the steps of the others
+longer. `spread` prefers, among instances that cost nearly the same, those that had little to do lately.
 """
 
 from random import Random
@@ -40,14 +40,13 @@ class PromptTreePolicy:
         first_token = _FIRST_TOKEN if choice.may_split else _FIRST_TOKEN_ALONE
         step_s = _step_s(choice)
         if choice.phase is Phase.DECODE:
-            return loads.prefill_s + _room_s(choice, step_s) + costs.move_s + _answer_s(choice, step_s)
+            return loads.prefill_s + costs.move_s + _answer_s(choice, step_s)
         crowd = float(loads.prefill_s.sum()) / len(loads.prefill_s) / max(costs.whole_s, 1e-9)
         delayed = loads.decodes + (1.0 + first_token) * max(crowd, 1.0)
-        compute_s: Numbers = loads.prefill_s * (1.0 + first_token) + costs.compute_s * delayed
+        wait_s = loads.prefill_s if choice.may_split else _wait_s(choice, step_s)
+        compute_s: Numbers = wait_s * (1.0 + first_token) + costs.compute_s * delayed
         compute_s += loads.prefill_share * (_SPREAD * costs.whole_s)
-        if choice.phase is Phase.PREFILL:
-            return compute_s
-        return compute_s + _room_s(choice, step_s) * (1.0 + first_token) + _answer_s(choice, step_s)
+        return compute_s if choice.phase is Phase.PREFILL else compute_s + _answer_s(choice, step_s)
 
 
 def _added_s(choice: Choice) -> float:
@@ -70,11 +69,15 @@ def _answer_s(choice: Choice, step_s: Numbers) -> Numbers:
     return each_s * choice.costs.output_tokens
 
 
-def _room_s(choice: Choice, step_s: Numbers) -> Numbers | float:
-    """Until the KV fits: in the time of an answer, an instance lets go of about all that it keeps."""
+def _wait_s(choice: Choice, step_s: Numbers) -> Numbers:
+    """For the prefills before it and until its KV fits: in the time of an answer, about all KV that is kept goes.
+
+    Only asked for where a request cannot be split: elsewhere it made requests be split that had better not be.
+    """
     loads, costs = choice.loads, choice.costs
     if costs.kv_capacity_tokens is None:
-        return 0.0
+        return loads.prefill_s
     lacking = loads.context + (choice.prompt_tokens + costs.output_tokens - costs.kv_capacity_tokens)
-    share: Numbers = np.maximum(lacking, 0.0) / np.maximum(loads.context, 1.0)
-    return share * step_s * costs.output_tokens
+    share = np.maximum(lacking, 0.0) / np.maximum(loads.context, 1.0)
+    wait_s: Numbers = np.maximum(loads.prefill_s, share * step_s * costs.output_tokens)
+    return wait_s
