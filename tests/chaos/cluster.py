@@ -191,6 +191,14 @@ class ChaosCluster:
 
         await self._until(is_noticed, within_s=30.0, what=f"{name} is no longer active")
 
+    async def until_out(self, name: str) -> None:
+        """Another process may take that name. Raises TimeoutError with the states."""
+
+        async def is_out() -> bool:
+            return name not in await self.states()
+
+        await self._until(is_out, within_s=60.0, what=f"{name} is out of the cluster")
+
     async def _until(self, condition: Callable[[], Awaitable[bool]], *, within_s: float, what: str) -> None:
         try:
             async with asyncio.timeout(within_s):

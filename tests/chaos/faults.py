@@ -120,6 +120,7 @@ class Faults:
             joined.process.kill()
             await joined.process.wait()
             await asyncio.to_thread(psutil.wait_procs, engine, timeout=30)
+            await self._cluster.until_out(joined.name)
             await self._cluster.start_instance(joined.name)
         await self._cluster.until_noticed(joined.name)
 
