@@ -12,6 +12,7 @@ from tests.chaos.tokens import answer
 
 _GROUPS = 8
 _CONTEXT_TOKENS = 64
+_ANSWER = aiohttp.ClientTimeout(total=120)
 _WORDS = range(1000, 1256)
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "architecture.md"
 
@@ -57,7 +58,7 @@ class AskedBefore:
                 prompt = prompt + self._excerpt()
                 body = {"model": model, "prompt": prompt, "max_tokens": self._random.randint(8, 24)}
                 body |= {"temperature": 0, "ignore_eos": True, "return_token_ids": True}
-                async with http.post(f"{url}/v1/completions", json=body) as answer:
+                async with http.post(f"{url}/v1/completions", json=body, timeout=_ANSWER) as answer:
                     (choice,) = (await answer.json())["choices"]
                 turns.append(Turn(prompt=prompt, tokens=choice["token_ids"], text=choice["text"]))
                 prompt = prompt + choice["token_ids"]
