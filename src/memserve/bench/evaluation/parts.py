@@ -38,7 +38,7 @@ def parts_of(size: Size) -> list[Part]:
 
 _TRACES = "../shared/data/mooncake"
 _SYSTEMS = "vllm,vllm-apc,vllm-nixl,colocated,auto,basic,prefill,both,return,basic-by-layer,return-by-layer"
-_SMALL = "--systems basic,return --rate 0.2 --sessions 3 --repetitions 1"
+_SMALL = "--systems basic,return --rate 0.2 --sessions 2 --repetitions 1"
 _PROFILE = "{results}/cost-profile.json"
 _AGAINST = f"bench simulated against {{results}}/serve-react.json --profile {_PROFILE}"
 _HOUR = 3600.0
