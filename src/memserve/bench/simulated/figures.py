@@ -22,8 +22,8 @@ def draw_paper(report: PaperReport, file: Path) -> None:
     for axes, workload in zip(panels, workloads, strict=True):
         _bars(axes, [row for row in rows if row.workload == workload])
         axes.set_title(workload)
+        axes.legend(fontsize=7)
     panels[0].set_ylabel("against PD-Basic (%)")
-    panels[0].legend(fontsize=8)
     figure.suptitle(f"Gains of caching, 4 instances: {report.profile.model} on {report.profile.machine}, simulated")
     save(figure, file)
 
