@@ -56,5 +56,5 @@ def test_whoever_waits_for_a_long_part_hears_what_it_said_last(tmp_path: Path) -
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_parts([slow], results=tmp_path, say=say, program=PROGRAM, pace=Pace(tell_s=0.1))
+        run_parts([slow], results=tmp_path, say=say, program=PROGRAM, pace=Pace(tell_s=0.1, stop_s=0.5))
     assert said[-1] == "[1/1] slow: round 3 of 5"

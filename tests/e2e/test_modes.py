@@ -14,7 +14,7 @@ from tests.e2e.served import Served, serve
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 BLOCK = 32
-PROMPT, OUTPUT, QUESTION = 150, 24, 45
+PROMPT, OUTPUT, QUESTION = 150, 14, 50  # every answer fills a block
 MODES = ("basic", "prefill", "both", "return", "colocated")
 
 

@@ -1,6 +1,5 @@
-"""KV that another instance holds is pulled instead of computed again, over shared memory and over TCP.
-
-Over TCP in a cluster with a secret: TLS with certificates that the instances issue to themselves.
+"""KV that another instance holds is pulled instead of computed again, here over TCP in a cluster with a secret:
+TLS with certificates that the instances issue to themselves. Over shared memory test_memory_instance.py pulls.
 """
 
 from pathlib import Path
@@ -15,13 +14,11 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 PROMPT, HELD = 300, 288  # tokens; whole blocks of 32
 
 
-@pytest.mark.parametrize("path", ["shm", "tcp"])
-def test_the_instance_that_has_nothing_pulls_what_the_other_holds(plain: Served, tmp_path: Path, path: str) -> None:
+def test_the_instance_that_has_nothing_pulls_what_the_other_holds(plain: Served, tmp_path: Path) -> None:
     settings = tmp_path / "cluster.toml"
-    settings.write_text(f'[pool]\npaths = ["{path}"]\n')
+    settings.write_text('[pool]\npaths = ["tcp"]\n')
     layout = ("--colocated", "2", "--policy", "round-robin", "--config", str(settings))
-    secret = tmp_path / "secret" if path == "tcp" else None
-    cluster = serve(*layout, log=tmp_path / "serve.log", secret=secret).wait_ready()
+    cluster = serve(*layout, log=tmp_path / "serve.log", secret=tmp_path / "secret").wait_ready()
     try:
         random = Random(3)
         prompt = [random.randrange(100, 40_000) for _ in range(PROMPT)]
@@ -35,7 +32,7 @@ def test_the_instance_that_has_nothing_pulls_what_the_other_holds(plain: Served,
         assert (first["computed_tokens"], second["computed_tokens"]) == (PROMPT, PROMPT - HELD)
         assert second["pulled_tokens"] == HELD
         assert answers[1]["usage"]["prompt_tokens_details"]["cached_tokens"] == HELD
-        moved = cluster.counters()["memserve_transfer_tokens_total", path, first["instance"], second["instance"]]
+        moved = cluster.counters()["memserve_transfer_tokens_total", "tcp", first["instance"], second["instance"]]
         assert moved == HELD
     finally:
         cluster.close()
