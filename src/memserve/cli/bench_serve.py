@@ -5,7 +5,6 @@ was stopped goes on where it was when the same command is given again.
 """
 
 import asyncio
-import subprocess
 import sys
 from hashlib import blake2b
 from pathlib import Path
@@ -16,8 +15,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-import memserve
-from memserve.bench.records import Missing, now, this_machine
+from memserve.bench.records import Missing, now, this_command, this_commit, this_machine
 from memserve.bench.serve.journal import Journal, discard
 from memserve.bench.serve.launching import Launcher
 from memserve.bench.serve.record import ServeReport
@@ -159,7 +157,7 @@ def _origin(plan: ServePlan, *, num_sessions: int) -> Origin:
     return Origin(
         sessions=num_sessions,
         seed=plan.seed,
-        commit=_commit(),
+        commit=this_commit(),
         machine=f"{this_machine().num_cores}x {this_machine().processor}",
         run=blake2b(what, digest_size=8).hexdigest(),
     )
@@ -175,14 +173,6 @@ def _report(plan: ServePlan, journal: Journal, origin: Origin, missing: list[Mis
         commit=origin.commit,
         model=plan.model,
         scaling=plan.workload.scaling,
-        command=" ".join(["memserve", *sys.argv[1:]]),
+        command=this_command(),
         results=tuple(journal.results),
     )
-
-
-def _commit() -> str:
-    """Of the source tree that runs; "" outside of one."""
-    git = ("git", "-C", str(Path(memserve.__file__).parent))
-    head = subprocess.run((*git, "rev-parse", "--short", "HEAD"), capture_output=True, text=True, check=False)
-    changes = subprocess.run((*git, "status", "--porcelain", "."), capture_output=True, text=True, check=False)
-    return head.stdout.strip() + ("+" if changes.stdout.strip() else "")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from memserve.bench.report.serving import WORKLOADS
+from memserve.bench.report.serving import OPTIONS, WORKLOADS
 from memserve.bench.study.record import Size
 from memserve.bench.study.run import STUDIES
 
@@ -37,7 +37,6 @@ def parts_of(size: Size) -> list[Part]:
 
 
 _TRACES = "../shared/data/mooncake"
-_SYSTEMS = "vllm,vllm-apc,vllm-nixl,colocated,auto,basic,prefill,both,return,basic-by-layer,return-by-layer"
 _SMALL = "--systems basic,return --rate 0.2 --sessions 2 --repetitions 1"
 _PROFILE = "{results}/cost-profile.json"
 _AGAINST = f"bench simulated against {{results}}/serve-react.json --profile {_PROFILE}"
@@ -61,7 +60,7 @@ _PARTS: dict[Size, tuple[tuple[str, str, float], ...]] = {
         ("simulation-cost", f"bench simulated cost {_TRACES}/conversation_trace.jsonl", 4 * _HOUR),
         *((f"study-{name}", f"bench study {name}", _HOUR) for name in STUDIES),
         *(
-            (f"serve-{name}", f"bench serve --workload {name} --systems {_SYSTEMS} --rate 0.05,0.1,0.2", 12 * _HOUR)
+            (f"serve-{name}", f"bench serve --workload {name} {OPTIONS}", 12 * _HOUR)
             for name in WORKLOADS
         ),
         ("calibration", f"calibrate --output {_PROFILE}", _HOUR),

@@ -11,6 +11,11 @@ from memserve.bench.serve.record import ServeReport, ServeResult, read_results
 from memserve.core.errors import ConfigError
 
 WORKLOADS = ("sharegpt", "loogle", "react")
+OPTIONS = (
+    "--systems vllm,vllm-apc,vllm-nixl,colocated,auto,basic,prefill,both,return,basic-by-layer,return-by-layer "
+    "--rate 0.05,0.1,0.2"
+)
+"""Of the full evaluation."""
 _NAMES = {
     "ttft_avg_s": "TTFT average",
     "ttft_p99_s": "TTFT P99",
@@ -28,7 +33,9 @@ def serving_sections() -> list[Section]:
         Section(
             name=f"serve-{workload}",
             file=f"serve-{workload}.jsonl",
-            command=f"memserve bench serve --workload {workload} --json benchmarks/results/serve-{workload}.json",
+            command=(
+                f"memserve bench serve --workload {workload} {OPTIONS} --json benchmarks/results/serve-{workload}.json"
+            ),
             build=_build,
         )
         for workload in WORKLOADS
