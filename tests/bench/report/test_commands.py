@@ -2,7 +2,6 @@
 
 import shlex
 
-import click
 import pytest
 import typer
 
@@ -14,8 +13,8 @@ from memserve.cli.app import app
 def test_what_makes_a_section_is_a_whole_command(command: str) -> None:
     program, *arguments = shlex.split(command)
     assert program == "memserve"
-    found: click.Command = typer.main.get_command(app)
-    while isinstance(found, click.Group):
+    found = typer.main.get_command(app)
+    while isinstance(found, typer.core.TyperGroup):
         name, *arguments = arguments
         found = found.commands[name]
     found.make_context(found.name, arguments)
