@@ -59,6 +59,22 @@ def test_a_prefix_that_is_seldom_asked_for_stays_where_it_is() -> None:
     assert len({served.request(number).decode for number in range(1, 12)}) == 1
 
 
+def test_nobody_pulls_what_is_still_being_computed() -> None:
+    served = Served(2)
+    prompts = [[*SYSTEM, number] for number in range(1, 5)]
+    decisions = []
+    for number, prompt in enumerate(prompts):
+        decisions.append(served.scheduler.decide(request=RequestId(str(number)), tokens=prompt, view=served.view))
+        served.scheduler.sent(RequestId(str(number)))
+        served.clock.advance(0.4)
+    first = decisions[0].decode
+    assert [d.source for d in decisions] == [None] * len(decisions)
+    assert [d.decode for d in decisions] == [first] * len(decisions)  # its second is sooner over
+    served.scheduler.prefilled(RequestId("0"))
+    last = served.scheduler.decide(request=RequestId("last"), tokens=[*SYSTEM, 99], view=served.view)
+    assert (last.source, last.decode != first) == (first, True)
+
+
 def test_counters_fade_and_are_bounded() -> None:
     clock = ManualClock()
     heat = PrefixHeat(clock, max_prefixes=3)

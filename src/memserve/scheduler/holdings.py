@@ -3,7 +3,8 @@
 One tree is of what pools hold, another one of what engines hold for themselves in HBM.
 
 Owns the trees and the event feeds. What a response told is believed for `ttl_s`, or only for `confirm_s` when
-the instance announces what it holds: then its own events confirm it soon, or it is not so.
+the instance announces what it holds: then its own events confirm it soon, or it is not so. What an instance is only
+about to compute stands with what engines hold for themselves: it may be counted on there, and nobody can pull it yet.
 
     admit ──> reset ──> apply ...      of one instance that announces what it holds
     forget                             of one instance, when it left or came back empty
@@ -27,9 +28,9 @@ class Held(NamedTuple):
     """Leading tokens of one prompt by instance; those that hold none are left out."""
 
     tokens: dict[InstanceId, int]
-    """In the pool or in the engine's own prefix cache, whichever has more: an engine uses both."""
+    """In the pool, in the engine's own prefix cache or about to be computed, whichever has most: an engine uses all."""
     in_pools: dict[InstanceId, int]
-    """That others can have: what only an engine's own cache holds, nobody else can read."""
+    """That others can have: what only an engine's own cache holds or is still being computed, nobody else can read."""
 
 
 class Holdings:
@@ -70,11 +71,14 @@ class Holdings:
         rest[Tier.HBM] = rest.get(Tier.HBM, 0) + in_engine
         return {tier: num_tokens for tier, num_tokens in rest.items() if num_tokens}
 
-    def believe(self, place: Place, tokens: bytes, namespace: Namespace, *, at_least_s: float = 0.0) -> None:
-        """This instance holds these tokens, or will soon: for `at_least_s` and no longer than `ttl_s`."""
-        is_followed = self._feeds.is_followed(place.instance)
-        keep_s = min(max(self._confirm_s, at_least_s), self._ttl_s) if is_followed else None
-        self._trees[place.role].insert(place.instance, tokens, namespace, keep_s=keep_s)
+    def believe(self, place: Place, tokens: bytes, namespace: Namespace) -> None:
+        """This instance holds these tokens, as a response told."""
+        keep_s = self._confirm_s if self._feeds.is_followed(place.instance) else self._ttl_s
+        self._trees[place.role].insert(place.instance, tokens, namespace, keep_s=min(keep_s, self._ttl_s))
+
+    def expect(self, place: Place, tokens: bytes, namespace: Namespace, *, within_s: float) -> None:
+        """This instance is about to compute these tokens: then it holds them."""
+        self._mirrors[place.role].insert(place.instance, tokens, namespace, keep_s=min(within_s, self._ttl_s))
 
     def admit(self, instance: InstanceId, incarnation: Incarnation, role: Role) -> None:
         """This incarnation will announce what it holds. What an older one held is forgotten; an older one ignored."""

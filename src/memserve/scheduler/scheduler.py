@@ -323,7 +323,7 @@ class Scheduler:
         if flight is None or flight.first is None or flight.prefilled or self._caching is CachingMode.BASIC:
             return
         keep_s = self._promises.make(request, since=since)
-        self._holdings.believe(flight.first, flight.asked.data, flight.asked.namespace, at_least_s=keep_s)
+        self._holdings.expect(flight.first, flight.asked.data, flight.asked.namespace, within_s=keep_s)
 
     def _renew_promises(self) -> None:
         for request, since in self._promises.due():

@@ -51,7 +51,7 @@ class Prospect(msgspec.Struct, frozen=True, kw_only=True):
     """Until its path is free."""
     bytes_per_token: float
     is_spreading: bool
-    """The longest held prefix is a heavy hitter that few hold: whom it is brought to is not charged for it."""
+    """The longest held prefix is a heavy hitter that few hold, and can be pulled: whom it goes to is not charged."""
     output_tokens: float
 
 
@@ -136,7 +136,7 @@ class Weigher:
             source_wait_s=0.0 if source is None else self._paths.wait_s(source),
             source_tokens=most,
             bytes_per_token=found.bytes_per_token,
-            is_spreading=self._is_spreading(asked, held),
+            is_spreading=self._is_spreading(asked, held, pullable=most),
             output_tokens=output_tokens,
         )
 
@@ -217,13 +217,14 @@ class Weigher:
             return sources[0] if sources else None
         return min(self._random.sample(sources, min(_SOURCES_TRIED, len(sources))), key=self._paths.wait_s)
 
-    def _is_spreading(self, asked: Asked, held: dict[InstanceId, int]) -> bool:
+    def _is_spreading(self, asked: Asked, held: dict[InstanceId, int], *, pullable: int) -> bool:
+        """What nobody can give yet is not spread: each further instance would have to compute it."""
         most = max(held.values(), default=0)
         if not most:
             return False
         heat = self._heat.asked(asked.data[: most * TOKEN_BYTES], asked.namespace)
         num_holders = [*held.values()].count(most)
-        return num_holders < MAX_REPLICAS and heat >= HEAVY_HITTER * num_holders
+        return pullable == most and num_holders < MAX_REPLICAS and heat >= HEAVY_HITTER * num_holders
 
     def __repr__(self) -> str:
         return f"Weigher({self._predictions}, {self._heat})"
