@@ -15,7 +15,9 @@ _MAX_KEYS = 8192
 
 
 class Factors:
-    def __init__(self) -> None:
+    def __init__(self, *, prior: int = 1) -> None:
+        """`prior` is how many observations the predictions themselves count for: none where they are a mere guess."""
+        self._prior = prior
         self._means: OrderedDict[Hashable, tuple[float, int]] = OrderedDict({None: (0.0, 0)})
 
     def of(self, key: Hashable) -> float:
@@ -27,11 +29,21 @@ class Factors:
         seen = min(max(log(factor), -_MAX_LOG), _MAX_LOG)
         for name in (key, None):
             mean, count = self._means.get(name) or self._means[None]
-            weight = max(_LEAST_WEIGHT, 1 / (count + 2))
+            weight = max(_LEAST_WEIGHT, 1 / (count + 1 + self._prior))
             self._means[name] = mean + weight * (seen - mean), count + 1
         self._means.move_to_end(None)
         if len(self._means) > _MAX_KEYS:
             self._means.popitem(last=False)
+
+    @property
+    def is_guess(self) -> bool:
+        """Neither measured beforehand nor learnt yet."""
+        return not self._prior and not self._means[None][1]
+
+    def at_least(self, factor: float) -> None:
+        """Something is still under way after this many times what was predicted: better than a mere guess."""
+        if self.is_guess:
+            self._means[None] = max(self._means[None][0], min(log(factor), _MAX_LOG)), 0
 
     def fade(self, key: Hashable) -> None:
         """Believe a bad experience a little less, so that it is tried again some day."""

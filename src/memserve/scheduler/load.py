@@ -80,7 +80,8 @@ class LoadLedger:
     ) -> None:
         """Put the request's share of this phase on `instance`; an earlier share of it goes.
 
-        `seconds` are those of its prefill, `context_tokens` those that its decode keeps.
+        `seconds` are those of its prefill by the terms alone: they count times the instance's pace, as it is known
+        when they are asked for. `context_tokens` are those that its decode keeps.
         """
         self._take_out(request, phase)
         share = _Share(instance=instance, num_tokens=num_tokens, seconds=seconds, context_tokens=context_tokens)
@@ -124,10 +125,10 @@ class LoadLedger:
         slots = self._slots_of(instances)
         tokens, prefill_s, each_s, since, decodes, context, spent_s, spent_at, pace = self._table.take(slots, axis=1)
         now = self._clock.now()
-        share = spent_s * np.exp((spent_at - now) * (1 / RECENT_S))
+        share = spent_s * pace * np.exp((spent_at - now) * (1 / RECENT_S))
         return InstanceLoads(
             tokens=tokens,
-            prefill_s=prefill_s - np.minimum(now - since, each_s),
+            prefill_s=prefill_s * pace - np.minimum(now - since, each_s * pace),
             decodes=decodes,
             context=context,
             prefill_share=np.minimum(share, _MAX_SHARE),

@@ -36,9 +36,9 @@ class Predictions:
         self.decode = decode
         self.path = path
         self.kv_capacity_tokens = kv_capacity_tokens
-        self.computing = Factors()
-        self.decoding = Factors()
-        self.transferring = Factors()
+        self.computing = Factors(prior=0 if prefill is ASSUMED_PREFILL else 1)
+        self.decoding = Factors(prior=0 if decode is ASSUMED_DECODE else 1)
+        self.transferring = Factors(prior=0 if path is ASSUMED_PATH else 1)
 
     def prefill_s(self, instance: InstanceId, prompt_tokens: int, held_tokens: int) -> float:
         """exec(x, y) on this instance."""
@@ -53,6 +53,11 @@ class Predictions:
         if prompt_tokens - held_tokens >= _LEAST_PREFILL_TOKENS and seconds > 0:
             predicted = self.prefill.seconds(prompt_tokens, held_tokens / prompt_tokens)
             self.computing.learn(instance, seconds / predicted)
+
+    def computing_still(self, *, prompt_tokens: int, held_tokens: int, seconds: float) -> None:
+        """An instance with nothing else to do has not computed it yet: until one has, this is all that is known."""
+        if prompt_tokens - held_tokens >= _LEAST_PREFILL_TOKENS:
+            self.computing.at_least(seconds / self.prefill.seconds(prompt_tokens, held_tokens / prompt_tokens))
 
     def answered(self, report: RequestReport, *, batch: float, context_tokens: float) -> None:
         """An answer was produced among so many others; what its prompt took is predicted and left out."""

@@ -30,6 +30,7 @@ from memserve.scheduler.flight import Asked, Flight, Place
 from memserve.scheduler.forecast import forecast
 from memserve.scheduler.holdings import Holdings
 from memserve.scheduler.load import LoadLedger
+from memserve.scheduler.overruns import Overruns
 from memserve.scheduler.path_queues import PathQueues
 from memserve.scheduler.planner import Plan, Policies, plan
 from memserve.scheduler.policies import PolicyKind, find_policy
@@ -45,7 +46,7 @@ from memserve.wire.messages import RequestReport
 
 _FIRST_OUTPUT_GUESS = 128
 _OUTPUT_MEMORY = 0.05
-"""Weight of the newest answer in the running mean of answer lengths."""
+"""Least weight of the newest answer in the running mean of answer lengths; the first guess counts as one answer."""
 
 
 class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +101,9 @@ class Scheduler:
         self._flights: dict[RequestId, Flight] = {}
         self._promises = Promises(clock, confirm_s=confirm_s)
         self._decisions: Counter[tuple[str, Placement]] = Counter()
+        self._overruns = Overruns(clock)
         self._expected_output = float(_FIRST_OUTPUT_GUESS)
+        self._num_answers = 0
         self._view: ClusterView | None = None
         self._everyone = candidates(ClusterView(), caching=caching)
 
@@ -129,6 +132,7 @@ class Scheduler:
         asked = Asked(data=token_bytes(tokens), namespace=namespace, session=session)
         self._forget_request(request)
         self._renew_promises()
+        self._learn_from_overruns()
         found = self._candidates(view, exclude)
         if alone:
             found = found.unsplit()
@@ -185,8 +189,7 @@ class Scheduler:
                 held_tokens=flight.held_tokens,
                 seconds=self._clock.now() - flight.started,
             )
-            pace = self._predictions.computing
-            self._load.set_pace(instance, pace.of(instance), usual=pace.of(None))
+            self._set_pace(instance)
 
     def finish(self, request: RequestId, *, outcome: Outcome, output_tokens: Sequence[int] = ()) -> None:
         """The request is over: its load goes. SERVED also tells what its instances now hold. Idempotent."""
@@ -200,7 +203,9 @@ class Scheduler:
         for moved in report.moved:
             self._predictions.moved(moved)
         if report.phase is not Phase.PREFILL and report.output_tokens > 0:
-            self._expected_output += _OUTPUT_MEMORY * (report.output_tokens - self._expected_output)
+            self._num_answers += 1
+            weight = max(_OUTPUT_MEMORY, 1 / (self._num_answers + 1))
+            self._expected_output += weight * (report.output_tokens - self._expected_output)
             batch, context_tokens = self._load.decoding(report.instance)
             self._predictions.answered(report, batch=batch, context_tokens=context_tokens)
 
@@ -292,12 +297,13 @@ class Scheduler:
     def _enter(self, request: RequestId, prospect: Prospect, made: Plan, *, held_tokens: int) -> None:
         asked, first, decode = prospect.asked, made.first, made.decode
         output, total = round(self._expected_output), asked.num_tokens
+        prefill_s = self._predictions.prefill.seconds(total, held_tokens / max(total, 1))
         self._load.add(
             request=request,
             phase=Phase.PREFILL,
             instance=first.instance,
             num_tokens=total - held_tokens,
-            seconds=self._predictions.prefill_s(first.instance, total, held_tokens),
+            seconds=prefill_s,
         )
         answers = first if decode is None else decode
         takes_in = 0 if decode is None else total - decode.matched_tokens
@@ -309,13 +315,16 @@ class Scheduler:
             context_tokens=total + output,
         )
         pulls_nothing = held_tokens == first.matched_tokens
+        begins = pulls_nothing and first.queued_tokens == 0
+        if begins and self._predictions.computing.is_guess:
+            self._overruns.look_in(prefill_s, request)
         self._flights[request] = Flight(
             asked=asked,
             first=Place(instance=first.instance, role=first.role),
             decode=None if decode is None else Place(instance=decode.instance, role=decode.role),
             alone=decode is None,
             held_tokens=held_tokens,
-            started=self._clock.now() if pulls_nothing and first.queued_tokens == 0 else None,
+            started=self._clock.now() if begins else None,
         )
 
     def _promise(self, request: RequestId, *, since: float | None = None) -> None:
@@ -328,6 +337,22 @@ class Scheduler:
     def _renew_promises(self) -> None:
         for request, since in self._promises.due():
             self._promise(request, since=since)
+
+    def _learn_from_overruns(self) -> None:
+        for request in self._overruns.due():
+            flight = self._flights.get(request)
+            if flight is None or flight.first is None or flight.started is None or flight.prefilled:
+                continue
+            seconds = self._clock.now() - flight.started
+            self._predictions.computing_still(
+                prompt_tokens=flight.asked.num_tokens, held_tokens=flight.held_tokens, seconds=seconds
+            )
+            self._set_pace(flight.first.instance)
+            self._overruns.look_in(seconds, request)
+
+    def _set_pace(self, instance: InstanceId) -> None:
+        pace = self._predictions.computing
+        self._load.set_pace(instance, pace.of(instance), usual=pace.of(None))
 
     def _learn(self, flight: Flight, output_tokens: Sequence[int]) -> None:
         """The last output token was never fed back, so no instance holds its KV."""
