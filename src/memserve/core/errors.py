@@ -52,6 +52,10 @@ class NotIntroduced(InstanceUnavailable):
     """The peer does not know who asks, and has done nothing: the caller says hello and asks again."""
 
 
+class LineUnavailable(InstanceUnavailable):
+    """No line leads to the peer, and it was asked nothing: the caller takes the control connection."""
+
+
 class SecretRefused(ConfigError, InstanceUnavailable):
     """The two ends do not share a cluster secret. The operator gives both the same; until then nobody answers here."""
 

@@ -82,10 +82,17 @@ class Agent:
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """Run in the loop and wait. Raises what the work raises; InvariantError from the loop's own thread."""
-        if threading.current_thread() is self._thread:
+        try:
+            self.check_may_wait()
+        except InvariantError:
             work.close()
-            raise InvariantError("a blocking call of the pool from the pool's own thread would wait for itself")
+            raise
         return self.submit(work).result()
+
+    def check_may_wait(self) -> None:
+        """Raise InvariantError in the loop's own thread, which must not wait for anything."""
+        if threading.current_thread() is self._thread:
+            raise InvariantError("a blocking call of the pool from the pool's own thread would wait for itself")
 
     def call_soon(self, action: Callable[[], object]) -> None:
         """Run a short callable in the loop; nothing happens after close."""

@@ -323,6 +323,8 @@ class MemPool:
             self.tiers.restore()
             data = self._paths.start()
             endpoint = self._agent.start()
+            if self._arena is not None and self._paths.allows(DataPath.SHM):
+                self._receiver.listen(self._arena)
         except BaseException:
             self._receiver.close()
             self.tiers.close()

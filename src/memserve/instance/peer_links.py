@@ -1,6 +1,7 @@
 """Connections to other instances' agents: one per endpoint, introduced by a handshake before its first use.
 
-Lives in the agent's event loop; not thread-safe. At most `max_links` connections, the least recently used
+Lives in the agent's event loop, but for calls by a line, which any other thread makes for itself; not thread-safe
+otherwise. At most `max_links` connections, the least recently used
 one is closed. A link whose peer did not answer, or answered as somebody else, introduces itself again
 before its next call.
 """
@@ -11,9 +12,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from memserve.core.errors import InstanceUnavailable, NotIntroduced, ProtocolError
+from memserve.core.errors import InstanceUnavailable, LineUnavailable, NotIntroduced, ProtocolError
 from memserve.core.ids import InstanceId
 from memserve.rpc.channel import RpcClient
+from memserve.rpc.line import LineClient, line_name
 from memserve.security.secret import ClusterSecret
 from memserve.wire.messages import HelloReply, HelloRequest, PeerInfo, PeerMessage
 
@@ -43,6 +45,7 @@ class PeerLinks:
         self._links: OrderedDict[str, _Link] = OrderedDict()
         self._num_calls: Counter[str] = Counter()
         self._holding: set[str] = set()
+        self._lines = LineClient(PeerMessage)
 
     def num_calls(self, endpoint: str) -> int:
         """Calls after the handshake."""
@@ -75,6 +78,19 @@ class PeerLinks:
             raise ProtocolError(f"{to.instance} answered {type(answer).__name__} instead of {reply.__name__}")
         return answer
 
+    def call_by_line(self, to: PeerInfo, message: object, reply: type[R], *, deadline_s: float) -> R:
+        """As `call`, from any thread but the loop's, to a peer whose memory can be mapped; waits.
+
+        Raises LineUnavailable or NotIntroduced when it has to be `call` instead: nothing has been done then.
+        """
+        if to.arena is None:
+            raise LineUnavailable(f"{to.instance} shows its memory to nobody, so no line leads there")
+        answer = self._lines.call(line_name(to.arena), message, deadline_s=deadline_s)
+        self._num_calls[to.endpoint] += 1
+        if not isinstance(answer, reply):
+            raise ProtocolError(f"{to.instance} answered {type(answer).__name__} instead of {reply.__name__}")
+        return answer
+
     async def _ask(self, link: _Link, to: PeerInfo, message: object, deadline_s: float) -> object:
         peer = link.peer or await self._introduce(link)
         if (peer.instance, peer.incarnation) != (to.instance, to.incarnation):
@@ -88,6 +104,10 @@ class PeerLinks:
         """This instance holds blocks there: `refresh` keeps them."""
         self._holding.add(to.endpoint)
 
+    def is_holding(self, to: PeerInfo) -> bool:
+        """Whether that is known already; from any thread."""
+        return to.endpoint in self._holding
+
     async def refresh(self) -> None:
         """Tell peers that hold blocks for this instance that it lives; forget those that do not answer."""
         for endpoint in tuple(self._holding):
@@ -97,6 +117,7 @@ class PeerLinks:
                 self._holding.discard(endpoint)
 
     async def close(self) -> None:
+        self._lines.close()
         links = tuple(self._links.values())
         self._links.clear()
         for link in links:

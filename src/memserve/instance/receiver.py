@@ -1,42 +1,39 @@
 """What an instance answers its peers: each request to the ledger and the sessions, bytes through a transport.
 
-Lives in the agent's event loop and takes the pool's lock for decisions only; bytes are copied on its own
-threads. Who names blocks introduces itself first; a newer incarnation of it, or its death, ends what
-the old one holds.
+Lives in the agent's event loop, but for the transfers that come by its line, and takes the pool's lock for
+decisions only; bytes are copied on other threads. Who names blocks introduces itself first; a newer incarnation of
+it, or its death, ends what the old one holds.
 """
 
 import asyncio
-import functools
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
 
-from memserve.core.enums import DataPath
 from memserve.core.errors import InstanceUnavailable, NotIntroduced, ProtocolError
-from memserve.core.ids import BlockId, Incarnation, InstanceId, TransferId, block_index
+from memserve.core.ids import Incarnation, InstanceId
 from memserve.instance.admin_desk import AdminDesk
 from memserve.instance.core import PoolCore
 from memserve.instance.data_paths import DataPaths
 from memserve.instance.event_publisher import EventPublisher
 from memserve.instance.hand_on import HandOn
 from memserve.instance.inbox import Inbox
+from memserve.instance.incoming_copies import IncomingCopies
 from memserve.instance.peer_links import PeerLinks
 from memserve.instance.puller import Puller
-from memserve.instance.records import Received
 from memserve.instance.self_test import SelfTest
+from memserve.rpc.line import LineServer, line_name
 from memserve.storage.shared_memory import owner_lives
 from memserve.transfer.limits import check_names
 from memserve.transfer.record import peer_owner
-from memserve.transport.base import BlockCopy, Offer, Transport
 from memserve.wire.messages import (
     AbortRequest,
     AckReply,
     AllocReply,
     AllocRequest,
-    BlockList,
+    ArenaRef,
     CommitRequest,
     EventsRequest,
     FreeRequest,
@@ -46,6 +43,7 @@ from memserve.wire.messages import (
     OfferRequest,
     PathsRequest,
     PeerInfo,
+    PeerMessage,
     ProbeRequest,
     PullReply,
     PullRequest,
@@ -64,8 +62,6 @@ from memserve.wire.messages import (
 T = TypeVar("T")
 
 _MAX_PEERS = 4096
-_COPY_THREADS = {DataPath.SHM: 2, DataPath.TCP: 8, DataPath.NIXL: 2}
-"""Apart, so that a peer that stalls the network delays no copy from memory."""
 
 
 class Receiver:
@@ -89,14 +85,10 @@ class Receiver:
         self._puller = puller
         self._local = local
         self._paths = paths
-        self._inbox = inbox
-        self._threads = {
-            path: ThreadPoolExecutor(num_threads, thread_name_prefix=f"memserve-{path}")
-            for path, num_threads in _COPY_THREADS.items()
-        }
         self._introduced: OrderedDict[bytes, PeerInfo] = OrderedDict()
         self._newest: OrderedDict[InstanceId, PeerInfo] = OrderedDict()
-        self._copying: dict[tuple[str, TransferId], asyncio.Task[TransferReply]] = {}
+        self._copies = IncomingCopies(core=core, local=local, paths=paths, inbox=inbox, is_here=self._is_newest)
+        self._line = LineServer(self._answer_line, PeerMessage)
         self._answers: dict[type, Callable[[Any, PeerInfo], Any]] = {
             AllocRequest: self._allocate,
             FreeRequest: self._free,
@@ -157,11 +149,15 @@ class Receiver:
         with self._core.lock:
             self._core.sessions.peer_left(instance, incarnation, process_gone=gone)
 
+    def listen(self, arena: ArenaRef) -> None:
+        """Take transfers of processes that map this memory without a detour through the event loop."""
+        self._line.start(line_name(arena))
+
     def close(self) -> None:
         """Fail copies under way and wait for their ends; nothing may be handled any more."""
         self._paths.close()
-        for threads in self._threads.values():
-            threads.shutdown(wait=True)
+        self._line.close()
+        self._copies.close()
 
     def _hello(self, message: HelloRequest, sender: bytes) -> HelloReply:
         local, peer = self._local(), message.peer
@@ -234,57 +230,23 @@ class Receiver:
         return await self._puller().answer(message, peer)
 
     async def _transfer(self, message: TransferRequest, peer: PeerInfo) -> TransferReply:
-        """A repeated request joins the copy that is under way instead of starting another."""
         _check_is(peer, message.source.instance, message.source.incarnation)
-        key = (peer_owner(peer.instance, peer.incarnation), message.transfer)
-        task = self._copying.get(key)
-        if task is None:
-            task = asyncio.create_task(self._receive(message, peer))
-            self._copying[key] = task
-            task.add_done_callback(lambda _: self._copying.pop(key, None))
-        return await asyncio.shield(task)
+        return await asyncio.shield(asyncio.wrap_future(self._copies.submit(message, peer)))
 
-    async def _receive(self, message: TransferRequest, peer: PeerInfo) -> TransferReply:
-        owner = peer_owner(peer.instance, peer.incarnation)
-        copies = self._core.sessions.copies
-        with self._core.lock:
-            repeated = copies.repeated(message)
-            if repeated is not None:
-                return repeated
-            blocks = copies.begin(message)
-        try:
-            transport = self._paths.leading_to(peer)
-            await asyncio.get_running_loop().run_in_executor(
-                self._threads[transport.name], functools.partial(self._copy, transport, message, peer, blocks)
-            )
-        except BaseException:
-            with self._core.lock:
-                copies.fail(message.transfer, owner)
-            raise
-        with self._core.lock:
-            reply = copies.complete(message.transfer, owner)
-        received = BlockList(
-            instance=self._local().instance, incarnation=self._local().incarnation, blocks=reply.blocks
-        )
-        if message.notify:
-            self._inbox.put(Received(sender=peer, addresses=received, private=message.private))
-        return reply
+    def _answer_line(self, message: object) -> TransferReply:
+        """A transfer from this host, on the line's thread: its sender has said hello on a control connection."""
+        if not isinstance(message, TransferRequest):
+            raise ProtocolError(f"{type(message).__name__} does not come by a line: only transfers do")
+        peer = self._newest.get(message.source.instance)
+        if peer is None or peer.incarnation != message.source.incarnation:
+            raise NotIntroduced(f"{message.source.instance} has not introduced itself, or has left: say hello")
+        return self._copies.receive(message, peer)
 
-    def _copy(
-        self, transport: Transport, message: TransferRequest, peer: PeerInfo, blocks: tuple[BlockId, ...]
-    ) -> None:
-        targets = self._core.memory.views(blocks)
-        copies = zip(message.source.blocks, targets, message.checksums, strict=True)
-        transport.fetch(
-            Offer(peer=peer, transfer=message.transfer, ticket=message.ticket),
-            [
-                BlockCopy(source_index=block_index(source), target=target, checksum=checksum)
-                for source, target, checksum in copies
-            ],
-        )
+    def _is_newest(self, peer: PeerInfo) -> bool:
+        return self._newest.get(peer.instance) == peer
 
     def __repr__(self) -> str:
-        return f"Receiver({len(self._newest)} peers, {len(self._copying)} copies under way)"
+        return f"Receiver({len(self._newest)} peers, {self._copies}, {self._line})"
 
 
 def _check_is(peer: PeerInfo, instance: InstanceId, incarnation: Incarnation) -> None:

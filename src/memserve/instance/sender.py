@@ -7,11 +7,12 @@ path leads there, for the time of the call. Blocks of another tier than DRAM are
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import msgspec
 
 from memserve.core.enums import Tier
-from memserve.core.errors import InvalidBlocks
+from memserve.core.errors import InvalidBlocks, LineUnavailable, NotIntroduced
 from memserve.core.ids import BlockId, TransferId, block_tier
 from memserve.instance.addresses import Addresses
 from memserve.instance.agent import Agent
@@ -90,8 +91,19 @@ class TransferSender:
                 notify=pulled is None,
             )
             deadline_s = _DEADLINE_S if pulled is None else pulled.deadline_s
-            reply = self._agent.wait(self._call(to, request, deadline_s))
+            reply = self._ask(to, request, deadline_s)
         return BlockList(instance=to.instance, incarnation=to.incarnation, blocks=reply.blocks)
+
+    def _ask(self, to: PeerInfo, request: TransferRequest, deadline_s: float) -> TransferReply:
+        """By a line on one host; through the control connection elsewhere, and whenever nobody has said hello."""
+        self._agent.check_may_wait()
+        try:
+            reply = self._links.call_by_line(to, request, TransferReply, deadline_s=deadline_s)
+        except (LineUnavailable, NotIntroduced):
+            return self._agent.wait(self._call(to, request, deadline_s))
+        if request.tokens is None and not self._links.is_holding(to):
+            self._agent.call_soon(partial(self._links.mark_holding, to))
+        return reply
 
     async def _call(self, to: PeerInfo, request: TransferRequest, deadline_s: float) -> TransferReply:
         reply = await self._links.call(to, request, TransferReply, deadline_s=deadline_s)
