@@ -76,6 +76,13 @@ async def test_tools_calls_and_template_arguments_enter_the_prompt(strings: Toke
     assert text.endswith("<assistant>CALL deep</>THINK<assistant>")
 
 
+async def test_a_chat_of_any_length_gets_the_same_tokens(strings: Tokenization) -> None:
+    for length in (10, 3_000, 30_000):
+        for _ in range(2):
+            tokens = await strings.tokens(path=CHAT, body=user("x" * length))
+            assert read_back(tokens) == f"<user>{'x' * length}</><assistant>"
+
+
 async def test_a_final_message_can_be_continued(strings: Tokenization) -> None:
     body = user("hi", add_generation_prompt=False, continue_final_message=True)
     assert read_back(await strings.tokens(path=CHAT, body=body)) == "<user>hi"

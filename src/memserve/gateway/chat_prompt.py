@@ -32,16 +32,15 @@ class ChatPrompt:
         self._body = body
         self._part_lists = part_lists
 
-    def tokens(self, tokenizer: Any) -> list[int]:
-        text = tokenizer.apply_chat_template(
+    def text(self, tokenizer: Any) -> str:
+        """What the tokenizer's template makes of it."""
+        text: str = tokenizer.apply_chat_template(
             [self._message(m) for m in self._messages],
             tools=self._tools(),
             tokenize=False,
             **self._template_arguments(),
         )
-        # The template has put its special tokens in; vLLM adds others only when asked to.
-        tokens: list[int] = tokenizer(text, add_special_tokens=bool(self._body.get("add_special_tokens"))).input_ids
-        return tokens
+        return text
 
     def _template_arguments(self) -> dict[str, Any]:
         body = self._body
