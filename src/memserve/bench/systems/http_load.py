@@ -1,6 +1,7 @@
 """Clients that ask one after the other, so many at once: the load of `memserve bench gateway`.
 
-Each request is one of a fixed set of chats, so that whoever routes by prefix has something to find.
+Each request goes on with one of a fixed set of chats, so that whoever routes by prefix has something to find, and
+ends with a question that was not asked before, so that nobody finds all of it.
 """
 
 import asyncio
@@ -14,12 +15,12 @@ from memserve.bench.systems.channel import System, serve
 
 NUM_CHATS = 256
 _WORDS = ("lighthouse", "keeper", "counts", "ships", "every", "night", "writes", "number", "blue", "book", "harbour")
-_SYSTEM_WORDS, _CHAT_WORDS = 60, 90
+_SYSTEM_WORDS, _CHAT_WORDS, _QUESTION_WORDS = 60, 75, 12
 _SEED = 7
 
 
 def chats(*, streaming: bool) -> list[bytes]:
-    """Bodies of about 200 tokens: one system prompt, then a text of their own."""
+    """Bodies of about 200 tokens: one system prompt, a turn of their own, and a question in which `NEW` is replaced."""
     import msgspec  # noqa: PLC0415 - the channel starts without it
 
     random = Random(_SEED)  # noqa: S311 - draws words
@@ -29,6 +30,8 @@ def chats(*, streaming: bool) -> list[bytes]:
         messages = [
             {"role": "system", "content": system},
             {"role": "user", "content": " ".join(random.choices(_WORDS, k=_CHAT_WORDS))},
+            {"role": "assistant", "content": "a b c d e f g h"},
+            {"role": "user", "content": f"NEW {' '.join(random.choices(_WORDS, k=_QUESTION_WORDS))}"},
         ]
         body = {"model": "bench", "messages": messages, "max_tokens": 8, "temperature": 0, "stream": streaming}
         bodies.append(msgspec.json.encode(body))
@@ -46,6 +49,7 @@ async def _run(urls: list[str], concurrency: int, streaming: bool, seconds: floa
     times: list[int] = []
     errors = 0
     began = perf_counter_ns()
+    run = began // 1000 % 1_000_000
     until = began + int(seconds * 1e9)
 
     async def client(number: int) -> None:
@@ -53,8 +57,9 @@ async def _run(urls: list[str], concurrency: int, streaming: bool, seconds: floa
         at = number
         while perf_counter_ns() < until:
             url = f"{urls[at % len(urls)]}/v1/chat/completions"
+            body = bodies[at * 31 % NUM_CHATS].replace(b"NEW", b"%d %d" % (run, at))
             started = perf_counter_ns()
-            async with session.post(url, data=bodies[at * 31 % NUM_CHATS], headers=headers) as answer:
+            async with session.post(url, data=body, headers=headers) as answer:
                 await answer.read()
                 errors += answer.status != 200
             times.append(perf_counter_ns() - started)
