@@ -10,6 +10,7 @@ from memserve.core.clock import ManualClock
 from memserve.core.enums import Tier
 from memserve.core.ids import InstanceId
 from memserve.scheduler.prompt_tree import ANNOUNCED_S, PromptTree
+from memserve.scheduler.slots import Slots
 
 BLOCK = 2
 TTL_S = 10.0
@@ -21,7 +22,8 @@ def prompt(*tokens: int) -> bytes:
 
 
 def new_tree(max_blocks: int = 1000, clock: ManualClock | None = None) -> PromptTree:
-    return PromptTree(block_size=BLOCK, clock=clock or ManualClock(), ttl_s=TTL_S, max_blocks=max_blocks)
+    clock = clock or ManualClock()
+    return PromptTree(block_size=BLOCK, clock=clock, slots=Slots(), ttl_s=TTL_S, max_blocks=max_blocks)
 
 
 def test_one_walk_tells_how_much_each_instance_holds() -> None:

@@ -18,29 +18,36 @@ from memserve.core.enums import Role, Tier
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.scheduler.event_feeds import EventFeeds, EventStats
 from memserve.scheduler.flight import Asked, Place
-from memserve.scheduler.prompt_tree import PromptTree, PromptTreeStats
+from memserve.scheduler.prompt_tree import Level, PromptTree, PromptTreeStats, Walk
+from memserve.scheduler.slots import Slots
 from memserve.scheduler.tokens import TOKEN_BYTES
 from memserve.wire.events import Applied, EventBatch, SnapshotPart
 from memserve.wire.identity import Namespace
 
 
 class Held(NamedTuple):
-    """Leading tokens of one prompt by instance; those that hold none are left out."""
+    """Who holds how much of one prompt: levels as of a Walk, the shortest first, of all roles asked for."""
 
-    tokens: dict[InstanceId, int]
+    levels: Sequence[Level]
     """In the pool, in the engine's own prefix cache or about to be computed, whichever has most: an engine uses all."""
-    in_pools: dict[InstanceId, int]
+    in_pools: Sequence[Level]
     """That others can have: what only an engine's own cache holds or is still being computed, nobody else can read."""
+    in_engines: Sequence[Level]
+    in_dram: bool
+    """Whatever pools hold of it is in DRAM."""
 
 
 class Holdings:
-    def __init__(self, *, block_size: int, clock: Clock, ttl_s: float, confirm_s: float, max_tree_blocks: int) -> None:
+    def __init__(
+        self, *, block_size: int, clock: Clock, slots: Slots, ttl_s: float, confirm_s: float, max_tree_blocks: int
+    ) -> None:
         """`block_size` in tokens, `max_tree_blocks` per role."""
         self._confirm_s = confirm_s
         self._ttl_s = ttl_s
+        self._slots = slots
         self._trees, self._mirrors = (
             {
-                role: PromptTree(block_size=block_size, clock=clock, ttl_s=ttl_s, max_blocks=max_tree_blocks)
+                role: PromptTree(block_size=block_size, clock=clock, slots=slots, ttl_s=ttl_s, max_blocks=max_tree_blocks)
                 for role in Role
             }
             for _ in range(2)
@@ -48,27 +55,23 @@ class Holdings:
         self._feeds = EventFeeds(self._trees, self._mirrors, block_size=block_size, clock=clock, max_lag_s=ttl_s)
 
     def match(self, kinds: Sequence[Role], asked: Asked) -> Held:
-        """Leading tokens of the prompt that each instance of these roles holds; those that hold none are left out."""
-        in_pools = _match(self._trees, kinds, asked)
-        held = in_pools
-        for instance, num_tokens in _match(self._mirrors, kinds, asked).items():
-            if num_tokens > held.get(instance, 0):
-                held = {**held, instance: num_tokens}
-        return Held(tokens=held, in_pools=in_pools)
+        """What instances of these roles hold of the prompt."""
+        pools, in_dram = _walk(self._trees, kinds, asked)
+        engines, _ = _walk(self._mirrors, kinds, asked)
+        return Held(sorted([*pools, *engines]) if engines else pools, pools, engines, in_dram)
 
-    def tiers(self, place: Place, asked: Asked) -> dict[Tier, int]:
-        """Where this instance has what it holds of the beginning of the prompt, in tokens.
+    def tiers(self, place: Place, asked: Asked, held: Held) -> dict[Tier, int]:
+        """Where this instance has what it holds of the beginning of the prompt, in tokens, as `match` just found it.
 
         What the engine holds itself, it takes from there: the pool's copy of it does not count.
         """
-        tree, instance = self._trees[place.role], place.instance
-        found = tree.tiers(instance, asked.data, asked.namespace)
-        in_engine = self._mirrors[place.role].match(asked.data, asked.namespace).get(instance, 0)
-        if not in_engine:
-            return found
-        covered = tree.tiers(instance, asked.data[: in_engine * TOKEN_BYTES], asked.namespace)
-        rest = {tier: num_tokens - covered.get(tier, 0) for tier, num_tokens in found.items()}
-        rest[Tier.HBM] = rest.get(Tier.HBM, 0) + in_engine
+        bit = self._slots.find(place.instance)
+        in_pool, in_engine = tokens_of(held.in_pools, bit), tokens_of(held.in_engines, bit)
+        rest = self._pool_tiers(place, asked, in_pool, held)
+        if in_engine:
+            covered = self._pool_tiers(place, asked, min(in_engine, in_pool), held)
+            rest = {tier: num_tokens - covered.get(tier, 0) for tier, num_tokens in rest.items()}
+            rest[Tier.HBM] = rest.get(Tier.HBM, 0) + in_engine
         return {tier: num_tokens for tier, num_tokens in rest.items() if num_tokens}
 
     def believe(self, place: Place, tokens: bytes, namespace: Namespace) -> None:
@@ -97,6 +100,7 @@ class Holdings:
         if self._feeds.forget(instance, incarnation):
             for tree in (*self._trees.values(), *self._mirrors.values()):
                 tree.forget(instance)
+            self._slots.release(instance)
 
     def event_stats(self) -> EventStats:
         return self._feeds.stats()
@@ -104,13 +108,40 @@ class Holdings:
     def tree_stats(self) -> dict[Role, PromptTreeStats]:
         return {role: tree.stats() for role, tree in self._trees.items()}
 
+    def _pool_tiers(self, place: Place, asked: Asked, num_tokens: int, held: Held) -> dict[Tier, int]:
+        """Of that many leading tokens, all of which its pool holds."""
+        if held.in_dram:
+            return {Tier.DRAM: num_tokens}
+        return self._trees[place.role].tiers(place.instance, asked.data[: num_tokens * TOKEN_BYTES], asked.namespace)
+
     def __repr__(self) -> str:
         return f"Holdings({self._trees}, {self._feeds})"
 
 
-def _match(trees: Mapping[Role, PromptTree], kinds: Sequence[Role], asked: Asked) -> dict[InstanceId, int]:
-    role, *others = kinds
-    held = trees[role].match(asked.data, asked.namespace)
-    for other in others:
-        held.update(trees[other].match(asked.data, asked.namespace))
-    return held
+def tokens_of(levels: Sequence[Level], bit: int) -> int:
+    """What one instance holds."""
+    for num_tokens, holders in reversed(levels):
+        if holders & bit:
+            return num_tokens
+    return 0
+
+
+def longest(levels: Sequence[Level], among: int) -> Level:
+    """The most that any of these holds, and who of them does; 0 tokens and nobody where none holds anything."""
+    most, who = 0, 0
+    for num_tokens, holders in reversed(levels):
+        if num_tokens < most:
+            break
+        if found := holders & among:
+            most, who = num_tokens, who | found
+    return Level(most, who)
+
+
+def _walk(trees: Mapping[Role, PromptTree], kinds: Sequence[Role], asked: Asked) -> Walk:
+    first, *others = kinds
+    walk = trees[first].walk(asked.data, asked.namespace)
+    if not others:
+        return walk
+    walks = [walk, *(trees[role].walk(asked.data, asked.namespace) for role in others)]
+    levels = sorted(level for walk in walks for level in walk.levels)
+    return Walk(tuple(levels), all(walk.in_dram for walk in walks))

@@ -1,7 +1,7 @@
 """Prompt tree: which instances hold which prefix, for all instances of a role at once.
 
 A path-compressed radix tree over whole blocks of tokens. A node stands for a run of blocks and
-names its holders as bits of one integer, so a single walk answers for every instance:
+names its holders as bits of one integer (slots.py), so a single walk answers for every instance:
 
     root ── run "b0 b1 b2", holders {A, B} ──┬── run "b3", holders {A}
                                              └── run "b4 b5", holders {B}
@@ -17,12 +17,14 @@ leaves go. An entry too many costs a recomputation, never a wrong answer.
 """
 
 from collections import OrderedDict
+from typing import NamedTuple
 
 import msgspec
 
 from memserve.core.clock import Clock
 from memserve.core.enums import Tier
 from memserve.core.ids import InstanceId
+from memserve.scheduler.slots import Slots
 from memserve.scheduler.tokens import TOKEN_BYTES
 from memserve.wire.identity import Namespace
 
@@ -41,8 +43,29 @@ class PromptTreeStats(msgspec.Struct, frozen=True, kw_only=True):
     num_namespaces: int
 
 
+class Level(NamedTuple):
+    """How far some instances come in a prompt."""
+
+    num_tokens: int
+    """In whole blocks, from the beginning."""
+    holders: int
+    """Who holds so much, as bits of Slots; those that hold more are among them."""
+
+
+class Walk(NamedTuple):
+    """One prompt, as far as anybody holds it."""
+
+    levels: tuple[Level, ...]
+    """The shortest first."""
+    in_dram: bool
+    """All that was passed is in DRAM, whoever holds it."""
+
+
+NOTHING_HELD = Walk(levels=(), in_dram=True)
+
+
 class _Node:
-    __slots__ = ("check_at", "children", "elsewhere", "holders", "mask", "names", "parent", "run")
+    __slots__ = ("check_at", "children", "elsewhere", "holders", "mask", "parent", "run")
 
     def __init__(self, run: bytes, parent: "_Node | None") -> None:
         self.run = run  # whole blocks; a root keeps its namespace here
@@ -50,7 +73,6 @@ class _Node:
         self.children: dict[bytes, _Node] = {}  # by first block
         self.holders: dict[int, float] = {}  # bit -> when the entry expires
         self.mask = 0  # the keys of holders, or'ed
-        self.names: tuple[InstanceId, ...] | None = None  # of the holders; None when they have changed since
         self.check_at = float("inf")  # no holder expires before
         self.elsewhere: dict[Tier, int] | None = None  # tier -> holders that have the run there; else it is in DRAM
 
@@ -58,9 +80,7 @@ class _Node:
         if self.holders.get(bit, 0.0) < expires:
             self.holders[bit] = expires
             self.check_at = min(self.check_at, expires)
-        if not self.mask & bit:
-            self.mask |= bit
-            self.names = None
+        self.mask |= bit
 
     def tier(self, bit: int) -> Tier:
         """Where this holder has the run."""
@@ -81,7 +101,7 @@ class _Node:
 class PromptTree:
     """One role's tree. Prompts are int32 bytes; whole blocks count, a partial one at the end does not."""
 
-    def __init__(self, *, block_size: int, clock: Clock, ttl_s: float, max_blocks: int) -> None:
+    def __init__(self, *, block_size: int, clock: Clock, slots: Slots, ttl_s: float, max_blocks: int) -> None:
         """`block_size` in tokens; `max_blocks` bounds the distinct blocks over all namespaces."""
         self._width = block_size * TOKEN_BYTES
         self._clock = clock
@@ -91,32 +111,43 @@ class PromptTree:
         self._roots: dict[Namespace, _Node] = {}
         # Least recently used first. A path is touched from its end to its start, so the first is always a leaf.
         self._used: OrderedDict[_Node, None] = OrderedDict()
-        self._bits: dict[InstanceId, int] = {}
-        self._names: dict[int, InstanceId] = {}
+        self._slots = slots
+        self._known = 0  # bits of those that were told of
 
     def match(self, tokens: bytes, namespace: Namespace = b"") -> dict[InstanceId, int]:
         """Leading tokens that each instance holds, whole blocks only; those that hold none are left out."""
+        found: dict[InstanceId, int] = {}
+        for num_tokens, holders in self.walk(tokens, namespace).levels:
+            found.update(dict.fromkeys(self._slots.names(holders), num_tokens))
+        return found
+
+    def walk(self, tokens: bytes, namespace: Namespace = b"") -> Walk:
+        """Who holds how much of the prompt: a level for each depth at which some end."""
         root = self._roots.get(namespace)
         if root is None:
-            return {}
+            return NOTHING_HELD
         now = self._clock.now()
         width = self._width
         end = len(tokens) - len(tokens) % width
-        found: dict[InstanceId, int] = {}
+        levels: list[Level] = []
+        in_dram = True
         node, at = root, 0
         while at < end and (child := node.children.get(tokens[at : at + width])) is not None:
             if child.check_at <= now and not self._expire(child, now):
                 break
             if at and node.mask != child.mask:
-                # Some may end here; those that go on are noted again, further down.
-                found = self._noted(found, node, at)
+                levels.append(Level(at // TOKEN_BYTES, node.mask))
             node = child
+            if node.elsewhere is not None:
+                in_dram = False
             if not tokens.startswith(child.run, at):
                 at += _common(child.run, tokens, at, end, width)
                 break
             at += len(child.run)
         self._touch(node)
-        return self._noted(found, node, at) if at else found
+        if at:
+            levels.append(Level(at // TOKEN_BYTES, node.mask))
+        return Walk(tuple(levels), in_dram)
 
     def insert(
         self, instance: InstanceId, tokens: bytes, namespace: Namespace = b"", *, keep_s: float | None = None
@@ -129,7 +160,8 @@ class PromptTree:
         end = len(tokens) - len(tokens) % width
         if not end:
             return
-        bit = self._bits.get(instance) or self._new_bit(instance)
+        bit = self._slots.give(instance)
+        self._known |= bit
         expires = self._clock.now() + (self._ttl_s if keep_s is None else keep_s)
         node = self._roots.get(namespace) or self._new_root(namespace)
         at = 0
@@ -154,7 +186,7 @@ class PromptTree:
     ) -> bool:
         """`instance` has the last `num_blocks` whole blocks of `tokens` in `tier`. False when not all are known."""
         node = self._roots.get(namespace)
-        bit = self._bits.get(instance, 0)
+        bit = self._slots.find(instance)
         width = self._width
         end = len(tokens) - len(tokens) % width
         first, at = end - num_blocks * width, 0
@@ -177,7 +209,7 @@ class PromptTree:
     def tiers(self, instance: InstanceId, tokens: bytes, namespace: Namespace = b"") -> dict[Tier, int]:
         """Where `instance` has what it holds of the beginning of the prompt, in tokens."""
         node = self._roots.get(namespace)
-        bit = self._bits.get(instance, 0)
+        bit = self._slots.find(instance)
         found: dict[Tier, int] = {}
         at = 0
         while node is not None:
@@ -198,7 +230,7 @@ class PromptTree:
         False when it was not known to hold that block.
         """
         node = self._roots.get(namespace)
-        bit = self._bits.get(instance, 0)
+        bit = self._slots.find(instance)
         end = len(tokens) - len(tokens) % self._width
         last = end - self._width
         at = 0
@@ -220,10 +252,10 @@ class PromptTree:
 
     def forget(self, instance: InstanceId) -> None:
         """`instance` left or came back empty: all its entries vanish."""
-        bit = self._bits.pop(instance, 0)
-        if not bit:
+        bit = self._slots.find(instance)
+        if not self._known & bit:
             return
-        del self._names[bit]
+        self._known &= ~bit
         for node in list(self._used):
             if node.mask & bit and node in self._used:
                 self._unhold(node, bit)
@@ -232,36 +264,17 @@ class PromptTree:
         return PromptTreeStats(
             num_blocks=self._num_blocks,
             num_nodes=len(self._used),
-            num_instances=len(self._bits),
+            num_instances=self._known.bit_count(),
             num_namespaces=len(self._roots),
         )
 
     def __repr__(self) -> str:
         blocks = f"{self._num_blocks}/{self._max_blocks} blocks"
-        return f"PromptTree({blocks}, {len(self._used)} nodes, {len(self._bits)} instances)"
-
-    def _new_bit(self, instance: InstanceId) -> int:
-        bit = 1
-        while bit in self._names:
-            bit <<= 1
-        self._bits[instance] = bit
-        self._names[bit] = instance
-        return bit
+        return f"PromptTree({blocks}, {len(self._used)} nodes, {self._known.bit_count()} instances)"
 
     def _new_root(self, namespace: Namespace) -> _Node:
         root = self._roots[namespace] = _Node(namespace, None)
         return root
-
-    def _noted(self, found: dict[InstanceId, int], node: _Node, at: int) -> dict[InstanceId, int]:
-        names = node.names
-        if names is None:
-            mask = node.mask
-            names = node.names = tuple([name for bit, name in self._names.items() if mask & bit])
-        here = dict.fromkeys(names, at // TOKEN_BYTES)
-        if not found:
-            return here
-        found.update(here)
-        return found
 
     def _touch(self, node: _Node) -> None:
         while node.parent is not None:
@@ -289,7 +302,6 @@ class PromptTree:
         upper = _Node(lower.run[:size], parent)
         upper.holders = dict(lower.holders)
         upper.mask = lower.mask
-        upper.names = lower.names
         upper.check_at = lower.check_at
         upper.elsewhere = lower.elsewhere  # never changed in place
         parent.children[upper.run[: self._width]] = upper
@@ -324,7 +336,6 @@ class PromptTree:
     def _unhold(self, node: _Node, bit: int) -> None:
         del node.holders[bit]
         node.mask &= ~bit
-        node.names = None
         if node.elsewhere is not None:
             node.put(bit, Tier.DRAM)
         if not node.mask:

@@ -38,6 +38,7 @@ from memserve.scheduler.predictions import Predictions
 from memserve.scheduler.promises import Promises
 from memserve.scheduler.prompt_tree import PromptTreeStats
 from memserve.scheduler.pull_policy import PullPolicy
+from memserve.scheduler.slots import Slots
 from memserve.scheduler.tokens import Tokens, token_bytes
 from memserve.scheduler.weighing import Prospect, Weigher
 from memserve.wire.events import Applied, EventBatch, SnapshotPart
@@ -82,8 +83,14 @@ class Scheduler:
         self._random = random
         self._caching = caching
         self.use(find_policy(policy))
+        slots = Slots()
         self._holdings = Holdings(
-            block_size=block_size, clock=clock, ttl_s=ttl_s, confirm_s=confirm_s, max_tree_blocks=max_tree_blocks
+            block_size=block_size,
+            clock=clock,
+            slots=slots,
+            ttl_s=ttl_s,
+            confirm_s=confirm_s,
+            max_tree_blocks=max_tree_blocks,
         )
         self._pulls = pulls
         self._clock = clock
@@ -92,6 +99,7 @@ class Scheduler:
         self._predictions = pulls.predictions if pulls is not None else Predictions()
         self._weigher = Weigher(
             holdings=self._holdings,
+            slots=slots,
             load=self._load,
             predictions=self._predictions,
             paths=self._paths,
@@ -158,7 +166,9 @@ class Scheduler:
             source=source,
             pull=pull,
             forecast=self._forecast(prospect, made, pull),
-            tiers=self._holdings.tiers(Place(instance=made.first.instance, role=made.first.role), asked),
+            tiers=self._holdings.tiers(
+                Place(instance=made.first.instance, role=made.first.role), asked, prospect.held
+            ),
         )
 
     def sent(self, request: RequestId) -> None:

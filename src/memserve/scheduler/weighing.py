@@ -6,7 +6,6 @@ instance, as those that come after gain from it: so it spreads, in proportion to
 more than MAX_REPLICAS instances, before its holders' queues are long.
 """
 
-from itertools import repeat
 from random import Random
 
 import msgspec
@@ -21,11 +20,13 @@ from memserve.scheduler.candidates import Candidates, Group
 from memserve.scheduler.choice import Choice, Costs, Policy
 from memserve.scheduler.decision import MAX_CANDIDATES, Candidate
 from memserve.scheduler.flight import Asked
-from memserve.scheduler.holdings import Holdings
+from memserve.scheduler.holdings import Held, Holdings, longest
 from memserve.scheduler.load import InstanceLoads, LoadLedger, Numbers
 from memserve.scheduler.path_queues import PathQueues
 from memserve.scheduler.predictions import Predictions
+from memserve.scheduler.places import AllPlaces
 from memserve.scheduler.prefix_heat import PrefixHeat
+from memserve.scheduler.slots import Slots
 from memserve.scheduler.tokens import TOKEN_BYTES
 
 MAX_REPLICAS = 16
@@ -42,8 +43,7 @@ class Prospect(msgspec.Struct, frozen=True, kw_only=True):
     asked: Asked
     may_split: bool
     """Serve it on one instance or on two: there are candidates for both."""
-    held: dict[InstanceId, int]
-    """Leading tokens by instance; those that hold none are left out."""
+    held: Held
     source: InstanceId | None
     """Of those that hold most and may give it to others, the one whose path is free soonest."""
     source_tokens: int
@@ -109,6 +109,7 @@ class Weigher:
         self,
         *,
         holdings: Holdings,
+        slots: Slots,
         load: LoadLedger,
         predictions: Predictions,
         paths: PathQueues,
@@ -116,6 +117,8 @@ class Weigher:
         random: Random,
     ) -> None:
         self._holdings = holdings
+        self._slots = slots
+        self._places = AllPlaces(slots)
         self._load = load
         self._predictions = predictions
         self._paths = paths
@@ -125,9 +128,9 @@ class Weigher:
 
     def look(self, asked: Asked, found: Candidates, *, givers: Group, output_tokens: float) -> Prospect:
         """What is held of the prompt and by whom; only `givers` are asked to give it to others."""
-        held, in_pools = self._holdings.match(found.kinds, asked)
-        most, sources = _longest(in_pools, givers)
-        source = self._least_busy(sources)
+        held = self._holdings.match(found.kinds, asked)
+        most, holders = longest(held.in_pools, self._places.of(givers).members)
+        source = self._least_busy(holders) if holders else None
         return Prospect(
             asked=asked,
             may_split=bool(found.prefill.instances and found.whole.instances),
@@ -174,25 +177,30 @@ class Weigher:
 
     def _look_closely(self, group: Group, prospect: Prospect, loads: InstanceLoads) -> _Seen:
         """Few lengths are held: each is predicted once, not once an instance."""
-        predictions = self._predictions
+        predictions, levels, places = self._predictions, prospect.held.levels, self._places.of(group)
         usual = predictions.computing.of(None)
-        matched = [*map(prospect.held.get, group.instances, repeat(0))]
-        lengths = [*{*matched}]
-        numbers = {length: number for number, length in enumerate(lengths)}
-        which = np.array([*map(numbers.__getitem__, matched)], dtype=np.intp)
-        by_length = [self._compute_s(prospect, length, usual) for length in lengths]
+        count = len(group.instances)
+        matched = np.zeros(count, dtype=np.int64)
+        compute_s, move_s = np.empty(count), np.empty(count)
+        compute_s.fill(self._compute_s(prospect, 0, usual))
+        move_s.fill(self._move_s(prospect, 0))
+        for num_tokens, holders in levels:
+            where = places.of(holders)
+            matched[where] = num_tokens
+            compute_s[where] = self._compute_s(prospect, num_tokens, usual)
+            move_s[where] = self._move_s(prospect, num_tokens)
         if prospect.is_spreading:
-            by_length = [min(by_length)] * len(lengths)
+            compute_s.fill(compute_s.min())
         costs = Costs(
-            compute_s=np.array(by_length)[which] * (loads.pace / usual),
+            compute_s=compute_s * (loads.pace / usual),
             whole_s=predictions.prefill.seconds(prospect.asked.num_tokens, 0.0) * usual,
-            move_s=np.array([self._move_s(prospect, length) for length in lengths])[which],
+            move_s=move_s,
             decode=predictions.decode,
             decode_pace=predictions.decoding.of(None),
             output_tokens=prospect.output_tokens,
             kv_capacity_tokens=predictions.kv_capacity_tokens,
         )
-        return _Seen(matched=np.array(lengths, dtype=np.int64)[which], loads=loads, costs=costs)
+        return _Seen(matched=matched, loads=loads, costs=costs)
 
     def _compute_s(self, prospect: Prospect, held: int, pace: float) -> float:
         """On an instance of the usual pace that holds so much, or pulls more if that is sooner."""
@@ -211,27 +219,24 @@ class Weigher:
     def _transfer_pace(self) -> float:
         return self._predictions.transferring.of(None)
 
-    def _least_busy(self, sources: list[InstanceId]) -> InstanceId | None:
+    def _least_busy(self, holders: int) -> InstanceId:
         """Of a few drawn at random, which is as good as of all and costs less where all hold a prefix."""
-        if len(sources) < 2:
-            return sources[0] if sources else None
-        return min(self._random.sample(sources, min(_SOURCES_TRIED, len(sources))), key=self._paths.wait_s)
+        sources = self._slots.names(holders)
+        if len(sources) > _SOURCES_TRIED:
+            sources = tuple(self._random.sample(sources, _SOURCES_TRIED))
+        waits = [self._paths.wait_s(source) for source in sources]
+        least = min(waits)
+        equals = [source for source, wait_s in zip(sources, waits, strict=True) if wait_s == least]
+        return equals[0] if len(equals) == 1 else equals[int(self._random.random() * len(equals))]
 
-    def _is_spreading(self, asked: Asked, held: dict[InstanceId, int], *, pullable: int) -> bool:
+    def _is_spreading(self, asked: Asked, held: Held, *, pullable: int) -> bool:
         """What nobody can give yet is not spread: each further instance would have to compute it."""
-        most = max(held.values(), default=0)
-        if not most:
+        if not held.levels:
             return False
+        most, holders = longest(held.levels, ~0)
         heat = self._heat.asked(asked.data[: most * TOKEN_BYTES], asked.namespace)
-        num_holders = [*held.values()].count(most)
+        num_holders = holders.bit_count()
         return pullable == most and num_holders < MAX_REPLICAS and heat >= HEAVY_HITTER * num_holders
 
     def __repr__(self) -> str:
         return f"Weigher({self._predictions}, {self._heat})"
-
-
-def _longest(held: dict[InstanceId, int], givers: Group) -> tuple[int, list[InstanceId]]:
-    """The most that any of these holds, and who does."""
-    given = [(i, tokens) for i, tokens in held.items() if i in givers.index]
-    most = max([tokens for _, tokens in given], default=0)
-    return most, [i for i, tokens in given if tokens == most]
