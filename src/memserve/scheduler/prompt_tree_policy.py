@@ -37,16 +37,17 @@ class PromptTreePolicy:
 
     def scores(self, choice: Choice) -> npt.ArrayLike:
         loads, costs = choice.loads, choice.costs
-        first_token = _FIRST_TOKEN if choice.may_split else _FIRST_TOKEN_ALONE
-        step_s = _step_s(choice)
         if choice.phase is Phase.DECODE:
-            return loads.prefill_s + costs.move_s + _answer_s(choice, step_s)
-        crowd = float(loads.prefill_s.sum()) / len(loads.prefill_s) / max(costs.whole_s, 1e-9)
-        delayed = loads.decodes + (1.0 + first_token) * max(crowd, 1.0)
-        wait_s = loads.prefill_s if choice.may_split else _wait_s(choice, step_s)
-        compute_s: Numbers = wait_s * (1.0 + first_token) + costs.compute_s * delayed
-        compute_s += loads.prefill_share * (_SPREAD * costs.whole_s)
-        return compute_s if choice.phase is Phase.PREFILL else compute_s + _answer_s(choice, step_s)
+            return loads.prefill_s + costs.move_s + _answer_s(choice)
+        first_token = _FIRST_TOKEN if choice.may_split else _FIRST_TOKEN_ALONE
+        crowd = float(np.add.reduce(loads.prefill_s)) / len(loads.prefill_s) / max(costs.whole_s, 1e-9)
+        wait_s = loads.prefill_s if choice.may_split else _wait_s(choice)
+        scores: Numbers = wait_s * (1.0 + first_token)
+        scores += costs.compute_s * (loads.decodes + (1.0 + first_token) * max(crowd, 1.0))
+        scores += loads.prefill_share * (_SPREAD * costs.whole_s)
+        if choice.phase is Phase.WHOLE:
+            scores += _answer_s(choice)
+        return scores
 
 
 def _added_s(choice: Choice) -> float:
@@ -55,21 +56,26 @@ def _added_s(choice: Choice) -> float:
     return terms.per_sequence_s + terms.per_context_token_s * choice.prompt_tokens
 
 
-def _step_s(choice: Choice) -> Numbers:
-    """Of a decode step together with those that are there, prefills between steps included."""
+def _steps_s(choice: Choice) -> Numbers:
+    """Of all its decode steps together with those that are there, prefills between steps included."""
     loads, terms = choice.loads, choice.costs.decode
-    others_s = loads.decodes * terms.per_sequence_s + loads.context * terms.per_context_token_s
-    step_s: Numbers = (others_s + (terms.fixed_s + _added_s(choice))) / (1.0 - loads.prefill_share)
-    return step_s * choice.costs.decode_pace
+    step_s: Numbers = loads.decodes * terms.per_sequence_s
+    step_s += loads.context * terms.per_context_token_s
+    step_s += terms.fixed_s + _added_s(choice)
+    step_s /= 1.0 - loads.prefill_share
+    step_s *= choice.costs.decode_pace * choice.costs.output_tokens
+    return step_s
 
 
-def _answer_s(choice: Choice, step_s: Numbers) -> Numbers:
+def _answer_s(choice: Choice) -> Numbers:
     """Of its own steps and of what it adds to those of the others."""
-    each_s: Numbers = step_s + choice.loads.decodes * (_added_s(choice) * choice.costs.decode_pace)
-    return each_s * choice.costs.output_tokens
+    costs = choice.costs
+    answer_s = _steps_s(choice)
+    answer_s += choice.loads.decodes * (_added_s(choice) * costs.decode_pace * costs.output_tokens)
+    return answer_s
 
 
-def _wait_s(choice: Choice, step_s: Numbers) -> Numbers:
+def _wait_s(choice: Choice) -> Numbers:
     """For the prefills before it and until its KV fits: in the time of an answer, about all KV that is kept goes.
 
     Only asked for where a request cannot be split: elsewhere it made requests be split that had better not be.
@@ -77,7 +83,9 @@ def _wait_s(choice: Choice, step_s: Numbers) -> Numbers:
     loads, costs = choice.loads, choice.costs
     if costs.kv_capacity_tokens is None:
         return loads.prefill_s
-    lacking = loads.context + (choice.prompt_tokens + costs.output_tokens - costs.kv_capacity_tokens)
-    share = np.maximum(lacking, 0.0) / np.maximum(loads.context, 1.0)
-    wait_s: Numbers = np.maximum(loads.prefill_s, share * step_s * costs.output_tokens)
+    too_much = choice.prompt_tokens + costs.output_tokens - costs.kv_capacity_tokens
+    if np.maximum.reduce(loads.context) + too_much <= 0:
+        return loads.prefill_s
+    share = np.maximum(loads.context + too_much, 0.0) / np.maximum(loads.context, 1.0)
+    wait_s: Numbers = np.maximum(loads.prefill_s, share * _steps_s(choice))
     return wait_s
