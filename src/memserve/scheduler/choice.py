@@ -21,11 +21,14 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     """The same request in predicted seconds."""
 
     compute_s: Numbers
-    """To compute the prompt: what is held or, where that is sooner, pulled from who holds most is left out."""
+    """To compute the prompt: what is held or, where that is sooner, pulled from who holds most is left out.
+
+    0 where the instance would only decode.
+    """
     whole_s: float
     """To compute all of it, on an instance of the usual speed."""
     move_s: Numbers
-    """To take in what the instance lacks of the prompt when another one has computed it."""
+    """To take in what the instance lacks of the prompt when another one has computed it; 0 where it computes itself."""
     decode: DecodeTerms
     decode_pace: float
     """Seconds that steps take over those that the terms alone predict."""

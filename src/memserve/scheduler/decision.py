@@ -1,5 +1,6 @@
 """The outcome of routing one request, with what it was weighed against."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 import msgspec
@@ -70,7 +71,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     prefill: InstanceId | None
     decode: InstanceId
-    candidates: tuple[Candidate, ...]
+    candidates: Sequence[Candidate]
     """Of each phase the chosen one, then the next best, up to MAX_CANDIDATES; first phase first."""
     source: InstanceId | None = None
     """Where the instance that computes the prompt pulls a longer prefix from before it computes."""

@@ -47,7 +47,9 @@ class Holdings:
         self._slots = slots
         self._trees, self._mirrors = (
             {
-                role: PromptTree(block_size=block_size, clock=clock, slots=slots, ttl_s=ttl_s, max_blocks=max_tree_blocks)
+                role: PromptTree(
+                    block_size=block_size, clock=clock, slots=slots, ttl_s=ttl_s, max_blocks=max_tree_blocks
+                )
                 for role in Role
             }
             for _ in range(2)

@@ -182,7 +182,7 @@ class LoadLedger:
 
     def _keep(self, table: npt.NDArray[np.float64]) -> None:
         self._table = table
-        self._rows = [memoryview(row) for row in table]
+        self._rows = [row.data.cast("B").cast("d") for row in table]
 
     def _slots_of(self, instances: tuple[InstanceId, ...]) -> npt.NDArray[np.intp]:
         found = self._groups.get(instances)

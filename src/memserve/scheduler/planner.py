@@ -5,6 +5,7 @@ where the whole of it costs least, or to the pair whose two halves together cost
 those who may compute the prompt, and prefill instances hand over to the best of those who may decode.
 """
 
+from collections.abc import Sequence
 from random import Random
 
 import msgspec
@@ -13,6 +14,7 @@ from memserve.core.enums import Phase, Role
 from memserve.scheduler.candidates import Candidates
 from memserve.scheduler.choice import Policy
 from memserve.scheduler.decision import Candidate
+from memserve.scheduler.shortlist import Shortlist
 from memserve.scheduler.weighing import Prospect, Weighed, Weigher
 
 
@@ -21,7 +23,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Computes the prompt."""
     decode: Candidate | None
     """Produces the answer; None: `first` does."""
-    candidates: tuple[Candidate, ...]
+    candidates: Sequence[Candidate]
     """Of each phase the chosen one, then the next best; first phase first."""
 
 
@@ -86,13 +88,12 @@ def _pair(prefill: Weighed, first: int, decode: Weighed, second: int) -> _Pair:
 
 
 def _alone(whole: Weighed, chosen: int) -> Plan:
-    listed = whole.listed(chosen)
-    return Plan(first=listed[0], decode=None, candidates=listed)
+    return Plan(first=whole.candidate(chosen), decode=None, candidates=Shortlist(whole.ranking(chosen)))
 
 
 def _split(prefill: Weighed, first: int, decode: Weighed, second: int) -> Plan:
-    one, two = prefill.listed(first), decode.listed(second)
-    return Plan(first=one[0], decode=two[0], candidates=(*one, *two))
+    candidates = Shortlist(prefill.ranking(first), decode.ranking(second))
+    return Plan(first=prefill.candidate(first), decode=decode.candidate(second), candidates=candidates)
 
 
 def _first_phase(found: Candidates) -> Phase:

@@ -166,9 +166,7 @@ class Scheduler:
             source=source,
             pull=pull,
             forecast=self._forecast(prospect, made, pull),
-            tiers=self._holdings.tiers(
-                Place(instance=made.first.instance, role=made.first.role), asked, prospect.held
-            ),
+            tiers=self._holdings.tiers(Place(instance=made.first.instance, role=made.first.role), asked, prospect.held),
         )
 
     def sent(self, request: RequestId) -> None:

@@ -6,6 +6,7 @@ instance, as those that come after gain from it: so it spreads, in proportion to
 more than MAX_REPLICAS instances, before its holders' queues are long.
 """
 
+from collections.abc import Sequence
 from random import Random
 
 import msgspec
@@ -18,14 +19,15 @@ from memserve.core.errors import InvariantError
 from memserve.core.ids import InstanceId
 from memserve.scheduler.candidates import Candidates, Group
 from memserve.scheduler.choice import Choice, Costs, Policy
-from memserve.scheduler.decision import MAX_CANDIDATES, Candidate
+from memserve.scheduler.decision import Candidate
 from memserve.scheduler.flight import Asked
 from memserve.scheduler.holdings import Held, Holdings, longest
 from memserve.scheduler.load import InstanceLoads, LoadLedger, Numbers
 from memserve.scheduler.path_queues import PathQueues
-from memserve.scheduler.predictions import Predictions
 from memserve.scheduler.places import AllPlaces
+from memserve.scheduler.predictions import Predictions
 from memserve.scheduler.prefix_heat import PrefixHeat
+from memserve.scheduler.shortlist import Ranking, best_places
 from memserve.scheduler.slots import Slots
 from memserve.scheduler.tokens import TOKEN_BYTES
 
@@ -35,6 +37,9 @@ HEAVY_HITTER = 4.0
 """Asked for as often within PrefixHeat's time by each instance that holds it, a prefix goes to a further one."""
 
 _SOURCES_TRIED = 4
+
+_Held = tuple[int, npt.NDArray[np.intp]]
+"""Leading tokens, and who of a group holds them or more, by place."""
 
 
 class Prospect(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +54,10 @@ class Prospect(msgspec.Struct, frozen=True, kw_only=True):
     source_tokens: int
     source_wait_s: float
     """Until its path is free."""
+    whole_s: float
+    """To compute all of the prompt, on an instance of the usual pace."""
+    usual_pace: float
+    transfer_pace: float
     bytes_per_token: float
     is_spreading: bool
     """The longest held prefix is a heavy hitter that few hold, and can be pulled: whom it goes to is not charged."""
@@ -71,37 +80,45 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True):
         if besides in self.group.index and len(scores) > 1:
             scores = scores.copy()
             scores[self.group.index[besides]] = np.inf
-        equals = (scores == scores.min()).nonzero()[0]
+        equals = (scores == scores[scores.argmin()]).nonzero()[0]
         return int(equals[0] if len(equals) == 1 else equals[int(random.random() * len(equals))])
 
-    def listed(self, chosen: int) -> tuple[Candidate, ...]:
+    def candidate(self, place: int) -> Candidate:
+        return Candidate(
+            instance=self.group.instances[place],
+            role=self.group.roles[place],
+            phase=self.phase,
+            matched_tokens=int(self.matched[place]),
+            queued_tokens=int(self.queued[place]),
+            wait_s=float(self.wait_s[place]),
+            score=float(self.scores[place]),
+        )
+
+    def ranking(self, chosen: int) -> Ranking:
         """The chosen one and after it the next best."""
-        order = self.scores.argsort(kind="stable")[:MAX_CANDIDATES].tolist()
-        if chosen in order:
-            order.remove(chosen)
-        kept = [chosen, *order[: MAX_CANDIDATES - 1]]
-        columns = [column[kept].tolist() for column in (self.matched, self.queued, self.wait_s, self.scores)]
-        instances, roles = self.group.instances, self.group.roles
-        return tuple(
-            Candidate(
-                instance=instances[i],
-                role=roles[i],
-                phase=self.phase,
-                matched_tokens=held,
-                queued_tokens=int(queued),
-                wait_s=wait_s,
-                score=score,
-            )
-            for i, held, queued, wait_s, score in zip(kept, *columns, strict=True)
+        order = best_places(self.scores, chosen)
+        return Ranking(
+            instances=self.group.instances,
+            roles=self.group.roles,
+            phase=self.phase,
+            order=order,
+            matched=self.matched[order],
+            queued=self.queued[order],
+            wait_s=self.wait_s[order],
+            scores=self.scores[order],
         )
 
 
-class _Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to know of a group for one prompt, whatever the phase."""
+class _Seen:
+    """What there is to know of a group for one prompt."""
 
-    matched: npt.NDArray[np.int64]
-    loads: InstanceLoads
-    costs: Costs
+    __slots__ = ("compute_s", "levels", "loads", "matched")
+
+    def __init__(self, *, matched: npt.NDArray[np.int64], levels: Sequence[_Held], loads: InstanceLoads) -> None:
+        self.matched = matched
+        self.levels = levels
+        self.loads = loads
+        self.compute_s: Numbers | None = None  # until a phase that computes asks
 
 
 class Weigher:
@@ -131,6 +148,8 @@ class Weigher:
         held = self._holdings.match(found.kinds, asked)
         most, holders = longest(held.in_pools, self._places.of(givers).members)
         source = self._least_busy(holders) if holders else None
+        predictions = self._predictions
+        usual_pace = predictions.computing.of(None)
         return Prospect(
             asked=asked,
             may_split=bool(found.prefill.instances and found.whole.instances),
@@ -138,6 +157,9 @@ class Weigher:
             source=source,
             source_wait_s=0.0 if source is None else self._paths.wait_s(source),
             source_tokens=most,
+            whole_s=predictions.prefill.seconds(asked.num_tokens, 0.0) * usual_pace,
+            usual_pace=usual_pace,
+            transfer_pace=predictions.transferring.of(None),
             bytes_per_token=found.bytes_per_token,
             is_spreading=self._is_spreading(asked, held, pullable=most),
             output_tokens=output_tokens,
@@ -146,6 +168,7 @@ class Weigher:
     def weigh(self, policy: Policy, group: Group, phase: Phase, prospect: Prospect) -> Weighed:
         """`group` must not be empty. Raises InvariantError for a policy that does not give each a score."""
         seen = self._seen(group, prospect)
+        loads = seen.loads
         choice = Choice(
             phase=phase,
             may_split=prospect.may_split,
@@ -154,13 +177,12 @@ class Weigher:
             instances=group.instances,
             matched=seen.matched,
             used=group.used,
-            loads=seen.loads,
-            costs=seen.costs,
+            loads=loads,
+            costs=self._costs(prospect, seen, phase),
         )
         scores = np.asarray(policy.scores(choice), dtype=np.float64)
         if scores.shape != seen.matched.shape:
             raise InvariantError(f"{policy!r} gave {scores.size} scores to {seen.matched.size} instances: one each")
-        loads = seen.loads
         return Weighed(
             group=group, phase=phase, matched=seen.matched, queued=loads.tokens, wait_s=loads.prefill_s, scores=scores
         )
@@ -170,54 +192,58 @@ class Weigher:
         last_prospect, last_group, seen = self._last
         if last_prospect is prospect and last_group is group and seen is not None:
             return seen
-        loads = self._load.of(group.instances)
-        seen = self._look_closely(group, prospect, loads)
+        places = self._places.of(group)
+        levels = [(num_tokens, places.of(holders)) for num_tokens, holders in prospect.held.levels]
+        matched = np.zeros(len(group.instances), dtype=np.int64)
+        for num_tokens, where in levels:
+            matched[where] = num_tokens
+        seen = _Seen(matched=matched, levels=levels, loads=self._load.of(group.instances))
         self._last = prospect, group, seen
         return seen
 
-    def _look_closely(self, group: Group, prospect: Prospect, loads: InstanceLoads) -> _Seen:
-        """Few lengths are held: each is predicted once, not once an instance."""
-        predictions, levels, places = self._predictions, prospect.held.levels, self._places.of(group)
-        usual = predictions.computing.of(None)
-        count = len(group.instances)
-        matched = np.zeros(count, dtype=np.int64)
-        compute_s, move_s = np.empty(count), np.empty(count)
-        compute_s.fill(self._compute_s(prospect, 0, usual))
-        move_s.fill(self._move_s(prospect, 0))
-        for num_tokens, holders in levels:
-            where = places.of(holders)
-            matched[where] = num_tokens
-            compute_s[where] = self._compute_s(prospect, num_tokens, usual)
-            move_s[where] = self._move_s(prospect, num_tokens)
-        if prospect.is_spreading:
-            compute_s.fill(compute_s.min())
-        costs = Costs(
-            compute_s=compute_s * (loads.pace / usual),
-            whole_s=predictions.prefill.seconds(prospect.asked.num_tokens, 0.0) * usual,
-            move_s=move_s,
+    def _costs(self, prospect: Prospect, seen: _Seen, phase: Phase) -> Costs:
+        predictions, none = self._predictions, np.zeros(len(seen.matched))
+        return Costs(
+            compute_s=none if phase is Phase.DECODE else self._compute_s(prospect, seen),
+            whole_s=prospect.whole_s,
+            move_s=self._move_s(prospect, seen) if phase is Phase.DECODE else none,
             decode=predictions.decode,
             decode_pace=predictions.decoding.of(None),
             output_tokens=prospect.output_tokens,
             kv_capacity_tokens=predictions.kv_capacity_tokens,
         )
-        return _Seen(matched=matched, loads=loads, costs=costs)
 
-    def _compute_s(self, prospect: Prospect, held: int, pace: float) -> float:
-        """On an instance of the usual pace that holds so much, or pulls more if that is sooner."""
+    def _compute_s(self, prospect: Prospect, seen: _Seen) -> Numbers:
+        """Few lengths are held: each is predicted once, not once an instance."""
+        if seen.compute_s is None:
+            compute_s = np.empty(len(seen.matched))
+            compute_s.fill(self._seconds(prospect, 0))
+            for num_tokens, where in seen.levels:
+                compute_s[where] = self._seconds(prospect, num_tokens)
+            if prospect.is_spreading:
+                compute_s.fill(compute_s.min())
+            compute_s *= seen.loads.pace
+            seen.compute_s = compute_s
+        return seen.compute_s
+
+    def _seconds(self, prospect: Prospect, held: int) -> float:
+        """To compute what an instance lacks that holds so much, or to pull more if that is sooner; at a pace of 1."""
         prefill, total, most = self._predictions.prefill, max(prospect.asked.num_tokens, 1), prospect.source_tokens
-        own_s = prefill.seconds(total, held / total) * pace
+        own_s = prefill.seconds(total, held / total)
         if prospect.source is None or held >= most:
             return own_s
-        path_s = self._predictions.path.seconds((most - held) * prospect.bytes_per_token) * self._transfer_pace
-        return min(own_s, prospect.source_wait_s + path_s + prefill.seconds(total, most / total) * pace)
+        path_s = self._predictions.path.seconds((most - held) * prospect.bytes_per_token) * prospect.transfer_pace
+        pull_s = (prospect.source_wait_s + path_s) / prospect.usual_pace
+        return min(own_s, pull_s + prefill.seconds(total, most / total))
 
-    def _move_s(self, prospect: Prospect, held: int) -> float:
-        lacking_bytes = (prospect.asked.num_tokens - held) * prospect.bytes_per_token
-        return self._predictions.path.seconds(lacking_bytes) * self._transfer_pace
-
-    @property
-    def _transfer_pace(self) -> float:
-        return self._predictions.transferring.of(None)
+    def _move_s(self, prospect: Prospect, seen: _Seen) -> Numbers:
+        """As `_compute_s`, of the path to an instance."""
+        path, total, pace = self._predictions.path, prospect.asked.num_tokens, prospect.transfer_pace
+        move_s = np.empty(len(seen.matched))
+        move_s.fill(path.seconds(total * prospect.bytes_per_token) * pace)
+        for num_tokens, where in seen.levels:
+            move_s[where] = path.seconds((total - num_tokens) * prospect.bytes_per_token) * pace
+        return move_s
 
     def _least_busy(self, holders: int) -> InstanceId:
         """Of a few drawn at random, which is as good as of all and costs less where all hold a prefix."""

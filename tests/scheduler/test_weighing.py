@@ -1,0 +1,173 @@
+"""What all instances are weighed at, in arrays at once, against the same formula written out for one of them."""
+
+from array import array
+from random import Random
+
+import pytest
+from clusters import disaggregated, flexible, instance, view
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memserve.cluster.view import ClusterView
+from memserve.core.clock import ManualClock
+from memserve.core.enums import Phase, Role
+from memserve.core.ids import InstanceId, RequestId
+from memserve.scheduler.candidates import Group, candidates
+from memserve.scheduler.cost_model import DecodeTerms, PathTerms, PrefillTerms
+from memserve.scheduler.flight import Asked, Place
+from memserve.scheduler.holdings import Holdings
+from memserve.scheduler.load import RECENT_S, LoadLedger
+from memserve.scheduler.path_queues import PathQueues
+from memserve.scheduler.predictions import Predictions
+from memserve.scheduler.prompt_tree_policy import PromptTreePolicy
+from memserve.scheduler.slots import Slots
+from memserve.scheduler.weighing import Prospect, Weigher
+
+BLOCK = 4
+PROMPT = array("i", range(100, 100 + 10 * BLOCK)).tobytes()
+OUTPUT = 100.0
+CAPACITY = 3_000
+
+
+class Loaded:
+    """An instance by hand: what it holds of the prompt and what it has to do, all of it begun at time 0."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self.pool = draw(st.integers(0, 10)) * BLOCK
+        self.engine = draw(st.integers(0, 10)) * BLOCK
+        self.prefills = draw(st.lists(st.sampled_from([0.0, 0.5, 3.0]), max_size=3))
+        self.contexts = draw(st.lists(st.sampled_from([10, 500, 2_900]), max_size=3))
+        self.pace = draw(st.sampled_from([None, 0.5, 3.0]))
+        self.path_s = draw(st.sampled_from([0.0, 0.0, 2.0]))
+
+    @property
+    def held(self) -> int:
+        return max(self.pool, self.engine)
+
+    def wait_s(self, now: float) -> float:
+        queued = sum(self.prefills)
+        return queued - min(now, queued / max(len(self.prefills), 1))
+
+    def share(self, now: float) -> float:
+        return min(sum(self.prefills) / RECENT_S * 2.718281828459045 ** (-now / RECENT_S), 0.9)
+
+
+class Cluster:
+    def __init__(self, shape: ClusterView, loaded: dict[InstanceId, Loaded], now: float) -> None:
+        self.found, self.loaded, self.now = candidates(shape), loaded, now
+        clock, slots = ManualClock(), Slots()
+        self.predictions = Predictions(
+            prefill=PrefillTerms(fixed_s=0.01, per_token_s=0.02, per_pair_s=1e-4, per_cached_token_s=1e-3),
+            decode=DecodeTerms(fixed_s=0.02, per_sequence_s=0.003, per_context_token_s=1e-5),
+            path=PathTerms(latency_s=0.02, bytes_per_s=5e3),
+            kv_capacity_tokens=CAPACITY,
+        )
+        self.paths = PathQueues(clock)
+        ledger = LoadLedger(clock)
+        holdings = Holdings(
+            block_size=BLOCK, clock=clock, slots=slots, ttl_s=600.0, confirm_s=30.0, max_tree_blocks=1_000
+        )
+        self.weigher = Weigher(
+            holdings=holdings,
+            slots=slots,
+            load=ledger,
+            predictions=self.predictions,
+            paths=self.paths,
+            clock=clock,
+            random=Random(0),
+        )
+        for each in shape.instances:
+            self._put(holdings, ledger, Place(instance=each.instance, role=each.role))
+        clock.advance(now)
+
+    def _put(self, holdings: Holdings, ledger: LoadLedger, place: Place) -> None:
+        name, loaded = place.instance, self.loaded[place.instance]
+        holdings.believe(place, PROMPT[: loaded.pool * 4], b"")
+        holdings.expect(place, PROMPT[: loaded.engine * 4], b"", within_s=60.0)
+        for number, seconds in enumerate(loaded.prefills):
+            request = RequestId(f"{name}-{number}")
+            ledger.add(request=request, phase=Phase.PREFILL, instance=name, num_tokens=7, seconds=seconds)
+        for number, context in enumerate(loaded.contexts):
+            request = RequestId(f"{name}-{number}")
+            ledger.add(request=request, phase=Phase.DECODE, instance=name, num_tokens=1, context_tokens=context)
+        if loaded.pace is not None:
+            ledger.set_pace(name, loaded.pace, usual=1.0)
+        if loaded.path_s:
+            self.paths.begin(name, InstanceId("elsewhere"), loaded.path_s)
+
+    def look(self) -> Prospect:
+        asked = Asked(data=PROMPT, namespace=b"", session="")
+        return self.weigher.look(asked, self.found, givers=self.found.givers, output_tokens=OUTPUT)
+
+    def score(self, group: Group, phase: Phase, name: InstanceId, prospect: Prospect) -> float:
+        """As prompt_tree_policy.py has it on top."""
+        terms, loaded, total = self.predictions.decode, self.loaded[name], len(PROMPT) // 4
+        added = terms.per_sequence_s + terms.per_context_token_s * total
+        others = len(loaded.contexts) * terms.per_sequence_s + sum(loaded.contexts) * terms.per_context_token_s
+        steps_s = (others + terms.fixed_s + added) / (1 - loaded.share(self.now)) * OUTPUT
+        answer = steps_s + len(loaded.contexts) * added * OUTPUT
+        wait = loaded.wait_s(self.now)
+        if phase is Phase.DECODE:
+            return wait + self.predictions.path.seconds((total - loaded.held) * prospect.bytes_per_token) + answer
+        first, whole = (5.0 if prospect.may_split else 21.0), self.predictions.prefill.seconds(total, 0.0)
+        if not prospect.may_split:
+            kept = sum(loaded.contexts)
+            wait = max(wait, max(kept + total + OUTPUT - CAPACITY, 0) / max(kept, 1) * steps_s)
+        crowd = sum(self.loaded[i].wait_s(self.now) for i in group.instances) / len(group.instances) / whole
+        delayed = len(loaded.contexts) + first * max(crowd, 1.0)
+        score = first * wait + self.compute_s(loaded, prospect) * delayed + 0.1 * whole * loaded.share(self.now)
+        return score + (answer if phase is Phase.WHOLE else 0.0)
+
+    def compute_s(self, loaded: Loaded, prospect: Prospect) -> float:
+        total, most = len(PROMPT) // 4, max(self.loaded[i].pool for i in self.found.givers.instances)
+        pace = 1.0 if loaded.pace is None else loaded.pace
+        own = self.predictions.prefill.seconds(total, loaded.held / total)
+        if most <= loaded.held:
+            return own * pace
+        busy = [self.loaded[i].path_s for i in self.found.givers.instances if self.loaded[i].pool == most]
+        path = self.predictions.path.seconds((most - loaded.held) * prospect.bytes_per_token)
+        wait = max(min(busy) - self.now, 0.0)
+        return min(own, wait + path + self.predictions.prefill.seconds(total, most / total)) * pace
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> Cluster:
+    shapes = [
+        disaggregated(3, 2),
+        flexible(4),
+        view(*[instance(f"c{i}", Role.COLOCATED) for i in range(5)], instance("m", Role.MEMORY)),
+        view(instance("f", Role.FLEXIBLE), instance("c", Role.COLOCATED), instance("d", Role.DECODE)),
+    ]
+    shape = draw(st.sampled_from(shapes))
+    loaded = {each.instance: Loaded(draw) for each in shape.instances}
+    return Cluster(shape, loaded, draw(st.sampled_from([0.0, 0.7, 30.0])))
+
+
+@given(clusters())
+def test_each_instance_is_weighed_as_if_it_were_weighed_alone(cluster: Cluster) -> None:
+    prospect = cluster.look()
+    groups = {
+        Phase.WHOLE: cluster.found.whole,
+        Phase.PREFILL: cluster.found.prefill,
+        Phase.DECODE: cluster.found.decode,
+    }
+    for phase, group in groups.items():
+        if group.instances:
+            weighed = cluster.weigher.weigh(PromptTreePolicy(Random(0)), group, phase, prospect)
+            assert weighed.matched.tolist() == [cluster.loaded[i].held for i in group.instances]
+            expected = [cluster.score(group, phase, name, prospect) for name in group.instances]
+            assert weighed.scores.tolist() == pytest.approx(expected, rel=1e-9)
+
+
+@given(clusters(), st.integers(0, 9))
+def test_the_chosen_one_has_the_lowest_score_and_the_next_best_follow(cluster: Cluster, seed: int) -> None:
+    prospect = cluster.look()
+    group, phase = (
+        (cluster.found.whole, Phase.WHOLE) if cluster.found.whole.instances else (cluster.found.prefill, Phase.PREFILL)
+    )
+    weighed = cluster.weigher.weigh(PromptTreePolicy(Random(0)), group, phase, prospect)
+    chosen = weighed.best(Random(seed))
+    listed = weighed.ranking(chosen).candidates()
+    assert listed[0] == weighed.candidate(chosen)
+    assert [c.score for c in listed] == sorted(weighed.scores.tolist())
+    assert sorted(c.instance for c in listed) == sorted(group.instances)
