@@ -1,6 +1,7 @@
 """What all instances are weighed at, in arrays at once, against the same formula written out for one of them."""
 
 from array import array
+from math import exp
 from random import Random
 
 import pytest
@@ -44,12 +45,16 @@ class Loaded:
     def held(self) -> int:
         return max(self.pool, self.engine)
 
+    @property
+    def factor(self) -> float:
+        return 1.0 if self.pace is None else self.pace
+
     def wait_s(self, now: float) -> float:
-        queued = sum(self.prefills)
+        queued = sum(self.prefills) * self.factor
         return queued - min(now, queued / max(len(self.prefills), 1))
 
     def share(self, now: float) -> float:
-        return min(sum(self.prefills) / RECENT_S * 2.718281828459045 ** (-now / RECENT_S), 0.9)
+        return min(sum(self.prefills) * self.factor / RECENT_S * exp(-now / RECENT_S), 0.9)
 
 
 class Cluster:
@@ -120,14 +125,13 @@ class Cluster:
 
     def compute_s(self, loaded: Loaded, prospect: Prospect) -> float:
         total, most = len(PROMPT) // 4, max(self.loaded[i].pool for i in self.found.givers.instances)
-        pace = 1.0 if loaded.pace is None else loaded.pace
         own = self.predictions.prefill.seconds(total, loaded.held / total)
         if most <= loaded.held:
-            return own * pace
+            return own * loaded.factor
         busy = [self.loaded[i].path_s for i in self.found.givers.instances if self.loaded[i].pool == most]
         path = self.predictions.path.seconds((most - loaded.held) * prospect.bytes_per_token)
         wait = max(min(busy) - self.now, 0.0)
-        return min(own, wait + path + self.predictions.prefill.seconds(total, most / total)) * pace
+        return min(own, wait + path + self.predictions.prefill.seconds(total, most / total)) * loaded.factor
 
 
 @st.composite
