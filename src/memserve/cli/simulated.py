@@ -14,7 +14,7 @@ from memserve.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from memserve.bench.serve.sessions import Words
-    from memserve.bench.simulated.record import PaperResult
+    from memserve.bench.simulated.record import MemoryResult, PaperResult
 
 app = typer.Typer(
     name="simulated",
@@ -183,6 +183,57 @@ def cost(
             results=tuple(results),
         )
         console.print(cost_table(report))
+        if json is not None:
+            write_study(report, json)
+
+
+@app.command()
+def memory(
+    trace: Annotated[Path, typer.Argument(help="Mooncake's .jsonl or Azure's .csv.")],
+    *,
+    instances: Annotated[int, typer.Option(min=1)] = 16,
+    pool_blocks: Annotated[int, typer.Option(min=1, help="Blocks of 512 tokens in each small pool.")] = 750,
+    speed: Annotated[float, typer.Option(help="Play the trace this many times as fast.")] = 1.0,
+    max_requests: Annotated[int | None, typer.Option(min=1, help="Only the first ones of the trace.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice among equals.")] = 0,
+    profile: Profile = PROFILE,
+    json: Json = None,
+) -> None:
+    """What memory instances buy beside small pools, and what bringing prefixes elsewhere ahead of need buys."""
+    with refusals():
+        from memserve.bench.simulated.memory import MemoryPlan, play_memory  # noqa: PLC0415
+        from memserve.bench.simulated.origin import origin  # noqa: PLC0415
+        from memserve.bench.simulated.record import MemoryReport, write_study  # noqa: PLC0415
+        from memserve.bench.simulated.tables import memory_table  # noqa: PLC0415
+        from memserve.simulator.profiles import load_profile  # noqa: PLC0415
+        from memserve.simulator.trace import load_trace  # noqa: PLC0415
+        from memserve.simulator.workloads import made_up  # noqa: PLC0415
+
+        plan = MemoryPlan(
+            trace=load_trace(trace, max_requests=max_requests),
+            shared_prefix=made_up("shared-prefix", seed=seed),
+            profile=load_profile(profile),
+            instances=instances,
+            pool_blocks=pool_blocks,
+            speed=speed,
+            seed=seed,
+        )
+        console = Console(highlight=False)
+        with console.status("simulating") as status:
+
+            def tell(row: "MemoryResult") -> None:
+                status.update(f"simulated {row.cluster}")
+
+            results = play_memory(plan, each=tell)
+        report = MemoryReport(
+            study="memory",
+            origin=origin(),
+            profile=plan.profile.identity,
+            profile_source=plan.profile.source,
+            seeds=(seed,),
+            results=tuple(results),
+        )
+        console.print(memory_table(report))
         if json is not None:
             write_study(report, json)
 

@@ -40,7 +40,7 @@ from memserve.scheduler.prompt_tree import PromptTreeStats
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.slots import Slots
 from memserve.scheduler.tokens import Tokens, token_bytes
-from memserve.scheduler.weighing import Prospect, Weigher
+from memserve.scheduler.weighing import MAX_REPLICAS, Prospect, Weigher
 from memserve.wire.events import Applied, EventBatch, SnapshotPart
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import RequestReport
@@ -75,10 +75,12 @@ class Scheduler:
         max_tree_blocks: int = 1_000_000,
         caching: CachingMode = CachingMode.RETURN,
         pulls: PullPolicy | None = None,
+        max_replicas: int = MAX_REPLICAS,
     ) -> None:
         """`block_size` in tokens, `max_tree_blocks` per role. Raises ConfigError on an unknown policy.
 
-        Without `pulls` no instance is ever told to pull what another one holds.
+        Without `pulls` no instance is ever told to pull what another one holds. What `max_replicas` instances hold is
+        brought to no further one ahead of need.
         """
         self._random = random
         self._caching = caching
@@ -105,6 +107,7 @@ class Scheduler:
             paths=self._paths,
             clock=clock,
             random=random,
+            max_replicas=max_replicas,
         )
         self._flights: dict[RequestId, Flight] = {}
         self._promises = Promises(clock, confirm_s=confirm_s)

@@ -132,7 +132,9 @@ class Weigher:
         paths: PathQueues,
         clock: Clock,
         random: Random,
+        max_replicas: int = MAX_REPLICAS,
     ) -> None:
+        self._max_replicas = max_replicas
         self._holdings = holdings
         self._slots = slots
         self._places = AllPlaces(slots)
@@ -262,7 +264,7 @@ class Weigher:
         most, holders = longest(held.levels, ~0)
         heat = self._heat.asked(asked.data[: most * TOKEN_BYTES], asked.namespace)
         num_holders = holders.bit_count()
-        return pullable == most and num_holders < MAX_REPLICAS and heat >= HEAVY_HITTER * num_holders
+        return pullable == most and num_holders < self._max_replicas and heat >= HEAVY_HITTER * num_holders
 
     def __repr__(self) -> str:
         return f"Weigher({self._predictions}, {self._heat})"

@@ -12,15 +12,18 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from memserve.config import Watermarks
 from memserve.core.clock import Clock
 from memserve.core.enums import Tier
 from memserve.core.errors import InvariantError
+from memserve.pool.cold import ColdRun
 from memserve.pool.events import EventsLost
 from memserve.pool.eviction import eviction_policy
 from memserve.pool.ledger import PoolLedger
 from memserve.wire.events import IndexEvent
 
 _OWNER = "simulated"
+_MARKS = Watermarks()
 
 
 class PromptPool:
@@ -30,6 +33,7 @@ class PromptPool:
         """`eviction` by name; raises ConfigError for one that there is not."""
         self._num_blocks = num_blocks
         self.block_tokens = block_tokens
+        self._is_over = False
         self._ledger = PoolLedger(
             block_size=1, capacity={Tier.DRAM: num_blocks}, clock=clock, eviction=eviction_policy(eviction)
         )
@@ -57,6 +61,23 @@ class PromptPool:
         if match.lease is not None:
             self._ledger.release(match.lease)
         return len(held)
+
+    def coldest(self) -> tuple[ColdRun, tuple[int, ...]] | None:
+        """The prompt end that is wanted least, and the whole prompt's blocks, when the pool has passed its high mark.
+
+        Once it has, until it is back at its low mark.
+        """
+        mark = _MARKS.low if self._is_over else _MARKS.high
+        num_over = self._ledger.num_over(Tier.DRAM, mark)
+        self._is_over = num_over > 0
+        if not self._is_over:
+            return None
+        run = self._ledger.cold.next_run(Tier.DRAM, max_blocks=self._ledger.num_over(Tier.DRAM, _MARKS.low))
+        return None if run is None else (run, tuple(np.frombuffer(run.tokens, dtype="<i4").tolist()))
+
+    def drop(self, run: ColdRun) -> None:
+        """Somebody else has it now; stays when it was used or continued meanwhile."""
+        self._ledger.cold.drop(run)
 
     def take_events(self) -> tuple[IndexEvent, ...]:
         """What happened to the index since the last call, told in whole blocks of tokens as an instance would."""

@@ -63,6 +63,8 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
     """Host memory to one device."""
     peer_bytes_per_s: float
     """One instance to another."""
+    memory_path_bytes_per_s: float
+    """One instance to a memory instance."""
     compute_efficiency: float
     memory_efficiency: float
     usable_memory: float
@@ -101,6 +103,7 @@ def roofline(model: ModelShape, hardware: Hardware, *, engine: str, source: str)
                 latency_s=hardware.path_latency_s, bytes_per_s=hardware.num_devices * hardware.host_bytes_per_s
             ),
             "peer": PathTerms(latency_s=hardware.path_latency_s, bytes_per_s=hardware.peer_bytes_per_s),
+            "memory": PathTerms(latency_s=hardware.path_latency_s, bytes_per_s=hardware.memory_path_bytes_per_s),
         },
         kv_bytes_per_token=model.kv_bytes_per_token,
         kv_capacity_tokens=int(kv_bytes // model.kv_bytes_per_token),
@@ -120,6 +123,7 @@ H800_TP2 = Hardware(
     memory_bytes_per_s=3.35e12,
     host_bytes_per_s=50e9,
     peer_bytes_per_s=320e9,
+    memory_path_bytes_per_s=80e9,
     compute_efficiency=0.5,
     memory_efficiency=0.7,
     usable_memory=0.9,
@@ -127,7 +131,8 @@ H800_TP2 = Hardware(
     decode_overhead_s=0.003,
 )
 """NVIDIA's data sheet of the H100 SXM, whose compute and HBM the H800 shares: 989 TFLOP/s dense FP16, 3.35 TB/s,
-PCIe 5 x16 (64 GB/s, 50 taken); NVLink cut to 400 GB/s (80 % taken). The efficiencies and overheads are assumed."""
+PCIe 5 x16 (64 GB/s, 50 taken); NVLink cut to 400 GB/s (80 % taken); a 400 Gb/s network
+card a GPU, as in a DGX H100 (80 % taken). The efficiencies and overheads are assumed."""
 
 
 H100_TP2 = msgspec.structs.replace(H800_TP2, name="2x H100 SXM 80GB", peer_bytes_per_s=720e9)
@@ -143,9 +148,11 @@ A100_TP2 = msgspec.structs.replace(
     memory_bytes_per_s=2.039e12,
     host_bytes_per_s=25e9,
     peer_bytes_per_s=480e9,
+    memory_path_bytes_per_s=40e9,
 )
 """NVIDIA's data sheet of the A100 SXM 80GB: 312 TFLOP/s dense FP16, 2.039 TB/s, PCIe 4 x16 (32 GB/s, 25 taken),
-NVLink 600 GB/s (80 % taken). Efficiencies and overheads as for the H800."""
+NVLink 600 GB/s (80 % taken); a 200 Gb/s network card a GPU, as in a DGX A100.
+Efficiencies and overheads as for the H800."""
 
 
 def profile_names() -> tuple[str, ...]:

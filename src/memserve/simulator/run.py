@@ -17,23 +17,27 @@ from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
-from random import Random
-
-import msgspec
 
 from memserve.cluster.view import ClusterView, InstanceView
 from memserve.core.clock import Clock, ManualClock, SystemClock
-from memserve.core.enums import CachingMode, Phase
+from memserve.core.enums import CachingMode, Phase, Role
 from memserve.core.ids import InstanceId, RequestId
-from memserve.scheduler.cost_model import CostModel, CostProfile
+from memserve.scheduler.cost_model import CostModel
 from memserve.scheduler.decision import Decision, Outcome
-from memserve.scheduler.pull_policy import PullPolicy
-from memserve.scheduler.scheduler import Scheduler
 from memserve.simulator.engine import Finished, FirstToken, Happened, ModelledInstance, Prefilled, Task
 from memserve.simulator.links import PEER, Links
+from memserve.simulator.offloads import Offloads
 from memserve.simulator.pool import PromptPool, expanded
 from memserve.simulator.result import SimulationResult, Tally
-from memserve.simulator.setting import INCARNATION, Setting, check_setting, cluster_view, keeps_kv
+from memserve.simulator.scheduling import new_scheduler
+from memserve.simulator.setting import (
+    INCARNATION,
+    MEMORY_INSTANCE,
+    Setting,
+    check_setting,
+    cluster_view,
+    keeps_kv,
+)
 from memserve.simulator.trace import Trace, TraceRequest
 from memserve.wire.events import EventBatch, SnapshotPart
 from memserve.wire.messages import MovedBlocks, RequestReport
@@ -72,11 +76,11 @@ class Simulation:
         self._stopwatch = stopwatch or SystemClock()
         self._clock = ManualClock()
         self._cost = CostModel(setting.profile)
-        self._scheduler = _scheduler(setting, self._clock, block_tokens=trace.block_tokens)
+        self._scheduler = new_scheduler(setting, self._clock, block_tokens=trace.block_tokens)
         self._onlooker = Onlooker()
         self._view = ClusterView()
         self._instances: dict[InstanceId, ModelledInstance] = {}
-        self._links = Links(self._cost)
+        self._links = Links(self._cost, memory=MEMORY_INSTANCE)
         self._due: list[tuple[float, int, int, Callable[[], None]]] = []
         self._order = count()
         self._woken: dict[InstanceId, float] = {}
@@ -84,7 +88,10 @@ class Simulation:
         self._followers = _followers(trace)
         self._num_to_come = len(trace.requests)
         self._tally = Tally(len(trace.requests))
+        self._offloads: Offloads | None = None
         self.become(cluster_view(setting, block_tokens=trace.block_tokens))
+        if MEMORY_INSTANCE in self._instances:
+            self._offloads = Offloads(self._instances[MEMORY_INSTANCE], send=self._give, announce=self._announce)
 
     def __repr__(self) -> str:
         return f"Simulation({self._trace.name}, {self._setting.policy} over {self._setting.instances} instances)"
@@ -97,7 +104,8 @@ class Simulation:
             if request.after is None:
                 self._arrive(number, request)
         self._work_until(inf)
-        return self._tally.result(self._trace, self._setting, list(self._instances.values()))
+        serving = [instance for name, instance in self._instances.items() if name != MEMORY_INSTANCE]
+        return self._tally.result(self._trace, self._setting, serving)
 
     # ------------------------------------------------------------ the owner's side
 
@@ -153,8 +161,9 @@ class Simulation:
     def _instance(self, view: InstanceView) -> ModelledInstance:
         setting, trace = self._setting, self._trace
         enough = setting.pool_blocks or trace.num_distinct_blocks
+        own = setting.memory_blocks if view.role is Role.MEMORY else enough
         pool = PromptPool(
-            num_blocks=enough if keeps_kv(view.role, setting.caching) else 0,
+            num_blocks=own if keeps_kv(view.role, setting.caching) else 0,
             eviction=setting.eviction,
             clock=self._clock,
             block_tokens=trace.block_tokens,
@@ -230,10 +239,19 @@ class Simulation:
             num_tokens=0,
             num_bytes=round(num_bytes),
             num_calls=1,
-            seconds=self._cost.transfer_s(num_bytes, PEER),
+            seconds=self._links.seconds(source=source.instance, target=target.instance, num_bytes=num_bytes),
         )
         self._at(lands_at, _LANDS, partial(self._landed, target, tuple(blocks), number, moved))
         return lands_at
+
+    def _give(
+        self, source: ModelledInstance, memory: ModelledInstance, num_blocks: int, then: Callable[[], None]
+    ) -> None:
+        num_bytes = num_blocks * self._block_bytes
+        self._tally.moved_bytes += num_bytes
+        now = self._clock.now()
+        at_s = self._links.send(source=source.instance, target=memory.instance, num_bytes=num_bytes, at_s=now)
+        self._at(at_s, _LANDS, then)
 
     # ------------------------------------------------------------ what happens later
 
@@ -302,6 +320,8 @@ class Simulation:
             self._scheduler.apply(
                 EventBatch(instance=instance.instance, incarnation=INCARNATION, events=events, as_of=self._clock.now())
             )
+        if self._offloads is not None:
+            self._offloads.look(instance)
 
     # ------------------------------------------------------------ time
 
@@ -325,31 +345,6 @@ def _followers(trace: Trace) -> dict[int, list[int]]:
         if request.after is not None:
             followers.setdefault(request.after, []).append(number)
     return followers
-
-
-def _scheduler(setting: Setting, clock: Clock, *, block_tokens: int) -> Scheduler:
-    return Scheduler(
-        block_size=block_tokens,
-        policy=setting.policy,
-        clock=clock,
-        random=Random(setting.seed),  # noqa: S311 - chooses among equals, keeps no secret
-        ttl_s=setting.ttl_s,
-        confirm_s=setting.confirm_s,
-        caching=setting.caching,
-        pulls=_pulls(setting.profile),
-    )
-
-
-def _pulls(profile: CostProfile) -> PullPolicy:
-    """What a calibration would tell: cached tokens are loaded from host memory before they are read."""
-    load_s = profile.kv_bytes_per_token / profile.paths["dram"].bytes_per_s
-    prefill = msgspec.structs.replace(profile.prefill, per_cached_token_s=profile.prefill.per_cached_token_s + load_s)
-    return PullPolicy(
-        prefill=prefill,
-        decode=profile.decode,
-        path=profile.paths[PEER],
-        kv_capacity_tokens=profile.kv_capacity_tokens,
-    )
 
 
 def _id(number: int) -> RequestId:

@@ -11,11 +11,13 @@ from memserve.core.ids import Epoch, Incarnation, InstanceId
 from memserve.pool.eviction import eviction_policy
 from memserve.scheduler.cost_model import CostProfile
 from memserve.scheduler.policies import find_policy
+from memserve.scheduler.weighing import MAX_REPLICAS
 from memserve.simulator.trace import Trace
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import Load, PeerInfo
 
 INCARNATION = Incarnation(1)
+MEMORY_INSTANCE = InstanceId("memory")
 
 LAYOUTS = ("colocated", "flexible", "disaggregated")
 """By name, for any number of instances; the last one is half prefill, half decode. "3p1d" and "1p1d2c" work, too."""
@@ -35,6 +37,10 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     pool_blocks: int | None = None
     """Of each instance, blocks as the trace has them; None: so many that nothing is evicted."""
     eviction: str = "lru"
+    memory_blocks: int = 0
+    """Of a memory instance beside the others; 0: there is none."""
+    max_replicas: int = MAX_REPLICAS
+    """To so many instances a prefix that is asked for often is brought ahead of need; 1: to none but its holder."""
     ttl_s: float = 600.0
     """How long the scheduler believes what it was not told again."""
     confirm_s: float = 30.0
@@ -56,6 +62,11 @@ def check_setting(trace: Trace, setting: Setting) -> None:
     roles(setting)
     if setting.pool_blocks is not None and setting.pool_blocks < 1:
         raise ConfigError(f"a pool of {setting.pool_blocks} blocks holds nothing: give at least 1")
+    if setting.memory_blocks < 0 or setting.max_replicas < 1:
+        raise ConfigError(
+            f"a memory instance of {setting.memory_blocks} blocks and {setting.max_replicas} replicas: "
+            "give 0 blocks or more, and 1 replica or more"
+        )
     missing = {"dram", "peer"} - setting.profile.paths.keys()
     if missing:
         raise ConfigError(f"the cost profile has no path {' and no path '.join(sorted(missing))}: calibrate again")
@@ -102,10 +113,10 @@ def keeps_kv(role: Role, caching: CachingMode) -> bool:
 
 def cluster_view(setting: Setting, *, block_tokens: int) -> ClusterView:
     """All instances of the run, ready to serve."""
-    instances = (
-        instance_view(InstanceId(f"i{number}"), role, setting.profile, block_tokens=block_tokens)
-        for number, role in enumerate(roles(setting))
-    )
+    names = [(InstanceId(f"i{number}"), role) for number, role in enumerate(roles(setting))]
+    if setting.memory_blocks:
+        names.append((MEMORY_INSTANCE, Role.MEMORY))
+    instances = (instance_view(name, role, setting.profile, block_tokens=block_tokens) for name, role in names)
     return ClusterView(epoch=Epoch(1), instances=tuple(instances))
 
 

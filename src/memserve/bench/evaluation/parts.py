@@ -48,6 +48,7 @@ _PARTS: dict[Size, tuple[tuple[str, str, float], ...]] = {
         ("pool", "bench pool", 120.0),
         ("simulation-paper", "bench simulated paper --sessions 60 --seeds 1 --loads 2", 240.0),
         ("simulation-cost", f"bench simulated cost {_TRACES}/mooncake_arxiv_trace_1000.jsonl --most 32", 120.0),
+        ("simulation-memory", f"bench simulated memory {_TRACES}/mooncake_arxiv_trace_1000.jsonl", 120.0),
         *((f"study-{name}", f"bench study {name} --size quick", 240.0) for name in STUDIES),
         *((f"serve-{name}", f"bench serve --workload {name} {_SMALL}", 300.0) for name in WORKLOADS),
         ("calibration", f"calibrate --seconds 30 --output {_PROFILE}", 200.0),
@@ -58,6 +59,11 @@ _PARTS: dict[Size, tuple[tuple[str, str, float], ...]] = {
         ("pool", "bench pool", _HOUR),
         ("simulation-paper", "bench simulated paper", 4 * _HOUR),
         ("simulation-cost", f"bench simulated cost {_TRACES}/conversation_trace.jsonl", 4 * _HOUR),
+        (
+            "simulation-memory",
+            f"bench simulated memory {_TRACES}/conversation_trace.jsonl --max-requests 4000",
+            _HOUR,
+        ),
         *((f"study-{name}", f"bench study {name}", _HOUR) for name in STUDIES),
         *(
             (f"serve-{name}", f"bench serve --workload {name} {OPTIONS}", 12 * _HOUR)

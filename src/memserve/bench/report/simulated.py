@@ -11,6 +11,7 @@ from memserve.bench.simulated.record import (
     CostReport,
     CostResult,
     Gains,
+    MemoryReport,
     PaperReport,
     PaperResult,
     StudyReport,
@@ -44,6 +45,15 @@ def simulated_sections() -> list[Section]:
                 "--json benchmarks/results/simulation-cost.json"
             ),
             build=_cost,
+        ),
+        Section(
+            name="simulation-memory",
+            file="simulation-memory.json",
+            command=(
+                "memserve bench simulated memory ../shared/data/mooncake/conversation_trace.jsonl "
+                "--max-requests 4000 --json benchmarks/results/simulation-memory.json"
+            ),
+            build=_memory,
         ),
         Section(
             name="simulation-against",
@@ -143,6 +153,34 @@ def _cost(file: Path) -> Block:
     groups = tuple(_kind(result).replace(", ", "\n") for result in report.results)
     chart = BarChart(title="cost of serving", y="dollars per million tokens ($)", groups=groups, bars=bars)
     drawing = Drawing(name="simulation-cost", alt="Cost of a million tokens, simulated", charts=(chart,))
+    return Block(lines=(*lines, *_origin(report)), drawings=(drawing,))
+
+
+def _memory(file: Path) -> Block:
+    report = read_json(file, MemoryReport)
+    if not report.results:
+        raise ConfigError(f"{file} holds no results: make it again")
+    rows = [["cluster", "requests", "hits (ideal)", "TTFT avg, s", "TTFT P99, s", "JCT avg, s", "pulled", "moved, TB"]]
+    rows += [
+        [
+            f"{result.cluster}, {result.instances} instances",
+            f"{result.requests} of {result.trace}",
+            f"{result.hit_ratio:.1%} ({result.ideal_hit_ratio:.1%})",
+            f"{result.ttft_avg_s:.3f}",
+            f"{result.ttft_p99_s:.2f}",
+            f"{result.jct_avg_s:.2f}",
+            f"{result.pull_ratio:.0%}",
+            f"{result.moved_bytes / 1e12:.1f}",
+        ]
+        for result in report.results
+    ]
+    pool, memory = report.results[0].pool_blocks or 0, max(result.memory_blocks for result in report.results)
+    asked = f"Small pools: {pool} blocks of 512 tokens each; the large memory instance: {memory} blocks."
+    lines = [asked, "", f"Profile: {report.profile_source}", "", *table(rows)]
+    bars = (Bars(label="hits", values=tuple(100 * result.hit_ratio for result in report.results)),)
+    groups = tuple(result.cluster.replace(" ", "\n") for result in report.results)
+    chart = BarChart(title="what more memory buys", y="blocks found (%)", groups=groups, bars=bars)
+    drawing = Drawing(name="simulation-memory", alt="Hit ratio by where memory is put", charts=(chart,), columns=1)
     return Block(lines=(*lines, *_origin(report)), drawings=(drawing,))
 
 

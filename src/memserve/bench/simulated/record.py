@@ -135,6 +135,35 @@ class CostReport(StudyReport, frozen=True, kw_only=True):
     results: tuple[CostResult, ...]
 
 
+class MemoryResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One cluster of `memserve bench simulated memory`."""
+
+    cluster: str
+    trace: str
+    requests: int
+    instances: int
+    pool_blocks: int | None
+    """Of each instance; None: endless."""
+    memory_blocks: int
+    """Of the memory instance; 0: there is none."""
+    max_replicas: int
+    hit_ratio: float
+    ideal_hit_ratio: float
+    ttft_avg_s: float
+    ttft_p99_s: float
+    jct_avg_s: float
+    pull_ratio: float
+    """Share of the requests for which KV was pulled."""
+    moved_bytes: float
+    load_max_over_mean: float
+
+
+class MemoryReport(StudyReport, frozen=True, kw_only=True):
+    """`memserve bench simulated memory`."""
+
+    results: tuple[MemoryResult, ...]
+
+
 def write_study(report: StudyReport, file: Path) -> None:
     """Indented, with a newline at the end. Raises ConfigError when the file cannot be written."""
     try:

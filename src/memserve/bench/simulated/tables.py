@@ -3,7 +3,7 @@
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from memserve.bench.simulated.record import AgainstReport, CostReport, Gains, PaperReport
+from memserve.bench.simulated.record import AgainstReport, CostReport, Gains, MemoryReport, PaperReport
 from memserve.core.enums import CachingMode
 
 
@@ -65,6 +65,23 @@ def cost_table(report: CostReport) -> Table:
             f"{row.utilisation:.0%}",
             f"{row.hit_ratio:.3f}",
             f"{row.dollars_per_million_tokens:.3f}",
+        )
+    return table
+
+
+def memory_table(report: MemoryReport) -> Table:
+    """A row per cluster; TB are those moved between instances."""
+    table = _table("cluster", right=("hits", "TTFT s", "p99", "JCT s", "pull", "TB", "max/mean"))
+    for row in report.results:
+        table.add_row(
+            row.cluster,
+            f"{row.hit_ratio:.3f}",
+            f"{row.ttft_avg_s:.3f}",
+            f"{row.ttft_p99_s:.2f}",
+            f"{row.jct_avg_s:.2f}",
+            f"{row.pull_ratio:.0%}",
+            f"{row.moved_bytes / 1e12:.1f}",
+            f"{row.load_max_over_mean:.2f}",
         )
     return table
 
