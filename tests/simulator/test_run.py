@@ -179,7 +179,7 @@ def test_a_prompt_that_is_held_elsewhere_is_pulled_when_that_is_sooner() -> None
 
 
 def test_transfers_out_of_one_instance_wait_for_each_other() -> None:
-    links = Links(CostModel(PAIR))
+    links = Links(CostModel(PAIR), memory=InstanceId("none"))
     a, b, c = (InstanceId(name) for name in "abc")
     assert links.send(source=a, target=b, num_bytes=1024, at_s=0.0) == 1.5
     assert links.send(source=a, target=c, num_bytes=1024, at_s=1.0) == 3.0
