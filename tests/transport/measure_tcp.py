@@ -19,7 +19,7 @@ from memserve.config import LOOPBACK
 from memserve.core.clock import SystemClock
 from memserve.core.ids import Incarnation, InstanceId, TransferId
 from memserve.instance.setup import default_identity
-from memserve.transport.base import BlockCopy, Offer
+from memserve.transport.base import Offer, RunCopy
 from memserve.transport.tcp import Part, RemoteRoom, TcpTransport
 from memserve.transport.tcp_server import DataServer
 from memserve.transport.verified_copy import checksum
@@ -107,8 +107,8 @@ def measure(memory: Memory, endpoint: str, port: int) -> dict[str, list[float]]:
     expected = [checksum(view) for view in memory.views]
 
     def fetch() -> None:
-        copies = [BlockCopy(source_index=i, target=view, checksum=expected[i]) for i, view in enumerate(memory.views)]
-        transport.fetch(offer, copies)
+        runs = [RunCopy(source_index=i, target=view, checksums=(expected[i],)) for i, view in enumerate(memory.views)]
+        transport.fetch(offer, runs)
 
     times: dict[str, list[float]] = {"plain": [], "fetch": [], "write": []}
     for _ in range(ROUNDS):

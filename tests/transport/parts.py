@@ -16,7 +16,7 @@ from memserve.instance.setup import default_identity
 from memserve.instance.tiers import TierMemory
 from memserve.storage.shared_memory import SharedMemory
 from memserve.transfer.record import peer_owner
-from memserve.transport.base import BlockCopy
+from memserve.transport.base import RunCopy
 from memserve.transport.framed_socket import TcpLimits
 from memserve.transport.nixl_agent import NixlAgent
 from memserve.transport.tcp import Part, RemoteRoom
@@ -76,12 +76,12 @@ class Side:
     def offer(self, blocks: tuple[BlockId, ...]) -> AbstractContextManager[bytes]:
         return self.door.offer(TRANSFER, blocks)
 
-    def copies_of(self, source: "Side", blocks: tuple[BlockId, ...], targets: tuple[BlockId, ...]) -> list[BlockCopy]:
+    def copies_of(self, source: "Side", blocks: tuple[BlockId, ...], targets: tuple[BlockId, ...]) -> list[RunCopy]:
         return [
-            BlockCopy(
+            RunCopy(
                 source_index=block_index(block),
                 target=self.core.memory.view(target),
-                checksum=checksum(source.core.memory.view(block)),
+                checksums=(checksum(source.core.memory.view(block)),),
             )
             for block, target in zip(blocks, targets, strict=True)
         ]

@@ -12,7 +12,7 @@ from memserve.core.errors import InstanceUnavailable, InvalidBlocks, TransferFai
 from memserve.core.ids import Incarnation, InstanceId, TransferId
 from memserve.instance.setup import default_identity
 from memserve.storage.shared_memory import SharedMemory, attach
-from memserve.transport.base import BlockCopy, Offer
+from memserve.transport.base import Offer, RunCopy
 from memserve.transport.shm import SharedMemoryTransport
 from memserve.transport.verified_copy import CopyThreads, checksum
 from memserve.wire.messages import PeerInfo
@@ -57,8 +57,10 @@ def offer(arena: SharedMemory) -> Offer:
     return Offer(peer=peer, transfer=TransferId("t"))
 
 
-def copies(sender: SharedMemory, receiver: SharedMemory) -> list[BlockCopy]:
-    return [BlockCopy(source_index=n, target=receiver.view(3 - n), checksum=checksum(sender.view(n))) for n in range(4)]
+def copies(sender: SharedMemory, receiver: SharedMemory) -> list[RunCopy]:
+    return [
+        RunCopy(source_index=n, target=receiver.view(3 - n), checksums=(checksum(sender.view(n)),)) for n in range(4)
+    ]
 
 
 def test_all_blocks_arrive_where_they_should(

@@ -6,18 +6,20 @@ one of its own (`submit`).
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
 
 from memserve.core.enums import DataPath
 from memserve.core.errors import NotIntroduced
-from memserve.core.ids import BlockId, TransferId, block_index
+from memserve.core.ids import PLACE_MASK, BlockId, TransferId, block_index
 from memserve.instance.core import PoolCore
 from memserve.instance.data_paths import DataPaths
 from memserve.instance.inbox import Inbox
 from memserve.instance.records import Received
 from memserve.transfer.record import peer_owner
-from memserve.transport.base import BlockCopy, Offer, Transport
+from memserve.transport.base import Offer, RunCopy, Transport
 from memserve.wire.messages import BlockList, PeerInfo, TransferReply, TransferRequest
 
 _COPY_THREADS = {DataPath.SHM: 2, DataPath.TCP: 8, DataPath.NIXL: 2}
@@ -125,13 +127,15 @@ class IncomingCopies:
     def _copy(
         self, transport: Transport, message: TransferRequest, peer: PeerInfo, blocks: tuple[BlockId, ...]
     ) -> None:
-        targets = self._core.memory.views(blocks)
-        copies = zip(message.source.blocks, targets, message.checksums, strict=True)
         transport.fetch(
             Offer(peer=peer, transfer=message.transfer, ticket=message.ticket),
             [
-                BlockCopy(source_index=block_index(source), target=target, checksum=checksum)
-                for source, target, checksum in copies
+                RunCopy(
+                    source_index=block_index(message.source.blocks[run.start]),
+                    target=self._core.memory.view(blocks[run.start], len(run)),
+                    checksums=message.checksums[run.start : run.stop],
+                )
+                for run in _neighbours(message.source.blocks, blocks)
             ],
         )
 
@@ -141,3 +145,11 @@ class IncomingCopies:
 
 def _key(message: TransferRequest, peer: PeerInfo) -> _Key:
     return peer_owner(peer.instance, peer.incarnation), message.transfer
+
+
+def _neighbours(sources: Sequence[BlockId], targets: Sequence[BlockId]) -> "Iterator[range]":
+    """Ranges of positions whose blocks lie one after the other on both sides."""
+    places = np.array((sources, targets), np.int64) & PLACE_MASK
+    breaks = np.flatnonzero((np.diff(places) != 1).any(axis=0)) + 1
+    edges = (0, *breaks.tolist(), len(sources))
+    return map(range, edges, edges[1:])

@@ -21,7 +21,7 @@ from memserve.core.ids import BlockId, TransferId, block_index
 from memserve.instance.core import PoolCore
 from memserve.instance.data_paths import DataPaths
 from memserve.instance.peer_links import PeerLinks
-from memserve.transport.base import BlockCopy, Offer
+from memserve.transport.base import Offer, RunCopy
 from memserve.wire.messages import (
     PathCheck,
     PeerInfo,
@@ -71,7 +71,9 @@ class SelfTest:
         if transport is None or not transport.reaches(peer):
             return ProbeReply(is_possible=False)
         target = bytearray(self._core.memory.block_bytes)
-        copy = BlockCopy(source_index=block_index(message.block), target=memoryview(target), checksum=message.checksum)
+        copy = RunCopy(
+            source_index=block_index(message.block), target=memoryview(target), checksums=(message.checksum,)
+        )
         offer = Offer(peer=peer, transfer=message.transfer, ticket=message.ticket)
         try:
             await asyncio.to_thread(transport.fetch, offer, [copy])

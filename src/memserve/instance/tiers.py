@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from memserve.core.enums import Tier
 from memserve.core.errors import ConfigError, InvalidBlocks
-from memserve.core.ids import BlockId, block_index, block_tier, block_tier_bits
+from memserve.core.ids import BlockId, block_index, block_tier
 from memserve.storage.base import DeviceStorage, ElasticStorage, MappedStorage, Storage
 
 
@@ -38,22 +38,17 @@ class TierMemory:
             raise ConfigError(f"the {tier.name} tier of this pool cannot change its size: {storage}")
         return storage
 
-    def view(self, block: BlockId) -> memoryview:
-        """Writable bytes of a block. Raises InvalidBlocks for a tier or an index that is not here, or not mapped."""
+    def view(self, block: BlockId, num_blocks: int = 1) -> memoryview:
+        """Writable bytes of a block, or of so many neighbours.
+
+        Raises InvalidBlocks for a tier or an index that is not here, or not mapped.
+        """
         storage = self._storage(block)
         if not isinstance(storage, MappedStorage):
             raise InvalidBlocks(
                 f"block {block:#x} lies on {block_tier(block).name}, which cannot be mapped: swap it in first"
             )
-        return storage.view(block_index(block))
-
-    def views(self, blocks: Sequence[BlockId]) -> list[memoryview]:
-        """As `view`, of each one."""
-        storages = {int(t): storage for t, storage in self._storages.items() if isinstance(storage, MappedStorage)}
-        try:
-            return [storages[block_tier_bits(block)].view(block_index(block)) for block in blocks]
-        except KeyError as error:
-            raise InvalidBlocks(f"one of {len(blocks)} blocks is of no tier of this pool that can be mapped") from error
+        return storage.view(block_index(block), num_blocks)
 
     def write(self, blocks: Sequence[BlockId], data: memoryview) -> None:
         """`data` is as long as all blocks together. Raises InvalidBlocks otherwise, before anything is written.

@@ -72,8 +72,8 @@ class MappedStorage(ABC):
     block_bytes: int
 
     @abstractmethod
-    def view(self, block_index: int) -> memoryview:
-        """Writable bytes of one block, `block_bytes` long."""
+    def view(self, block_index: int, num_blocks: int = 1) -> memoryview:
+        """Writable bytes of one block, or of so many neighbours; `block_bytes` each."""
 
     @abstractmethod
     def close(self) -> None:
@@ -86,12 +86,13 @@ class MappedStorage(ABC):
         np.copyto(np.frombuffer(self.view(block_index), np.uint8), np.frombuffer(source, np.uint8))
 
 
-def block_view(memory: memoryview, block_index: int, *, num_blocks: int, block_bytes: int) -> memoryview:
-    """Slice of one block out of a tier's memory. Raises InvalidBlocks when the index is not a block's."""
-    check_index(block_index, num_blocks=num_blocks)
+def block_view(memory: memoryview, blocks: range, *, num_blocks: int, block_bytes: int) -> memoryview:
+    """Slice of neighbouring blocks out of a tier's memory. Raises InvalidBlocks when one is no block's index."""
+    check_index(blocks.start, num_blocks=num_blocks)
+    check_index(blocks.stop - 1, num_blocks=num_blocks)
     if len(memory) != num_blocks * block_bytes:
-        raise InvalidBlocks(f"block {block_index} cannot be reached: the pool is closed")
-    return memory[block_index * block_bytes : (block_index + 1) * block_bytes]
+        raise InvalidBlocks(f"block {blocks.start} cannot be reached: the pool is closed")
+    return memory[blocks.start * block_bytes : blocks.stop * block_bytes]
 
 
 def check_shape(num_blocks: int, block_bytes: int) -> None:

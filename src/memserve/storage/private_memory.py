@@ -24,8 +24,9 @@ class PrivateMemory(MappedStorage):
             ) from error
         self._memory = memoryview(mapping)
 
-    def view(self, block_index: int) -> memoryview:
-        return block_view(self._memory, block_index, num_blocks=self.num_blocks, block_bytes=self.block_bytes)
+    def view(self, block_index: int, num_blocks: int = 1) -> memoryview:
+        blocks = range(block_index, block_index + num_blocks)
+        return block_view(self._memory, blocks, num_blocks=self.num_blocks, block_bytes=self.block_bytes)
 
     def close(self) -> None:
         self._memory = memoryview(b"")

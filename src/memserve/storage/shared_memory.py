@@ -81,10 +81,11 @@ class SharedMemory(MappedStorage):
         """Positions of the blocks that have memory."""
         return self._segments.backed()
 
-    def view(self, block_index: int) -> memoryview:
+    def view(self, block_index: int, num_blocks: int = 1) -> memoryview:
         # In this order: while another thread grows the memory, what is mapped is never less than the number says.
-        num_blocks, memory = self._num_mapped, self._memory
-        return block_view(memory, block_index, num_blocks=num_blocks, block_bytes=self.block_bytes)
+        num_mapped, memory = self._num_mapped, self._memory
+        blocks = range(block_index, block_index + num_blocks)
+        return block_view(memory, blocks, num_blocks=num_mapped, block_bytes=self.block_bytes)
 
     def grow(self, num_blocks: int) -> tuple[int, ...]:
         """Memory for so many more blocks; their positions. Raises ConfigError, and then has not grown."""
@@ -158,12 +159,13 @@ class AttachedMemory(MappedStorage):
         """How many positions are mapped; some of them may be holes."""
         return len(self._memory) // self.block_bytes
 
-    def view(self, block_index: int) -> memoryview:
+    def view(self, block_index: int, num_blocks: int = 1) -> memoryview:
         memory = self._memory
-        if memory and block_index >= len(memory) // self.block_bytes:
+        if memory and block_index + num_blocks > len(memory) // self.block_bytes:
             memory = self._memory = self._mapped()
-        num_blocks = len(memory) // self.block_bytes or self._ref.num_blocks
-        return block_view(memory, block_index, num_blocks=num_blocks, block_bytes=self.block_bytes)
+        num_mapped = len(memory) // self.block_bytes or self._ref.num_blocks
+        blocks = range(block_index, block_index + num_blocks)
+        return block_view(memory, blocks, num_blocks=num_mapped, block_bytes=self.block_bytes)
 
     def close(self) -> None:
         self._memory = memoryview(b"")

@@ -4,7 +4,7 @@ A Transport copies and checks; it allocates nothing, publishes nothing and decid
 callers with an event loop run it on a thread.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -26,6 +26,41 @@ class BlockCopy(msgspec.Struct, frozen=True, kw_only=True):
     """xxh3-64 of the bytes that are to arrive."""
 
 
+class RunCopy(msgspec.Struct, frozen=True, kw_only=True):
+    """Blocks to fetch that are neighbours at both ends."""
+
+    source_index: int
+    """Position of the first one in the sender's arena."""
+    target: memoryview
+    """Writable, as long as all of them."""
+    checksums: tuple[int, ...]
+    """xxh3-64 of each block's bytes that are to arrive."""
+
+    @property
+    def block_bytes(self) -> int:
+        return self.target.nbytes // len(self.checksums)
+
+    def cut(self, num_blocks: int) -> "Iterator[RunCopy]":
+        """In runs of at most so many blocks."""
+        size = self.block_bytes
+        for first in range(0, len(self.checksums), num_blocks):
+            last = first + num_blocks
+            yield RunCopy(
+                source_index=self.source_index + first,
+                target=self.target[first * size : last * size],
+                checksums=self.checksums[first:last],
+            )
+
+
+def one_by_one(runs: Iterable[RunCopy]) -> list[BlockCopy]:
+    """Each block of each run."""
+    return [
+        BlockCopy(source_index=one.source_index, target=one.target, checksum=one.checksums[0])
+        for run in runs
+        for one in run.cut(1)
+    ]
+
+
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """Blocks that a peer lets this instance copy."""
 
@@ -42,7 +77,7 @@ class Transport(Protocol):
         """Whether this path can lead to and from the peer. May look at this host, never waits for the peer."""
         ...
 
-    def fetch(self, offer: Offer, copies: Sequence[BlockCopy]) -> None:
+    def fetch(self, offer: Offer, runs: Sequence[RunCopy]) -> None:
         """Copy all. Raises TransferFailed when a block does not arrive as it was sent, InstanceUnavailable
         when the sender cannot be reached; the targets then hold nothing that may be used, and nothing is
         written into them any more."""
@@ -53,10 +88,10 @@ class Transport(Protocol):
         ...
 
 
-def check_arrived(copy: BlockCopy, found: int) -> None:
+def check_arrived(source_index: int, found: int, *, announced: int) -> None:
     """Raise TransferFailed unless `found`, the xxh3-64 of what came into the target, was announced."""
-    if found != copy.checksum:
+    if found != announced:
         raise TransferFailed(
-            f"block {copy.source_index} arrived with checksum {found:016x} instead of {copy.checksum:016x}: "
+            f"block {source_index} arrived with checksum {found:016x} instead of {announced:016x}: "
             "it changed on the way; nothing was published"
         )

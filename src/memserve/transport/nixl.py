@@ -13,7 +13,7 @@ from memserve.config import LOOPBACK, Network
 from memserve.core.clock import Clock
 from memserve.core.enums import DataPath
 from memserve.core.errors import ProtocolError
-from memserve.transport.base import BlockCopy, Offer, check_arrived
+from memserve.transport.base import BlockCopy, Offer, RunCopy, check_arrived, one_by_one
 from memserve.transport.connections import Connections
 from memserve.transport.framed_socket import TcpLimits
 from memserve.transport.nixl_agent import STAGING_BYTES, NixlAgent
@@ -40,7 +40,8 @@ class NixlTransport:
         """Whether it shows its blocks to NIXL; nobody asks it, nor UCX."""
         return peer.nixl and self._connections.speaks_to(peer.data)
 
-    def fetch(self, offer: Offer, copies: Sequence[BlockCopy]) -> None:
+    def fetch(self, offer: Offer, runs: Sequence[RunCopy]) -> None:
+        copies = one_by_one(runs)
         request = ExposeRequest(
             transfer=offer.transfer, ticket=offer.ticket, blocks=tuple(copy.source_index for copy in copies)
         )
@@ -61,7 +62,7 @@ class NixlTransport:
         num_bytes = sum(length for _, length in pieces)
         deadline_s = self._limits.stall_s + num_bytes / self._limits.min_bytes_per_s
         for copy, staged in zip(copies, self._agent.read(shown, pieces, deadline_s=deadline_s), strict=True):
-            check_arrived(copy, copy_hashed(copy.target, staged))
+            check_arrived(copy.source_index, copy_hashed(copy.target, staged), announced=copy.checksum)
 
     def __repr__(self) -> str:
         return f"NixlTransport({self._agent}, {self._connections})"

@@ -11,15 +11,15 @@ from typing import Protocol
 
 from memserve.core.enums import DataPath
 from memserve.core.errors import InstanceUnavailable, MemserveError
-from memserve.transport.base import BlockCopy, Offer, check_arrived
-from memserve.transport.verified_copy import CopyThreads, copy_hashed
+from memserve.transport.base import Offer, RunCopy, check_arrived
+from memserve.transport.verified_copy import PIECE_BYTES, CopyThreads, copy_blocks_hashed
 from memserve.wire.messages import ArenaRef, PeerInfo
 
 
 class MappedArena(Protocol):
     """A peer's arena in this process' address space."""
 
-    def view(self, block_index: int) -> memoryview: ...
+    def view(self, block_index: int, num_blocks: int = 1) -> memoryview: ...
 
     def close(self) -> None: ...
 
@@ -47,15 +47,19 @@ class SharedMemoryTransport:
             return False
         return True
 
-    def fetch(self, offer: Offer, copies: Sequence[BlockCopy]) -> None:
-        source = self._attached(offer.peer)
+    def fetch(self, offer: Offer, runs: Sequence[RunCopy]) -> None:
+        """Neighbours are copied together, as many as stay in the cache until they are hashed."""
+        arena = self._attached(offer.peer)
 
-        def fill(copy: BlockCopy) -> None:
-            found = copy_hashed(copy.target, source.view(copy.source_index))
-            if found != copy.checksum:
-                check_arrived(copy, found)
+        def fill(run: RunCopy) -> None:
+            source = arena.view(run.source_index, len(run.checksums))
+            found = copy_blocks_hashed(run.target, source, block_bytes=run.block_bytes)
+            if found != run.checksums:
+                for position, (one, announced) in enumerate(zip(found, run.checksums, strict=True)):
+                    check_arrived(run.source_index + position, one, announced=announced)
 
-        self._threads.run(fill, copies, num_bytes=sum(copy.target.nbytes for copy in copies))
+        pieces = [piece for run in runs for piece in run.cut(max(1, PIECE_BYTES // run.block_bytes))]
+        self._threads.run(fill, pieces, num_bytes=sum(run.target.nbytes for run in runs))
 
     def close(self) -> None:
         with self._lock:

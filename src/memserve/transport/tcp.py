@@ -15,7 +15,7 @@ from memserve.core.clock import Clock
 from memserve.core.enums import DataPath
 from memserve.core.errors import ProtocolError
 from memserve.core.ids import TransferId
-from memserve.transport.base import BlockCopy, Offer, check_arrived
+from memserve.transport.base import BlockCopy, Offer, RunCopy, check_arrived, one_by_one
 from memserve.transport.connections import Connections
 from memserve.transport.framed_socket import FramedSocket, TcpLimits
 from memserve.transport.verified_copy import CopyThreads, checksum
@@ -78,8 +78,9 @@ class TcpTransport:
         """Whether it has a data server that wants TLS where this side does; nobody asks it."""
         return self._connections.speaks_to(peer.data)
 
-    def fetch(self, offer: Offer, copies: Sequence[BlockCopy]) -> None:
+    def fetch(self, offer: Offer, runs: Sequence[RunCopy]) -> None:
         """Long ones in ranges of blocks over several connections at once."""
+        copies = one_by_one(runs)
         num_bytes = sum(copy.target.nbytes for copy in copies)
         at_once = max(1, self._limits.range_bytes * len(copies) // max(num_bytes, 1))
         ranges = [copies[first : first + at_once] for first in range(0, len(copies), at_once)]
@@ -99,7 +100,7 @@ class TcpTransport:
                     f"{num_expected} bytes of {len(copies)} blocks"
                 )
             for copy, found in zip(copies, framed.fill([copy.target for copy in copies]), strict=True):
-                check_arrived(copy, found)
+                check_arrived(copy.source_index, found, announced=copy.checksum)
 
     def write(self, room: RemoteRoom, parts: Iterable[Part]) -> int:
         """Bring all parts over; returns how many frames it took. All of them are verified there on return.

@@ -45,6 +45,16 @@ def copy_hashed(target: memoryview, source: memoryview) -> int:
     return digest.intdigest()
 
 
+def copy_blocks_hashed(target: memoryview, source: memoryview, *, block_bytes: int) -> tuple[int, ...]:
+    """As `copy_hashed` of neighbouring blocks; gives one xxh3-64 for each. More than one: PIECE_BYTES at most."""
+    num_bytes = target.nbytes
+    if num_bytes == block_bytes:
+        return (copy_hashed(target, source),)
+    np.copyto(np.frombuffer(target, np.uint8), np.frombuffer(source, np.uint8))
+    starts = range(0, num_bytes, block_bytes)
+    return tuple([xxhash.xxh3_64_intdigest(target[start : start + block_bytes]) for start in starts])
+
+
 class CopyThreads:
     """As many threads as this process may use processors, up to MAX_THREADS; the caller's own is one of them."""
 
