@@ -3,6 +3,7 @@
 The tests share one cluster and run in the order of the file: the last ones kill it piece by piece.
 """
 
+import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +12,8 @@ import httpx
 import openai
 import pytest
 
+from memserve.security.https import towards_instances
+from memserve.security.secret import read_secret
 from tests.e2e.served import Served, serve
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -53,11 +56,16 @@ def test_a_stream_through_the_openai_client_says_what_plain_vllm_says(
     assert last.usage.prompt_tokens == truth["usage"]["prompt_tokens"]
 
 
-def test_no_instance_answers_who_is_not_its_gateway(cluster: Served) -> None:
+def test_no_instance_answers_who_does_not_know_the_secret(cluster: Served) -> None:
+    member = towards_instances(read_secret(cluster.log.with_name("secret")))
+    anybody = ssl.create_default_context()
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
     for instance in cluster.cluster()["instances"]:
-        for path in ("/v1/completions", "/tokenize", "/reset_prefix_cache", "/metrics"):
-            assert httpx.post(instance["url"] + path, json={}).status_code == 401
-        assert httpx.get(instance["url"] + "/health").status_code == 200
+        url = instance["url"]
+        for address, trusted in ((url, anybody), (url.replace("https:", "http:"), anybody), (url, True)):
+            with pytest.raises(httpx.TransportError):
+                httpx.get(address + "/health", verify=trusted)
+        assert httpx.get(url + "/health", verify=member).status_code == 200
 
 
 def test_cached_tokens_are_true_the_second_time(cluster: Served, client: openai.OpenAI) -> None:

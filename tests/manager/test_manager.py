@@ -23,6 +23,7 @@ from memserve.core.errors import ConfigError, DeadlineExceeded, IdentityMismatch
 from memserve.core.ids import Epoch, Incarnation, InstanceId, RequestId
 from memserve.manager.manager import ClusterManager
 from memserve.rpc.channel import RpcClient
+from memserve.security.secret import ClusterSecret
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import (
     AckReply,
@@ -76,7 +77,9 @@ def told() -> Iterator[Told]:
     return Told()
 
 
-def new_manager(told: Told, clock: Clock | None = None, **times: float) -> ClusterManager:
+def new_manager(
+    told: Told, clock: Clock | None = None, secret: ClusterSecret | None = None, **times: float
+) -> ClusterManager:
     return ClusterManager(
         cluster="test",
         bind="127.0.0.1",
@@ -84,6 +87,7 @@ def new_manager(told: Told, clock: Clock | None = None, **times: float) -> Clust
         on_report=told.reports.append,
         on_change=told.change,
         launcher=no_restarts,
+        secret=secret,
         **times,  # type: ignore[arg-type]
     )
 
@@ -180,6 +184,21 @@ async def test_a_joined_instance_is_active_once_its_server_answers(
     server.status = 200
     await manager.wait_ready(1, deadline_s=10)
     assert states(manager) == {A: InstanceState.ACTIVE}
+
+
+async def test_with_a_secret_an_instance_whose_server_speaks_plain_http_gets_no_requests(
+    told: Told, server: Server
+) -> None:
+    secret = ClusterSecret(b"s" * 32)
+    manager = new_manager(told, secret=secret)
+    await manager.start()
+    client: RpcClient[ClusterMessage] = RpcClient(manager.endpoint, ClusterMessage, secret=secret)
+    await client.call(join_request(url=server.url), deadline_s=5)
+    with pytest.raises(ConfigError, match="speaks plain HTTP, in a cluster with a secret: start it with memserve inst"):
+        await manager.wait_ready(1, 20)
+    assert states(manager) == {A: InstanceState.JOINING}
+    await client.close()
+    await manager.stop()
 
 
 async def test_a_failed_request_takes_an_instance_out_until_its_server_answers_again(

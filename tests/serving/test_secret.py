@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from memserve.cli.admin import ask
 from memserve.core.errors import ConfigError, SecretRefused
+from memserve.security.https import towards_instances
 from memserve.security.secret import Purpose, make_secret, read_secret
 from memserve.serving.joined_instance import find_cluster
 from tests.serving.processes import memserve
@@ -45,9 +47,31 @@ async def strangers_are_refused(url: str, manager: str, instance: str, theirs: P
         await find_cluster(url, read_secret(theirs))
     with pytest.raises(ConfigError, match="needs its secret"):
         await ask(url, "/admin/cluster", dict[str, Any])
-    async with aiohttp.ClientSession() as http, http.post(f"{instance}/v1/chat/completions", json={}) as answer:
-        assert answer.status == 401
+    await its_server_hangs_up_on_strangers(instance, theirs)
     host, _, port = manager.removeprefix("tcp://").rpartition(":")
+    for _ in range(20):
+        with socket.create_connection((host, int(port))) as stranger:
+            stranger.sendall(os.urandom(1 << 12))
+
+
+async def its_server_hangs_up_on_strangers(instance: str, theirs: Path) -> None:
+    """One that speaks plain HTTP, one without a certificate, one with another secret's, one who sends anything."""
+    anybody = ssl.create_default_context()
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    other = towards_instances(read_secret(theirs))
+    trusting = towards_instances(read_secret(theirs))
+    assert isinstance(trusting, ssl.SSLContext)
+    trusting.verify_mode = ssl.CERT_NONE
+    for url, shown in (
+        (instance.replace("https:", "http:"), True),
+        (instance, anybody),
+        (instance, other),
+        (instance, trusting),
+    ):
+        with pytest.raises(aiohttp.ClientError):
+            async with aiohttp.ClientSession() as http, http.get(f"{url}/health", ssl=shown):
+                pass
+    host, _, port = instance.removeprefix("https://").rpartition(":")
     for _ in range(20):
         with socket.create_connection((host, int(port))) as stranger:
             stranger.sendall(os.urandom(1 << 12))

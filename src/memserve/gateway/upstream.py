@@ -20,7 +20,8 @@ from yarl import URL
 from memserve.cluster.view import InstanceView
 from memserve.gateway.client_connection import RawHeaders
 from memserve.gateway.errors import InstanceLost
-from memserve.security.secret import ClusterSecret, Purpose
+from memserve.security.https import towards_instances
+from memserve.security.secret import ClusterSecret
 
 _CONNECT_DEADLINE_S = 3.0
 # vLLM closes idle connections after 5 s; reusing one at that moment would look like a failed instance.
@@ -70,10 +71,9 @@ class Upstream:
     """Open once per process, inside the event loop; close at the end."""
 
     def __init__(self, secret: ClusterSecret | None = None) -> None:
-        """With a `secret`, instances are shown the key that is derived from it, in place of the client's."""
-        self._key = "" if secret is None else f"Bearer {secret.token(Purpose.INSTANCE_HTTP)}"
+        """With a `secret`, instances are talked to by TLS, and only when they know it, too."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S, ssl=towards_instances(secret)),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_DEADLINE_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -89,8 +89,6 @@ class Upstream:
     ) -> AsyncIterator[UpstreamAnswer]:
         """Send the request, give its answer. `target` is path and query, already quoted; `headers` from
         `forwarded_headers`."""
-        if self._key:
-            headers["Authorization"] = self._key
         url = URL(instance.url.rstrip("/") + target, encoded=True)
         try:
             async with self._session.request(

@@ -9,6 +9,9 @@ whole process group within seconds when told to, and also when this process dies
 
 import asyncio
 import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from memserve.core.errors import ConfigError
@@ -16,7 +19,7 @@ from memserve.manager.failure import reason
 from memserve.manager.guard import AT_ONCE, command, remove_files
 from memserve.manager.launch_plan import LaunchSpec
 from memserve.manager.machine import Machine
-from memserve.security.secret import ClusterSecret, Purpose
+from memserve.security.secret import ClusterSecret
 
 _STOP_S = 8.0
 """The guard needs up to 5 s before it kills; beyond this it is killed itself, and its child by the kernel."""
@@ -72,26 +75,28 @@ class Child:
 async def start(spec: LaunchSpec, machine: Machine, secret: ClusterSecret | None = None) -> Child:
     """Start the child; its output goes to `spec.log`. Raises ConfigError when that cannot be done.
 
-    With a `secret`, its environment holds the key of its HTTP server.
+    With a `secret`, its HTTP server has a certificate of the cluster, and talks to who has one, too.
     """
     try:
         log = await asyncio.to_thread(_open_log, Path(spec.log))
         log_begin = os.fstat(log).st_size
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command(
-                    argv=spec.argv,
-                    cores=spec.cores,
-                    shared_memory=spec.shared_memory,
-                    python=machine.python,
-                    outlives=spec.outlives,
-                ),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**machine.environment, **spec.env, **_private(secret)},
-                start_new_session=True,
-            )
+            with _certified(secret) as (options, inherited):
+                process = await asyncio.create_subprocess_exec(
+                    *command(
+                        argv=(*spec.argv, *options),
+                        cores=spec.cores,
+                        shared_memory=spec.shared_memory,
+                        python=machine.python,
+                        outlives=spec.outlives,
+                    ),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**machine.environment, **spec.env},
+                    pass_fds=inherited,
+                    start_new_session=True,
+                )
         finally:
             os.close(log)
     except OSError as error:
@@ -99,9 +104,24 @@ async def start(spec: LaunchSpec, machine: Machine, secret: ClusterSecret | None
     return Child(spec, process, log_begin=log_begin)
 
 
-def _private(secret: ClusterSecret | None) -> dict[str, str]:
-    """What stands in no plan, as plans are printed."""
-    return {} if secret is None else {"VLLM_API_KEY": secret.token(Purpose.INSTANCE_HTTP)}
+@contextmanager
+def _certified(secret: ClusterSecret | None) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """The server's options and the descriptors it inherits; they stand in no plan, as they are of one life only."""
+    if secret is None:
+        yield (), ()
+        return
+    from memserve.security.issued import issued_file  # noqa: PLC0415 - X.509 is loaded where there is a secret only
+
+    with issued_file(secret) as fd:
+        yield server_options(f"/proc/self/fd/{fd}"), (fd,)
+
+
+def server_options(pem: str) -> tuple[str, ...]:
+    """vLLM's, for TLS with the key, certificate and CA in this file; whoever shows no certificate of that CA is out."""
+    return (
+        *("--ssl-certfile", pem, "--ssl-keyfile", pem, "--ssl-ca-certs", pem),
+        *("--ssl-cert-reqs", str(int(ssl.CERT_REQUIRED))),
+    )
 
 
 def _open_log(path: Path) -> int:

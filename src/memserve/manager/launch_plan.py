@@ -15,6 +15,7 @@ from memserve.config import ConnectorConfig, ServeConfig
 from memserve.core.enums import CachingMode, Role
 from memserve.core.errors import ConfigError
 from memserve.core.etcd_address import is_etcd
+from memserve.core.http_address import base_url
 from memserve.core.ids import InstanceId
 from memserve.manager.engine_args import given, value_of
 from memserve.manager.machine import Machine
@@ -29,7 +30,7 @@ _SERVER = "vllm.entrypoints.openai.api_server"
 _CONNECTOR = "--kv-transfer-config"
 _RESERVED = ("--model", "--host", "--port", _CONNECTOR)
 _GPU_SHARE = 0.9
-_HTTP_GUARD = "memserve.engines.vllm.http_guard.OnlyTheGateway"
+_TLS = ("--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certs", "--ssl-cert-reqs", "--enable-ssl-refresh")
 
 
 class LaunchSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +125,7 @@ def plan(
 
 def moved(spec: LaunchSpec, *, host: str, port: int, python: str) -> LaunchSpec:
     """The same instance on another host, listening there; which cores and devices it has is that host's to say."""
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    url = base_url(host, port, scheme="https" if spec.url.startswith("https:") else "http")
     argv = [python, *spec.argv[1:]]
     for option, value in (("--host", host), ("--port", str(port))):
         argv[argv.index(option) + 1] = value
@@ -157,10 +158,12 @@ def _check_args(config: ServeConfig) -> None:
     for name in _RESERVED:
         if any(given(role_args(config, role), name) for role in Role):
             raise ConfigError(f"engine option {name} is set by memserve for each instance: leave it out")
-    if config.cluster.secret and any(given(role_args(config, role), "--api-key") for role in Role):
-        raise ConfigError(
-            "engine option --api-key is made from the cluster secret: leave it out; keys for clients are [[tenants]]"
-        )
+    for name in _TLS:
+        if any(given(role_args(config, role), name) for role in Role):
+            raise ConfigError(
+                f"engine option {name}: leave it out; with --cluster-secret, instances talk to their gateway by TLS, "
+                "and clients to the gateway with --ssl-certfile of memserve serve"
+            )
     if not config.model:
         raise ConfigError("no model is set: give --model with a folder or a name")
 
@@ -185,7 +188,7 @@ def _spec(
         bind=place.host,
         cluster=place.cluster,
         join=place.manager_endpoint,
-        url=f"http://{place.host}:{port}",
+        url=base_url(place.host, port, scheme="https" if config.cluster.secret else "http"),
     )
     ranks = range(first_rank, first_rank + tensor_parallel_size(config, role))
     return LaunchSpec(
@@ -232,8 +235,6 @@ def _argv(config: ServeConfig, place: Place, connector: ConnectorConfig, port: i
     argv += ["--enable-prompt-tokens-details", _CONNECTOR, _kv_transfer_config(connector)]
     if not given(args, "--enable-prefix-caching", "--no-enable-prefix-caching"):
         argv.append(_prefix_caching(connector))
-    if connector.secret:
-        argv += ["--middleware", _HTTP_GUARD]
     if not given(args, "--shutdown-timeout"):
         argv += ["--shutdown-timeout", _SHUTDOWN_S]
     argv += _cpu_args(config, connector.role) if machine.computes_on_cpu else _gpu_args(config, connector.role, machine)

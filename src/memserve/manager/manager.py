@@ -39,6 +39,7 @@ from memserve.manager.launcher import EndListener, InstanceEnded, Launcher
 from memserve.manager.own_registry import OwnRegistry
 from memserve.manager.registry import RegistryMaker, RegistryStats
 from memserve.manager.self_tests import SelfTests
+from memserve.security.https import towards_instances
 from memserve.security.secret import ClusterSecret
 from memserve.wire.messages import DeadInstance, PathCheck, RequestReport
 
@@ -237,7 +238,8 @@ class ClusterManager:
 
     async def _run(self, started: asyncio.Event) -> None:
         try:
-            async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
+            connector = aiohttp.TCPConnector(ssl=towards_instances(self.secret))
+            async with aiohttp.ClientSession(connector=connector) as http, asyncio.TaskGroup() as group:
                 self._http, self._group = http, group
                 started.set()
                 await self._tick()
@@ -310,7 +312,7 @@ class ClusterManager:
         member = (view.instance, view.incarnation)
         if member not in self._tried_out:
             others = [i for i in self.view.active() if i.instance != view.instance]
-            why = await self._self_tests.refusal(view, others)
+            why = self._plain_text(view) or await self._self_tests.refusal(view, others)
             if why:
                 self._desk.refuse(*member, why)
                 self._failures[view.instance] = f"{view.instance} is refused: {why}"
@@ -320,6 +322,12 @@ class ClusterManager:
             self._failures.pop(view.instance, None)
             self._tried_out.add(member)
         return True
+
+    def _plain_text(self, view: InstanceView) -> str:
+        """Why prompts must not go there; "" when they may."""
+        if self.secret is None or not view.url.startswith("http:"):
+            return ""
+        return f"its server {view.url} speaks plain HTTP, in a cluster with a secret: start it with memserve instance"
 
     def _is_joining(self, instance: InstanceId, incarnation: Incarnation) -> bool:
         found = self.view.find(instance)

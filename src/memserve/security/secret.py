@@ -29,7 +29,6 @@ class Purpose(StrEnum):
     RPC_SERVER = "rpc server"
     RPC_CLIENT = "rpc client"
     TLS_AUTHORITY = "tls authority"
-    INSTANCE_HTTP = "instance http"
     ADMIN_HTTP = "admin http"
 
 

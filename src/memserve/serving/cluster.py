@@ -23,6 +23,7 @@ from memserve.core.clock import Clock, SystemClock
 from memserve.core.enums import Role
 from memserve.core.errors import InstanceUnavailable
 from memserve.core.etcd_address import parse_etcd
+from memserve.core.http_address import base_url
 from memserve.core.ids import InstanceId
 from memserve.gateway.app import create_app
 from memserve.gateway.context import GatewayContext
@@ -173,7 +174,7 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
         host = run.config.gateway.host
         port = await stack.enter_async_context(running(create_app(context), host=host, port=run.config.gateway.port))
         stack.push_async_callback(manager.stop)
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        url = base_url(host, port, scheme="http")
         yield Cluster(url=url, model=run.model_name, manager=manager, num_own=num_instances(run.config))
 
 

@@ -1,7 +1,7 @@
 """TLS of data connections: both ends show a certificate, and both check the other's against one CA.
 
 The CA is the cluster's own: who holds a certificate of it belongs to the cluster, under whatever name. It comes
-from the operator's files, or from the cluster's secret (issued.py); files go before the secret.
+from the operator's files, or from the cluster's secret (security/issued.py); files go before the secret.
 """
 
 import ssl
@@ -35,7 +35,7 @@ def _with_credentials(context: ssl.SSLContext, files: TlsFiles, secret: ClusterS
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     if files.is_on or secret is None:
         return _with_files(context, files)
-    from memserve.transport.issued import use_issued  # noqa: PLC0415 - X.509 is loaded where there is a secret only
+    from memserve.security.issued import use_issued  # noqa: PLC0415 - X.509 is loaded where there is a secret only
 
     use_issued(context, secret)
     return context

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import signal
+import ssl
 from contextlib import ExitStack
 from typing import Any
 
@@ -34,7 +35,7 @@ class Server:
         self._pool = pool
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[_only_the_gateway] if os.environ.get("VLLM_API_KEY") else [])
+        app = web.Application()
         app.router.add_get("/health", self.health)
         app.router.add_post("/v1/chat/completions", self.chat)
         return app
@@ -79,15 +80,6 @@ class Server:
         )
 
 
-@web.middleware
-async def _only_the_gateway(request: web.Request, handler: Any) -> web.StreamResponse:
-    """As the connector's HTTP guard."""
-    if request.path != "/health" and request.headers.get("Authorization") != f"Bearer {os.environ['VLLM_API_KEY']}":
-        raise web.HTTPUnauthorized
-    answer: web.StreamResponse = await handler(request)
-    return answer
-
-
 def _answer(ids: tuple[int, ...]) -> dict[str, Any]:
     message = {"role": "assistant", "content": " ".join(map(str, ids))}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
@@ -122,13 +114,24 @@ def _join(connector: dict[str, Any]) -> MemPool:
     return pool
 
 
-async def _serve(port: int, server: Server) -> None:
+def _tls(told: argparse.Namespace) -> ssl.SSLContext | None:
+    """As uvicorn makes it of vLLM's options."""
+    if not told.ssl_certfile:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(told.ssl_certfile, told.ssl_keyfile)
+    context.verify_mode = ssl.VerifyMode(told.ssl_cert_reqs)
+    context.load_verify_locations(told.ssl_ca_certs)
+    return context
+
+
+async def _serve(told: argparse.Namespace, server: Server) -> None:
     stop = asyncio.Event()
     react = (lambda: None) if TROUBLE == "stubborn" else stop.set
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, react)
     runner = web.AppRunner(server.app(), shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await web.TCPSite(runner, "127.0.0.1", told.port, ssl_context=_tls(told)).start()
     await stop.wait()
     await runner.cleanup()
 
@@ -137,13 +140,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--kv-transfer-config", type=json.loads)
+    for name in ("--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certs"):
+        parser.add_argument(name)
+    parser.add_argument("--ssl-cert-reqs", type=int, default=int(ssl.CERT_NONE))
     told, _ = parser.parse_known_args()
     connector = told.kv_transfer_config and told.kv_transfer_config["kv_connector_extra_config"]
     if connector and f"die-{connector['instance']}" == TROUBLE:
         raise ValueError("No available memory for the cache blocks.")
     with ExitStack() as stack:
         pool = stack.enter_context(_join(connector)) if connector else None
-        asyncio.run(_serve(told.port, Server(connector, pool)))
+        asyncio.run(_serve(told, Server(connector, pool)))
 
 
 if __name__ == "__main__":

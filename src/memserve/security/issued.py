@@ -1,11 +1,14 @@
 """Certificates that a process issues to itself: the cluster's CA is derived from its secret, so all agree on it.
 
-Who can issue one knows the secret. Each context gets a key pair of its own, which is never on disk and goes with
-the process. Certificates do not expire: hosts' clocks do not matter, and a new secret ends them all.
+Who can issue one knows the secret. Each context and each instance's server gets a key pair of its own, which is
+never on disk and goes with the processes that have it. Certificates do not expire: hosts' clocks do not matter, and
+a new secret ends them all.
 """
 
 import os
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from cryptography import x509
@@ -22,13 +25,29 @@ _MEMBER_NAME = "memserve member"
 
 def use_issued(context: ssl.SSLContext, secret: ClusterSecret) -> None:
     """Have the context show a new certificate of the cluster's CA, and trust no other CA."""
+    with issued_file(secret) as fd:
+        path = f"/proc/self/fd/{fd}"
+        context.load_cert_chain(path)
+        context.load_verify_locations(path)
+
+
+@contextmanager
+def issued_file(secret: ClusterSecret) -> Iterator[int]:
+    """Descriptor of a new key, its certificate and that of the CA, as PEM: memory without a name, for the block.
+
+    Servers take files only: who inherits the descriptor reads it as /proc/self/fd/NUMBER.
+    """
     authority = Ed25519PrivateKey.from_private_bytes(secret.derive(Purpose.TLS_AUTHORITY))
     own = Ed25519PrivateKey.generate()
     ca = _certificate(_CA_NAME, key=authority, authority=authority)
     member = _certificate(_MEMBER_NAME, key=own, authority=authority)
     private = own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    _load_chain(context, private + member.public_bytes(Encoding.PEM))
-    context.load_verify_locations(cadata=ca.public_bytes(Encoding.PEM).decode())
+    fd = os.memfd_create("memserve-tls", os.MFD_CLOEXEC)
+    try:
+        os.pwrite(fd, private + member.public_bytes(Encoding.PEM) + ca.public_bytes(Encoding.PEM), 0)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _certificate(name: str, *, key: Ed25519PrivateKey, authority: Ed25519PrivateKey) -> x509.Certificate:
@@ -50,12 +69,3 @@ def _certificate(name: str, *, key: Ed25519PrivateKey, authority: Ed25519Private
 
 def _named(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
-def _load_chain(context: ssl.SSLContext, pem: bytes) -> None:
-    """Python's ssl takes files only: this one is memory, without a name."""
-    fd = os.memfd_create("memserve-tls", os.MFD_CLOEXEC)
-    with os.fdopen(fd, "wb", closefd=True) as file:
-        file.write(pem)
-        file.flush()
-        context.load_cert_chain(f"/proc/self/fd/{fd}")
