@@ -174,11 +174,13 @@ def _memory(file: Path) -> Block:
         ]
         for result in report.results
     ]
-    pool, memory = report.results[0].pool_blocks or 0, max(result.memory_blocks for result in report.results)
+    first = report.results[0]
+    pool, memory = first.pool_blocks or 0, max(result.memory_blocks for result in report.results)
     asked = f"Small pools: {pool} blocks of 512 tokens each; the large memory instance: {memory} blocks."
     lines = [asked, "", f"Profile: {report.profile_source}", "", *table(rows)]
-    bars = (Bars(label="hits", values=tuple(100 * result.hit_ratio for result in report.results)),)
-    groups = tuple(result.cluster.replace(" ", "\n") for result in report.results)
+    drawn = [r for r in report.results if (r.trace, r.max_replicas) == (first.trace, first.max_replicas)]
+    bars = (Bars(label="hits", values=tuple(100 * result.hit_ratio for result in drawn)),)
+    groups = tuple(result.cluster.replace(" ", "\n") for result in drawn)
     chart = BarChart(title="what more memory buys", y="blocks found (%)", groups=groups, bars=bars)
     drawing = Drawing(name="simulation-memory", alt="Hit ratio by where memory is put", charts=(chart,), columns=1)
     return Block(lines=(*lines, *_origin(report)), drawings=(drawing,))
