@@ -68,6 +68,9 @@ class Holdings:
         What the engine holds itself, it takes from there: the pool's copy of it does not count.
         """
         bit = self._slots.find(place.instance)
+        if held.in_dram and not held.in_engines:
+            in_pool = tokens_of(held.in_pools, bit)
+            return {Tier.DRAM: in_pool} if in_pool else {}
         in_pool, in_engine = tokens_of(held.in_pools, bit), tokens_of(held.in_engines, bit)
         rest = self._pool_tiers(place, asked, in_pool, held)
         if in_engine:
@@ -136,7 +139,7 @@ def longest(levels: Sequence[Level], among: int) -> Level:
             break
         if found := holders & among:
             most, who = num_tokens, who | found
-    return Level(most, who)
+    return most, who
 
 
 def _walk(trees: Mapping[Role, PromptTree], kinds: Sequence[Role], asked: Asked) -> Walk:

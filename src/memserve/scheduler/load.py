@@ -9,7 +9,8 @@ Numbers lie in arrays, a slot per instance, so that many instances are weighed a
 through a memoryview of each row, which takes half the time.
 """
 
-from math import exp
+from math import exp, inf
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,8 +29,10 @@ _MAX_SHARE = 0.9
 _MAX_GROUPS = 64
 _FADED_OUT = 20.0
 """After so many times RECENT_S, what was noted at the beginning is faded for good, so that numbers stay small."""
-_TOKENS, _PREFILL_S, _EACH_S, _SINCE, _DECODES, _CONTEXT, _SPENT, _PACE = range(8)
-"""Rows of the table. What was spent is noted as if it had been spent at one point in time, the same for all."""
+_TOKENS, _ENDS_AT, _LEAST_S, _DECODES, _CONTEXT, _SPENT, _PACE = range(7)
+"""Rows of the table. Queued prefills take until _ENDS_AT, and no less than _LEAST_S from now: all but the first one
+of them. What was spent is noted as if it had been spent at one point in time, the same for all."""
+_IDLE = [0.0, -inf, 0.0, 0.0, 0.0, 0.0, 1.0]
 
 
 class InstanceLoads(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +59,20 @@ class _Share(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int
 
 
+class _Queue(NamedTuple):
+    """Prefills of one instance."""
+
+    number: int
+    seconds: float
+    """Of all of them, by the terms alone."""
+    since: float
+    """When the first one of them began."""
+
+
+_NO_QUEUE = _Queue(0, 0.0, 0.0)
+Rows = tuple[Numbers, ...]
+
+
 class LoadLedger:
     """Shares go in with `add` and out with `drop`; both may be repeated."""
 
@@ -64,9 +81,9 @@ class LoadLedger:
         self._shares: dict[Phase, dict[RequestId, _Share]] = {phase: {} for phase in Phase}
         self._slots: dict[InstanceId, int] = {}
         self._free: list[int] = []
-        self._groups: dict[tuple[InstanceId, ...], npt.NDArray[np.intp]] = {}
-        self._keep(np.zeros((8, 8)))
-        self._prefills: dict[int, int] = {}  # by slot
+        self._groups: dict[tuple[InstanceId, ...], npt.NDArray[np.intp] | Rows] = {}
+        self._keep(np.zeros((len(_IDLE), 8)))
+        self._queues: dict[int, _Queue] = {}  # by slot
         self._usual_pace = 1.0
         self._paced: set[InstanceId] = set()
         self._fades_since = clock.now()
@@ -106,11 +123,12 @@ class LoadLedger:
     def set_pace(self, instance: InstanceId, factor: float, *, usual: float) -> None:
         """It takes this many times as long as the terms alone predict; `usual` goes for those not told of."""
         self._paced.add(instance)
-        self._usual_pace = usual
-        for name, slot in self._slots.items():
-            if name not in self._paced:
-                self._table[_PACE, slot] = usual
-        self._table[_PACE, self._slot(instance)] = factor
+        if usual != self._usual_pace:
+            self._usual_pace = usual
+            for name, slot in self._slots.items():
+                if name not in self._paced:
+                    self._put_pace(slot, usual)
+        self._put_pace(self._slot(instance), factor)
 
     def forget(self, instance: InstanceId) -> None:
         """The instance is gone; what was queued on it is queued no more."""
@@ -122,20 +140,19 @@ class LoadLedger:
             for request in [request for request, share in shares.items() if share.slot == slot]:
                 self._take_out(request, phase)
         self._free.append(slot)
-        self._prefills.pop(slot, None)
+        self._queues.pop(slot, None)
         self._groups.clear()
 
     def of(self, instances: tuple[InstanceId, ...]) -> InstanceLoads:
         """All at once, in order."""
-        slots = self._slots_of(instances)  # which may make the table grow
-        tokens, prefill_s, each_s, since, decodes, context, spent, pace = self._table.take(slots, axis=1)
+        tokens, ends_at, least_s, decodes, context, spent, pace = self._rows_of(instances)
         now = self._clock.now()
         return InstanceLoads(
             tokens=tokens,
-            prefill_s=prefill_s * pace - np.minimum(now - since, each_s * pace),
+            prefill_s=np.maximum(ends_at - now, least_s),
             decodes=decodes,
             context=context,
-            prefill_share=np.minimum(spent * pace * exp((self._fades_since - now) / RECENT_S), _MAX_SHARE),
+            prefill_share=np.minimum(spent * exp((self._fades_since - now) / RECENT_S), _MAX_SHARE),
             pace=pace,
         )
 
@@ -164,13 +181,30 @@ class LoadLedger:
             rows[_CONTEXT][slot] += sign * share.context_tokens
 
     def _count_prefill(self, slot: int, seconds: float, sign: int) -> None:
-        rows = self._rows
-        number = self._prefills[slot] = self._prefills.get(slot, 0) + sign
-        queued_s = rows[_PREFILL_S][slot] + sign * seconds if number else 0.0
-        rows[_PREFILL_S][slot] = queued_s
-        rows[_EACH_S][slot] = queued_s / number if number else 0.0
+        number, queued_s, since = self._queues.get(slot, _NO_QUEUE)
+        number += sign
+        if not number:
+            del self._queues[slot]
+            self._rows[_ENDS_AT][slot], self._rows[_LEAST_S][slot] = -inf, 0.0
+            return
         if sign < 0 or number == 1:
-            rows[_SINCE][slot] = self._clock.now()  # the next one begins
+            since = self._clock.now()  # the next one begins
+        self._queues[slot] = _Queue(number, queued_s + sign * seconds, since)
+        self._put_queue(slot)
+
+    def _put_queue(self, slot: int) -> None:
+        number, queued_s, since = self._queues[slot]
+        paced_s = queued_s * self._rows[_PACE][slot]
+        self._rows[_ENDS_AT][slot] = since + paced_s
+        self._rows[_LEAST_S][slot] = paced_s - paced_s / number
+
+    def _put_pace(self, slot: int, pace: float) -> None:
+        """What is queued and what was spent count times the pace."""
+        rows = self._rows
+        rows[_SPENT][slot] *= pace / rows[_PACE][slot]
+        rows[_PACE][slot] = pace
+        if slot in self._queues:
+            self._put_queue(slot)
 
     def _spend(self, slot: int, seconds: float) -> None:
         gone = (self._clock.now() - self._fades_since) / RECENT_S
@@ -178,19 +212,29 @@ class LoadLedger:
             self._table[_SPENT] *= exp(-gone)
             self._fades_since = self._clock.now()
             gone = 0.0
-        self._rows[_SPENT][slot] += seconds / RECENT_S * exp(gone)
+        self._rows[_SPENT][slot] += seconds * self._rows[_PACE][slot] / RECENT_S * exp(gone)
 
     def _keep(self, table: npt.NDArray[np.float64]) -> None:
         self._table = table
         self._rows = [row.data.cast("B").cast("d") for row in table]
 
-    def _slots_of(self, instances: tuple[InstanceId, ...]) -> npt.NDArray[np.intp]:
+    def _rows_of(self, instances: tuple[InstanceId, ...]) -> Rows:
+        """Of slots in a row, which is the usual case, the numbers themselves, to be read only; else copies."""
         found = self._groups.get(instances)
         if found is None:
             if len(self._groups) >= _MAX_GROUPS:
                 self._groups.clear()
-            found = self._groups[instances] = np.array([self._slot(i) for i in instances], dtype=np.intp)
-        return found
+            slots = [self._slot(i) for i in instances]
+            first = slots[0] if slots else 0
+            in_a_row = slots == [*range(first, first + len(slots))]
+            found = self._readable(first, len(slots)) if in_a_row else np.array(slots, dtype=np.intp)
+            self._groups[instances] = found
+        return found if isinstance(found, tuple) else tuple(self._table.take(found, axis=1))
+
+    def _readable(self, first: int, count: int) -> Rows:
+        rows = self._table[:, first : first + count]
+        rows.flags.writeable = False
+        return tuple(rows)
 
     def _slot(self, instance: InstanceId) -> int:
         slot = self._slots.get(instance)
@@ -198,7 +242,8 @@ class LoadLedger:
             slot = self._slots[instance] = self._free.pop() if self._free else len(self._slots)
             if slot >= self._table.shape[1]:
                 self._keep(np.concatenate([self._table, np.zeros_like(self._table)], axis=1))
-            self._table[:, slot] = 0.0
+                self._groups.clear()
+            self._table[:, slot] = _IDLE
             self._table[_PACE, slot] = self._usual_pace
         return slot
 

@@ -13,6 +13,11 @@ class PathQueues:
         self._clock = clock
         self._out_until: dict[InstanceId, float] = {}
         self._in_until: dict[InstanceId, float] = {}
+        self._all_until = float("-inf")
+
+    def are_free(self) -> bool:
+        """No transfer is under way anywhere."""
+        return self._all_until <= self._clock.now()
 
     def wait_s(self, source: InstanceId, target: InstanceId | None = None) -> float:
         """Until a transfer between them can begin; out of `source` to nobody in particular without a target."""
@@ -25,6 +30,7 @@ class PathQueues:
         """A transfer was ordered that takes so long by itself."""
         until = self._clock.now() + self.wait_s(source, target) + seconds
         self._out_until[source] = self._in_until[target] = until
+        self._all_until = max(self._all_until, until)
 
     def forget(self, instance: InstanceId) -> None:
         self._out_until.pop(instance, None)

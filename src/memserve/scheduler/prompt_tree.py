@@ -43,13 +43,8 @@ class PromptTreeStats(msgspec.Struct, frozen=True, kw_only=True):
     num_namespaces: int
 
 
-class Level(NamedTuple):
-    """How far some instances come in a prompt."""
-
-    num_tokens: int
-    """In whole blocks, from the beginning."""
-    holders: int
-    """Who holds so much, as bits of Slots; those that hold more are among them."""
+Level = tuple[int, int]
+"""Leading tokens, whole blocks, and who holds so many, as bits of Slots; those that hold more are among them."""
 
 
 class Walk(NamedTuple):
@@ -136,7 +131,7 @@ class PromptTree:
             if child.check_at <= now and not self._expire(child, now):
                 break
             if at and node.mask != child.mask:
-                levels.append(Level(at // TOKEN_BYTES, node.mask))
+                levels.append((at // TOKEN_BYTES, node.mask))
             node = child
             if node.elsewhere is not None:
                 in_dram = False
@@ -146,7 +141,7 @@ class PromptTree:
             at += len(child.run)
         self._touch(node)
         if at:
-            levels.append(Level(at // TOKEN_BYTES, node.mask))
+            levels.append((at // TOKEN_BYTES, node.mask))
         return Walk(tuple(levels), in_dram)
 
     def insert(

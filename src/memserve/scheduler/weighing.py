@@ -250,6 +250,8 @@ class Weigher:
     def _least_busy(self, holders: int) -> InstanceId:
         """Of a few drawn at random, which is as good as of all and costs less where all hold a prefix."""
         sources = self._slots.names(holders)
+        if len(sources) == 1 or self._paths.are_free():
+            return sources[int(self._random.random() * len(sources))]
         if len(sources) > _SOURCES_TRIED:
             sources = tuple(self._random.sample(sources, _SOURCES_TRIED))
         waits = [self._paths.wait_s(source) for source in sources]
