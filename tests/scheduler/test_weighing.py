@@ -171,7 +171,7 @@ def test_the_chosen_one_has_the_lowest_score_and_the_next_best_follow(cluster: C
     )
     weighed = cluster.weigher.weigh(PromptTreePolicy(Random(0)), group, phase, prospect)
     chosen = weighed.best(Random(seed))
-    listed = weighed.ranking(chosen).candidates()
+    listed = weighed.listed(chosen)
     assert listed[0] == weighed.candidate(chosen)
     assert [c.score for c in listed] == sorted(weighed.scores.tolist())
     assert sorted(c.instance for c in listed) == sorted(group.instances)

@@ -6,6 +6,7 @@ Owns what was found lately, which stands until an instance gets a bit or loses i
 import numpy as np
 import numpy.typing as npt
 
+from memserve.core.enums import Role
 from memserve.core.ids import InstanceId
 from memserve.scheduler.candidates import Group
 from memserve.scheduler.slots import Slots, each_bit
@@ -17,8 +18,10 @@ _MAX_GROUPS = 32
 class Places:
     """Of one group."""
 
-    def __init__(self, instances: tuple[InstanceId, ...], slots: Slots) -> None:
-        self._by_bit = {bit: place for place, i in enumerate(instances) if (bit := slots.find(i))}
+    def __init__(self, group: Group, slots: Slots) -> None:
+        self.group = group
+        """The first one with these instances in these roles: to be kept in place of those of newer views."""
+        self._by_bit = {bit: place for place, i in enumerate(group.instances) if (bit := slots.find(i))}
         self.members = sum(self._by_bit)
         """As bits; who holds nothing anywhere has none."""
         self._found: dict[int, npt.NDArray[np.intp]] = {}
@@ -43,8 +46,8 @@ class AllPlaces:
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self._version = slots.version
-        self._by_group: dict[int, tuple[Group, Places]] = {}  # by id, which is its own as long as it is kept
-        self._by_instances: dict[tuple[InstanceId, ...], Places] = {}
+        self._by_group: dict[int, tuple[Group, Places]] = {}  # by id, its own while it is kept
+        self._by_instances: dict[tuple[tuple[InstanceId, ...], tuple[Role, ...]], Places] = {}
 
     def of(self, group: Group) -> Places:
         if self._version != self._slots.version:
@@ -59,9 +62,10 @@ class AllPlaces:
         if len(self._by_group) >= _MAX_GROUPS:
             self._by_group.clear()
             self._by_instances.clear()
-        places = self._by_instances.get(group.instances)
+        who = group.instances, group.roles
+        places = self._by_instances.get(who)
         if places is None:
-            places = self._by_instances[group.instances] = Places(group.instances, self._slots)
+            places = self._by_instances[who] = Places(group, self._slots)
         self._by_group[id(group)] = group, places
         return places
 

@@ -88,11 +88,11 @@ def _pair(prefill: Weighed, first: int, decode: Weighed, second: int) -> _Pair:
 
 
 def _alone(whole: Weighed, chosen: int) -> Plan:
-    return Plan(first=whole.candidate(chosen), decode=None, candidates=Shortlist(whole.ranking(chosen)))
+    return Plan(first=whole.candidate(chosen), decode=None, candidates=Shortlist((whole, chosen)))
 
 
 def _split(prefill: Weighed, first: int, decode: Weighed, second: int) -> Plan:
-    candidates = Shortlist(prefill.ranking(first), decode.ranking(second))
+    candidates = Shortlist((prefill, first), (decode, second))
     return Plan(first=prefill.candidate(first), decode=decode.candidate(second), candidates=candidates)
 
 

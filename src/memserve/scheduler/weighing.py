@@ -19,7 +19,7 @@ from memserve.core.errors import InvariantError
 from memserve.core.ids import InstanceId
 from memserve.scheduler.candidates import Candidates, Group
 from memserve.scheduler.choice import Choice, Costs, Policy
-from memserve.scheduler.decision import Candidate
+from memserve.scheduler.decision import MAX_CANDIDATES, Candidate
 from memserve.scheduler.flight import Asked
 from memserve.scheduler.holdings import Held, Holdings, longest
 from memserve.scheduler.load import InstanceLoads, LoadLedger, Numbers
@@ -27,7 +27,6 @@ from memserve.scheduler.path_queues import PathQueues
 from memserve.scheduler.places import AllPlaces
 from memserve.scheduler.predictions import Predictions
 from memserve.scheduler.prefix_heat import PrefixHeat
-from memserve.scheduler.shortlist import Ranking, best_places
 from memserve.scheduler.slots import Slots
 from memserve.scheduler.tokens import TOKEN_BYTES
 
@@ -94,19 +93,11 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True):
             score=float(self.scores[place]),
         )
 
-    def ranking(self, chosen: int) -> Ranking:
+    def listed(self, chosen: int) -> list[Candidate]:
         """The chosen one and after it the next best."""
-        order = best_places(self.scores, chosen)
-        return Ranking(
-            instances=self.group.instances,
-            roles=self.group.roles,
-            phase=self.phase,
-            order=order,
-            matched=self.matched[order],
-            queued=self.queued[order],
-            wait_s=self.wait_s[order],
-            scores=self.scores[order],
-        )
+        order = self.scores.argsort(kind="stable")[:MAX_CANDIDATES].tolist()
+        others = [place for place in order if place != chosen]
+        return [self.candidate(place) for place in (chosen, *others[: MAX_CANDIDATES - 1])]
 
 
 class _Seen:
@@ -182,11 +173,16 @@ class Weigher:
             loads=loads,
             costs=self._costs(prospect, seen, phase),
         )
-        scores = np.asarray(policy.scores(choice), dtype=np.float64)
+        scores = np.array(policy.scores(choice), dtype=np.float64)
         if scores.shape != seen.matched.shape:
             raise InvariantError(f"{policy!r} gave {scores.size} scores to {seen.matched.size} instances: one each")
         return Weighed(
-            group=group, phase=phase, matched=seen.matched, queued=loads.tokens, wait_s=loads.prefill_s, scores=scores
+            group=self._places.of(group).group,
+            phase=phase,
+            matched=seen.matched,
+            queued=loads.tokens.copy(),  # which go on to change
+            wait_s=loads.prefill_s,
+            scores=scores,
         )
 
     def _seen(self, group: Group, prospect: Prospect) -> _Seen:
