@@ -61,6 +61,7 @@ class AllPlaces:
         """The same instances with other numbers, in a newer view, stand where they stood."""
         if len(self._by_group) >= _MAX_GROUPS:
             self._by_group.clear()
+        if len(self._by_instances) >= _MAX_GROUPS:
             self._by_instances.clear()
         who = group.instances, group.roles
         places = self._by_instances.get(who)
