@@ -102,6 +102,13 @@ def test_one_that_is_starting_is_not_asked_for_again() -> None:
     assert all(not played.look(view(colocated=2), LATE, colocated=1).changes for _ in range(20))
 
 
+def test_nothing_shrinks_while_one_is_starting_however_long_that_takes() -> None:
+    played = Played({"colocated": (1, 8)})
+    assert all(not played.look(view(colocated=1), IDLE, colocated=1).changes for _ in range(100))
+    _, verdict = played.first_change(view(colocated=2), IDLE)
+    assert [(c.before, c.after) for c in verdict.changes if isinstance(c, Resize)] == [(2, 1)]
+
+
 def test_a_role_does_not_turn_round_before_the_cool_down_is_over() -> None:
     played = Played({"colocated": (1, 8)})
     _, verdict = played.first_change(view(colocated=2), LATE)

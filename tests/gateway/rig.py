@@ -52,6 +52,7 @@ class ScriptedCluster:
 
     endpoint = "tcp://127.0.0.1:7000"
     path_checks: tuple[PathCheck, ...] = ()
+    failures: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.view = ClusterView()

@@ -137,7 +137,7 @@ async def test_what_cannot_be_is_refused_with_the_reason_and_changes_nothing() -
         assert line.startswith("memserve: decode-0 is the last active decode instance")
 
 
-async def test_a_killed_instance_comes_back_by_itself_and_its_end_is_told() -> None:
+async def test_a_killed_instance_comes_back_by_itself_and_its_end_is_told_there_and_by_status() -> None:
     async with memserve("serve", "--port", "0", "--max-restarts", "1") as command:
         url = await command.url()
         os.kill(process_of(command, "decode-0"), signal.SIGKILL)
@@ -149,6 +149,9 @@ async def test_a_killed_instance_comes_back_by_itself_and_its_end_is_told() -> N
         os.kill(process_of(command, "decode-0"), signal.SIGKILL)
         assert "it is given up" in await command.line_with("decode-0 ended: ended by SIGKILL")
         await until_members(url, {"prefill-0": ("prefill", "active")})
+        (missing,) = [line for line in await run("status", url=url) if line.startswith("missing: ")]
+        assert missing.startswith("missing: decode-0 ended: ended by SIGKILL")
+        assert missing.endswith("; it is not started again")
 
 
 AUTOSCALED = """

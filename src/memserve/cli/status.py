@@ -35,6 +35,7 @@ class _Cluster(msgspec.Struct, frozen=True, kw_only=True):
 
     view: ClusterView
     path_checks: tuple[PathCheck, ...] = ()
+    failures: tuple[str, ...] = ()
 
 
 def show_status(url: str, secret: ClusterSecret | None = None) -> None:
@@ -42,11 +43,14 @@ def show_status(url: str, secret: ClusterSecret | None = None) -> None:
     cluster, paths, operations, autoscaler = asyncio.run(_read(url, secret))
     view = cluster.view
     console = Console(highlight=False)
-    console.print(f"cluster of {len(view.instances)} instances, epoch {view.epoch}")
+    count = len(view.instances)
+    console.print(f"cluster of {count} instance{'' if count == 1 else 's'}, epoch {view.epoch}")
     console.print(render(view))
     if paths:
         console.print(render_paths(paths))
-    for line in (*paths_text(cluster.path_checks), *changes_text(operations), *autoscaler_text(autoscaler)):
+    missing = [f"missing: {failure}" for failure in cluster.failures]
+    changes = [*changes_text(operations), *autoscaler_text(autoscaler)]
+    for line in (*missing, *paths_text(cluster.path_checks), *changes):
         console.print(line, markup=False, soft_wrap=True)
 
 

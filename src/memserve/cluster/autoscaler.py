@@ -117,6 +117,7 @@ class _Wish(msgspec.Struct, frozen=True, kw_only=True):
     role: Role
     here: int
     """Active or coming."""
+    active: int
     least: int
     most: int
     """Between the two, the number is right as it is."""
@@ -177,6 +178,7 @@ class Autoscaler:
         wish = _Wish(
             role=role,
             here=here,
+            active=num_active,
             least=min(max(least, bounds.least), bounds.most),
             most=min(max(most, bounds.least), bounds.most),
             why="; ".join(need.why for need, _ in needs if need.why) or "no requests lately",
@@ -204,8 +206,13 @@ class Autoscaler:
         return max(wish.here, wanted)
 
     def _shrunk(self, wish: _Wish) -> int:
-        """By one, when every look of the calm time could have done without it; at once where there are too many."""
+        """By one, when every look of the calm time could have done without it; at once where there are too many.
+
+        Not while one of them is coming: there is nothing to drain yet, and a start may take longer than the calm time.
+        """
         bounds, looks = self._rules.bounds[wish.role], self._looks[wish.role]
+        if wish.here > wish.active:
+            return wish.here
         if wish.here > bounds.most:
             return bounds.most
         is_calm = looks[0][0] <= self._clock.now() - self._rules.calm_s

@@ -59,7 +59,7 @@ class AdminRoutes:
         return Response(self._context.metrics.exposition(), media_type=_EXPOSITION)
 
     async def cluster(self, _: Request) -> Response:
-        """The view, what the scheduler has queued, where instances join, and how blocks get from one to another."""
+        """The view, who is missing, what the scheduler has queued, where instances join, how blocks get to others."""
         cluster = self._context.cluster
         return _json(
             {
@@ -67,6 +67,7 @@ class AdminRoutes:
                 "scheduler": self._context.scheduler.stats(),
                 "manager": cluster.endpoint,
                 "path_checks": cluster.path_checks,
+                "failures": cluster.failures,
             }
         )
 

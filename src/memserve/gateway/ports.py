@@ -26,6 +26,11 @@ class Membership(Protocol):
         ...
 
     @property
+    def failures(self) -> tuple[str, ...]:
+        """Instances that should serve and do not, in words: why, and what becomes of them."""
+        ...
+
+    @property
     def endpoint(self) -> str:
         """Where instances join."""
         ...

@@ -132,6 +132,15 @@ class ClusterManager:
         """How blocks got from one instance to another when the younger of the two came."""
         return self._self_tests.checks(self.view)
 
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Instances that ended by themselves, or are refused, and do not serve again: why, and what becomes of them."""
+        own = self.launcher.specs
+        return tuple(
+            f"{why}; {'it is started again' if instance in own else 'it is not started again'}"
+            for instance, why in sorted(self._failures.items())
+        )
+
     async def start(self) -> None:
         """Listen and watch. Raises ConfigError when the address cannot be bound, or the registry is not there."""
         await self._desk.start()

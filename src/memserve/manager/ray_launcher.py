@@ -51,6 +51,7 @@ class RayCluster:
             raise ConfigError('--launcher ray needs Ray: pip install "memserve[ray]"') from error
         try:
             await _check_head(settings.address)
+            logging.getLogger("ray").setLevel(logging.ERROR)  # it warns that signals are not its own here
             # Ray gives up by itself; a thread that waits for it could not be called back.
             await asyncio.to_thread(
                 ray.init, address=settings.address, namespace=name, log_to_driver=False, configure_logging=False

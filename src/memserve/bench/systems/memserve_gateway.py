@@ -48,6 +48,7 @@ class FixedCluster:
 
     endpoint = ""
     path_checks: tuple[PathCheck, ...] = ()
+    failures: tuple[str, ...] = ()
 
     def __init__(self, urls: list[str]) -> None:
         self.operations = Operations()

@@ -131,13 +131,14 @@ async def _serve(told: argparse.Namespace, server: Server) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, react)
     runner = web.AppRunner(server.app(), shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", told.port, ssl_context=_tls(told)).start()
+    await web.TCPSite(runner, told.host, told.port, ssl_context=_tls(told)).start()
     await stop.wait()
     await runner.cleanup()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--kv-transfer-config", type=json.loads)
     for name in ("--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certs"):
