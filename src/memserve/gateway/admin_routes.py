@@ -4,6 +4,7 @@ Owns the views and the few switches that may be set while the gateway serves.
 """
 
 import asyncio
+from collections.abc import Sequence
 from http import HTTPStatus
 
 import msgspec
@@ -118,4 +119,11 @@ class AdminRoutes:
 
 
 def _json(content: object) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")
+    return Response(msgspec.json.encode(content, enc_hook=_listed), media_type="application/json")
+
+
+def _listed(content: object) -> object:
+    """A decision's candidates, which are made when somebody asks."""
+    if isinstance(content, Sequence):
+        return list(content)
+    raise NotImplementedError(f"{type(content).__name__} has no form in JSON")
