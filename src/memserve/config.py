@@ -139,6 +139,10 @@ LOOPBACK = Network()
 class GatewaySettings(Settings, frozen=True):
     host: str = "127.0.0.1"
     port: int = 8000
+    ssl_certfile: str = ""
+    """PEM file with the certificate that clients are shown; "" serves plain HTTP."""
+    ssl_keyfile: str = ""
+    """PEM file of its key, without a passphrase; "" when that is in `ssl_certfile`, too."""
     request_deadline_s: float = 600.0
     """Longest life of one request, streaming included."""
     max_requests_per_instance: int = 256

@@ -12,6 +12,7 @@ import pytest
 
 from memserve.cli.admin import ask
 from memserve.core.errors import ConfigError, SecretRefused
+from memserve.security.gateway_access import GatewayAccess
 from memserve.security.https import towards_instances
 from memserve.security.secret import Purpose, make_secret, read_secret
 from memserve.serving.joined_instance import find_cluster
@@ -27,7 +28,7 @@ async def test_only_who_has_the_secret_joins_looks_or_changes(tmp_path: Path) ->
     secret = read_secret(ours)
     async with memserve("serve", "--port", "0", "--cluster-secret", str(ours)) as serve:
         url = await serve.url()
-        told = await ask(url, "/admin/cluster", dict[str, Any], secret=secret)
+        told = await ask(url, "/admin/cluster", dict[str, Any], access=GatewayAccess(secret=secret))
         instances = {i["peer"]["instance"]: i for i in told["view"]["instances"]}
         assert {i["state"] for i in instances.values()} == {"active"}
         await strangers_are_refused(url, told["manager"], instances["decode-0"]["url"], theirs)
@@ -35,7 +36,7 @@ async def test_only_who_has_the_secret_joins_looks_or_changes(tmp_path: Path) ->
         body = {"model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": "hi"}]}
         async with aiohttp.ClientSession() as http, http.post(f"{url}/v1/chat/completions", json=body) as answer:
             assert answer.status == 200
-        assert (await find_cluster(url, secret)).managers == (told["manager"],)
+        assert (await find_cluster(url, GatewayAccess(secret=secret))).managers == (told["manager"],)
 
 
 async def strangers_are_refused(url: str, manager: str, instance: str, theirs: Path) -> None:
@@ -44,7 +45,7 @@ async def strangers_are_refused(url: str, manager: str, instance: str, theirs: P
     with pytest.raises(SecretRefused, match="talks only to who knows its cluster's secret"):
         await find_cluster(manager)
     with pytest.raises(SecretRefused, match="wants its cluster's secret"):
-        await find_cluster(url, read_secret(theirs))
+        await find_cluster(url, GatewayAccess(secret=read_secret(theirs)))
     with pytest.raises(ConfigError, match="needs its secret"):
         await ask(url, "/admin/cluster", dict[str, Any])
     await its_server_hangs_up_on_strangers(instance, theirs)

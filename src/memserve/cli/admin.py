@@ -6,7 +6,8 @@ import aiohttp
 import msgspec
 
 from memserve.core.errors import ConfigError, InstanceUnavailable
-from memserve.security.secret import ClusterSecret, Purpose
+from memserve.security.gateway_access import ANY_GATEWAY, GatewayAccess
+from memserve.security.https import reason_of
 
 T = TypeVar("T")
 
@@ -33,21 +34,20 @@ async def ask(
     send: object = None,
     deadline_s: float = LOOK_S,
     option: str = "--url",
-    secret: ClusterSecret | None = None,
+    access: GatewayAccess = ANY_GATEWAY,
 ) -> T:
     """The answer in its shape; `send` goes as JSON, `option` is how the reader names the gateway.
 
-    With a `secret` the question shows the token of the admin API.
-
-    Raises ConfigError with what the gateway says against it, InstanceUnavailable when none answers or it cannot.
+    Raises ConfigError with what the gateway says against it, or when its certificate is not trusted,
+    InstanceUnavailable when none answers or it cannot.
     """
     body = None if send is None else msgspec.json.encode(send)
-    shown = {} if secret is None else {"Authorization": f"Bearer {secret.token(Purpose.ADMIN_HTTP)}"}
+    target, trusted = f"{url.rstrip('/')}{path}", access.trusted()
     try:
         timeout = aiohttp.ClientTimeout(total=deadline_s)
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(method, f"{url.rstrip('/')}{path}", data=body, headers=shown) as answer,
+            session.request(method, target, data=body, headers=access.headers(), ssl=trusted) as answer,
         ):
             content = await answer.read()
             if answer.status >= 400:
@@ -55,7 +55,7 @@ async def ask(
                 raise refused(msgspec.json.decode(content, type=_Error).error.message)
             return msgspec.json.decode(content, type=shape)
     except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.DecodeError) as error:
+        access.check_trust(url, error)
         raise InstanceUnavailable(
-            f"no memserve gateway answers at {url} ({error or type(error).__name__}); "
-            f"name the right one with {option} URL"
+            f"no memserve gateway answers at {url} ({reason_of(error)}); name the right one with {option} URL"
         ) from error

@@ -16,7 +16,7 @@ from memserve import __version__
 from memserve.cli import bench, elastic
 from memserve.cli.options import ServeOptions, serve_config
 from memserve.cli.refusals import errors, refusals
-from memserve.cli.secret import SecretFile, opened, secret
+from memserve.cli.secret import CaFile, SecretFile, access, opened, secret
 from memserve.config import Network
 from memserve.core.enums import AutoscaleMode, CachingMode, LauncherKind, TransferMode
 from memserve.security.tls_files import TlsFiles
@@ -79,6 +79,8 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to serve on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = None,
+    ssl_certfile: Annotated[Path | None, typer.Option(help="PEM file: serve HTTPS with this certificate.")] = None,
+    ssl_keyfile: Annotated[Path | None, typer.Option(help="PEM file of its key; none: it is in the same file.")] = None,
     dram: Annotated[str | None, typer.Option(help='Shared memory per instance, e.g. "2GiB".')] = None,
     ttl_s: Annotated[
         float | None, typer.Option("--ttl", help="Seconds after which KV is dropped; none: kept for ever.")
@@ -134,12 +136,13 @@ def status(
     *,
     url: Annotated[str, typer.Option(help="Where the gateway serves.")] = "http://127.0.0.1:8000",
     cluster_secret: SecretFile = None,
+    ca: CaFile = None,
 ) -> None:
     """Show the instances of a running cluster and what they hold."""
     with refusals():
         from memserve.cli.status import show_status  # noqa: PLC0415
 
-        show_status(url, opened(cluster_secret))
+        show_status(url, access(cluster_secret, ca))
 
 
 for _command in (elastic.instance, elastic.scale, elastic.drain, elastic.role, secret):
@@ -159,6 +162,7 @@ def pool(
     tls_certificate: Annotated[str, typer.Option(help="PEM file; with --tls-key and --tls-ca.")] = "",
     tls_key: Annotated[str, typer.Option(help="PEM file of the certificate's key.")] = "",
     tls_ca: Annotated[str, typer.Option(help="PEM file of the CA of the cluster's certificates.")] = "",
+    ca: CaFile = None,
     hand_on: Annotated[bool, typer.Option("--hand-on", help="Give what it holds to others before leaving.")] = False,
 ) -> None:
     """Give a running cluster more memory: an instance without an engine that holds what the others have no room for."""
@@ -167,7 +171,17 @@ def pool(
 
         tls = TlsFiles(certificate=tls_certificate, key=tls_key, ca=tls_ca)
         network = Network(bind=bind, advertise=advertise, tls=tls, secret=opened(cluster_secret))
-        run_pool(PoolOptions(join=join, dram=dram, disk=disk, name=name, network=network, hand_on=hand_on))
+        run_pool(
+            PoolOptions(
+                join=join,
+                ca=str(ca.expanduser()) if ca else "",
+                dram=dram,
+                disk=disk,
+                name=name,
+                network=network,
+                hand_on=hand_on,
+            )
+        )
 
 
 @app.command()
@@ -177,12 +191,13 @@ def resize(
     dram: Annotated[str, typer.Option(help='Shared memory it shall have, e.g. "2GiB".')],
     url: Annotated[str, typer.Option(help="Where the gateway serves.")] = "http://127.0.0.1:8000",
     cluster_secret: SecretFile = None,
+    ca: CaFile = None,
 ) -> None:
     """Grow or shrink the memory of a running instance's pool."""
     with refusals():
         from memserve.cli.resize import run_resize  # noqa: PLC0415
 
-        run_resize(instance, dram=dram, url=url, secret=opened(cluster_secret))
+        run_resize(instance, dram=dram, url=url, access=access(cluster_secret, ca))
 
 
 @app.command()
@@ -191,12 +206,13 @@ def explain(
     *,
     url: Annotated[str, typer.Option(help="Where the gateway serves.")] = "http://127.0.0.1:8000",
     cluster_secret: SecretFile = None,
+    ca: CaFile = None,
 ) -> None:
     """Say why a request went where it went, and what was predicted beside what came of it."""
     with refusals():
         from memserve.cli.explain import show_explanation  # noqa: PLC0415
 
-        show_explanation(request, url, opened(cluster_secret))
+        show_explanation(request, url, access(cluster_secret, ca))
 
 
 @app.command()

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from memserve.cli.refusals import refusals
-from memserve.cli.secret import SecretFile, opened
+from memserve.cli.secret import CaFile, SecretFile, access
 from memserve.core.enums import Role
 
 _Url = Annotated[str, typer.Option(help="Where the gateway serves.")]
@@ -23,6 +23,7 @@ def instance(
     host: Annotated[str, typer.Option(help="Address of this host on which it listens.")] = "127.0.0.1",
     dram: Annotated[str | None, typer.Option(help="Shared memory of its pool; none: as in the cluster.")] = None,
     cluster_secret: SecretFile = None,
+    ca: CaFile = None,
 ) -> None:
     """Add an instance to a running cluster: memserve instance [MODEL] --role decode --join URL -- [ENGINE ARGUMENTS]"""
     with refusals():
@@ -37,6 +38,7 @@ def instance(
             host=host,
             dram=dram,
             secret=str(cluster_secret.expanduser().resolve()) if cluster_secret else "",
+            ca=str(ca.expanduser()) if ca else "",
             engine_args=context.obj or (),
         )
         raise typer.Exit(run_instance(options))
@@ -47,13 +49,14 @@ def scale(
     *,
     url: _Url = _URL,
     cluster_secret: SecretFile = None,
+    ca: CaFile = None,
     wait: _Wait = True,
 ) -> None:
     """Start and drain instances until there are so many: memserve scale prefill=2 decode=1"""
     with refusals():
         from memserve.cli.operations import carry_out, parse_numbers  # noqa: PLC0415
 
-        carry_out(url, "/admin/scale", parse_numbers(numbers), wait_for_end=wait, secret=opened(cluster_secret))
+        carry_out(url, "/admin/scale", parse_numbers(numbers), wait_for_end=wait, access=access(cluster_secret, ca))
 
 
 def drain(
@@ -61,13 +64,14 @@ def drain(
     *,
     url: _Url = _URL,
     cluster_secret: SecretFile = None,
+    ca: CaFile = None,
     wait: _Wait = True,
 ) -> None:
     """Let an instance finish its requests, hand its cache on and go."""
     with refusals():
         from memserve.cli.operations import carry_out  # noqa: PLC0415
 
-        carry_out(url, "/admin/drain", {"instance": instance}, wait_for_end=wait, secret=opened(cluster_secret))
+        carry_out(url, "/admin/drain", {"instance": instance}, wait_for_end=wait, access=access(cluster_secret, ca))
 
 
 def role(
@@ -76,11 +80,16 @@ def role(
     *,
     url: _Url = _URL,
     cluster_secret: SecretFile = None,
+    ca: CaFile = None,
 ) -> None:
     """Change what an instance does from the next request on, without a restart and with its cache."""
     with refusals():
         from memserve.cli.operations import carry_out  # noqa: PLC0415
 
         carry_out(
-            url, "/admin/role", {"instance": instance, "role": role}, wait_for_end=True, secret=opened(cluster_secret)
+            url,
+            "/admin/role",
+            {"instance": instance, "role": role},
+            wait_for_end=True,
+            access=access(cluster_secret, ca),
         )

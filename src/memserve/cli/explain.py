@@ -9,12 +9,12 @@ from rich.table import Table
 
 from memserve.cli.admin import ask
 from memserve.gateway.explanation import Explanation, Step, seconds
-from memserve.security.secret import ClusterSecret
+from memserve.security.gateway_access import ANY_GATEWAY, GatewayAccess
 
 
-def show_explanation(request: str, url: str, secret: ClusterSecret | None = None) -> None:
+def show_explanation(request: str, url: str, access: GatewayAccess = ANY_GATEWAY) -> None:
     """Print it. Raises ConfigError for a request that the gateway does not know, InstanceUnavailable without one."""
-    found = asyncio.run(ask(url, f"/admin/explain/{quote(request, safe='')}", Explanation, secret=secret))
+    found = asyncio.run(ask(url, f"/admin/explain/{quote(request, safe='')}", Explanation, access=access))
     console = Console(highlight=False, soft_wrap=True)
     for line in found.text:
         console.print(line, markup=False)

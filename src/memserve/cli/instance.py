@@ -14,6 +14,7 @@ from memserve.cli.serve import log_to_stderr
 from memserve.core.errors import InstanceUnavailable
 from memserve.manager.launch_plan import LaunchSpec
 from memserve.manager.launcher import InstanceEnded
+from memserve.security.gateway_access import GatewayAccess
 from memserve.security.secret import read_secret
 from memserve.serving.joined_instance import InstanceOptions, JoinedInstance, find_cluster, prepare_instance
 from memserve.serving.signals import StopSignals
@@ -50,7 +51,7 @@ async def _run(options: InstanceOptions) -> int:
     signals = StopSignals.of_this_task()
     try:
         secret = read_secret(options.secret) if options.secret else None
-        cluster = await find_cluster(options.join, secret)
+        cluster = await find_cluster(options.join, GatewayAccess(secret=secret, ca=options.ca))
         spec = await asyncio.to_thread(prepare_instance, options, cluster, cache=cache_folder(os.environ))
         _console.print(f"starting {spec.instance} for cluster {cluster.name}, log {spec.log}", markup=False)
         await JoinedInstance(spec, cluster, watcher=_Printer(spec), secret=secret).run()

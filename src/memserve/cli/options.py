@@ -44,6 +44,8 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     cluster_secret: Path | None = None
     host: str | None = None
     port: int | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
     dram: str | None = None
     disk: str | None = None
     ttl_s: float | None = None
@@ -70,13 +72,17 @@ def serve_config(options: ServeOptions) -> ServeConfig:
         **_given(caching=options.caching, transfer=options.transfer, policy=options.policy, profile=options.profile),
         **_given(name=options.name, manager=options.manager, registry=options.registry),
         **_given(max_restarts=options.max_restarts, launcher=options.launcher),
-        **_given(secret=None if options.cluster_secret is None else str(options.cluster_secret)),
+        **_given(secret=_text(options.cluster_secret)),
     )
     cluster.check()
     return msgspec.structs.replace(
         config,
         cluster=cluster,
-        gateway=msgspec.structs.replace(config.gateway, **_given(host=options.host, port=options.port)),
+        gateway=msgspec.structs.replace(
+            config.gateway,
+            **_given(host=options.host, port=options.port),
+            **_given(ssl_certfile=_text(options.ssl_certfile), ssl_keyfile=_text(options.ssl_keyfile)),
+        ),
         pool=_pool(config.pool, options),
         ray=msgspec.structs.replace(config.ray, **_given(address=options.ray_address)),
         autoscaler=_autoscaler(config.autoscaler, options),
@@ -125,6 +131,10 @@ def _with_args(file: RoleSettings, typed: str | None, option: str) -> RoleSettin
         return RoleSettings(args=(*file.args, *shlex.split(typed or "")))
     except ValueError as error:
         raise ConfigError(f"{option} {typed}: {error}; quote it as in a shell") from error
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _given(**options: object) -> dict[str, object]:

@@ -20,7 +20,7 @@ from memserve.core.errors import MemserveError
 from memserve.core.etcd_address import is_etcd
 from memserve.instance.etcd_link import gateways_in_etcd
 from memserve.instance.memory_server import MemoryServer, default_name, welcome
-from memserve.security.secret import ClusterSecret
+from memserve.security.gateway_access import ANY_GATEWAY, GatewayAccess
 from memserve.wire.messages import WelcomeReply
 
 _HAND_ON_S = 180.0
@@ -32,6 +32,8 @@ class PoolOptions(msgspec.Struct, frozen=True, kw_only=True):
     """`memserve pool` as typed."""
 
     join: str
+    ca: str = ""
+    """As GatewayAccess.ca."""
     dram: str
     disk: str
     name: str
@@ -50,7 +52,8 @@ def run_pool(options: PoolOptions) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     dram_bytes, disk = parse_size(options.dram, "--dram"), parse_disk(options.disk, "--disk")
     options.network.check()
-    endpoint = asyncio.run(manager_endpoint(options.join, options.network.secret))
+    access = GatewayAccess(secret=options.network.secret, ca=options.ca)
+    endpoint = asyncio.run(manager_endpoint(options.join, access))
     into = asyncio.run(welcome(endpoint, options.network.secret))
     name = options.name or default_name(disk)
     with _stop_asked() as stop:
@@ -102,13 +105,13 @@ def _hand_on(server: MemoryServer, stop: Event) -> None:
     stop.wait(_HAND_ON_S)
 
 
-async def manager_endpoint(join: str, secret: ClusterSecret | None = None) -> str:
+async def manager_endpoint(join: str, access: GatewayAccess = ANY_GATEWAY) -> str:
     """Of a cluster manager: `join` itself as HOST:PORT or tcp://HOST:PORT, what a gateway at a URL tells, or etcd."""
     if is_etcd(join):
         return (await gateways_in_etcd(join))[0]
     if not join.startswith(("http://", "https://")):
         return join if join.startswith("tcp://") else f"tcp://{join}"
-    return (await ask(join, "/admin/cluster", _Cluster, option="--join", secret=secret)).manager
+    return (await ask(join, "/admin/cluster", _Cluster, option="--join", access=access)).manager
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from rich.console import Console
 from memserve.cli.admin import CHANGE_S, ask
 from memserve.cli.sizes import size_text
 from memserve.config import parse_size
-from memserve.security.secret import ClusterSecret
+from memserve.security.gateway_access import ANY_GATEWAY, GatewayAccess
 from memserve.wire.messages import ResizeReply
 
 
-def run_resize(instance: str, *, dram: str, url: str, secret: ClusterSecret | None = None) -> None:
+def run_resize(instance: str, *, dram: str, url: str, access: GatewayAccess = ANY_GATEWAY) -> None:
     """Raises ConfigError with what the instance answers, InstanceUnavailable when no gateway does."""
     parse_size(dram, "--dram")
     reply = asyncio.run(
@@ -23,7 +23,7 @@ def run_resize(instance: str, *, dram: str, url: str, secret: ClusterSecret | No
             method="PUT",
             send={"dram": dram},
             deadline_s=CHANGE_S,
-            secret=secret,
+            access=access,
         )
     )
     before, after = reply.before, reply.after

@@ -1,4 +1,4 @@
-"""`memserve secret`, and how every other command is given the cluster's secret: by file, never as text."""
+"""`memserve secret`, and how every other command is given the cluster's secret, by file, and whom it trusts."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from memserve.cli.refusals import refusals
+from memserve.security.gateway_access import GatewayAccess
 from memserve.security.secret import ClusterSecret, Purpose, make_secret, read_secret
 
 SecretFile = Annotated[
@@ -17,6 +18,21 @@ SecretFile = Annotated[
         help="File with the cluster's secret, as `memserve secret` makes one.",
     ),
 ]
+
+
+CaFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca",
+        envvar="MEMSERVE_CA",
+        help="PEM file of the CA of the gateway's certificate, where the system does not trust it.",
+    ),
+]
+
+
+def access(secret_file: Path | None, ca: Path | None) -> GatewayAccess:
+    """What was typed to talk to a gateway. Raises ConfigError."""
+    return GatewayAccess(secret=opened(secret_file), ca=str(ca.expanduser()) if ca else "")
 
 
 def opened(file: Path | None) -> ClusterSecret | None:

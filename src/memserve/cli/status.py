@@ -15,7 +15,7 @@ from memserve.core.enums import AutoscaleMode
 from memserve.gateway.pool_routes import InstancePaths
 from memserve.manager.autoscaling import AutoscalerReport
 from memserve.manager.operations import Operation, OperationState
-from memserve.security.secret import ClusterSecret
+from memserve.security.gateway_access import ANY_GATEWAY, GatewayAccess
 from memserve.wire.messages import PathCheck
 
 _SHOWN = 5
@@ -38,9 +38,9 @@ class _Cluster(msgspec.Struct, frozen=True, kw_only=True):
     failures: tuple[str, ...] = ()
 
 
-def show_status(url: str, secret: ClusterSecret | None = None) -> None:
+def show_status(url: str, access: GatewayAccess = ANY_GATEWAY) -> None:
     """Print one row an instance. Raises InstanceUnavailable when no gateway answers at `url`."""
-    cluster, paths, operations, autoscaler = asyncio.run(_read(url, secret))
+    cluster, paths, operations, autoscaler = asyncio.run(_read(url, access))
     view = cluster.view
     console = Console(highlight=False)
     count = len(view.instances)
@@ -117,11 +117,11 @@ def _cells(instance: InstanceView) -> tuple[str, ...]:
 
 
 async def _read(
-    url: str, secret: ClusterSecret | None
+    url: str, access: GatewayAccess
 ) -> tuple[_Cluster, tuple[InstancePaths, ...], tuple[Operation, ...], AutoscalerReport]:
     return (
-        await ask(url, "/admin/cluster", _Cluster, secret=secret),
-        (await ask(url, "/admin/paths", _Paths, secret=secret)).paths,
-        (await ask(url, "/admin/operations", _Operations, secret=secret)).operations,
-        await ask(url, "/admin/autoscaler", AutoscalerReport, secret=secret),
+        await ask(url, "/admin/cluster", _Cluster, access=access),
+        (await ask(url, "/admin/paths", _Paths, access=access)).paths,
+        (await ask(url, "/admin/operations", _Operations, access=access)).operations,
+        await ask(url, "/admin/autoscaler", AutoscalerReport, access=access),
     )

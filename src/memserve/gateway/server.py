@@ -13,9 +13,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from memserve.core.errors import ConfigError
+from memserve.security.https import ServerCertificate
 
 GRACE_S = 10
 _BACKLOG = 2048
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Of TLS 1.2; 1.3 has good ones only, and before 1.2 nothing is spoken."""
 
 
 class _Server(uvicorn.Server):
@@ -35,11 +38,16 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def running(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
-    """Serve for the length of the block; gives the port. Raises ConfigError when it cannot start."""
+async def running(
+    app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0, certificate: ServerCertificate | None = None
+) -> AsyncIterator[int]:
+    """Serve for the length of the block, HTTPS with a certificate; gives the port.
+
+    Raises ConfigError when it cannot start.
+    """
     listener = _listen(host, port)
     bound: int = listener.getsockname()[1]
-    server = _Server(_config(app))
+    server = _Server(_config(app, certificate))
     task = asyncio.create_task(server.serve(sockets=[listener]), name=f"http server {bound}")
     started = asyncio.create_task(server.has_started.wait(), name=f"http server {bound} start")
     try:
@@ -63,7 +71,7 @@ async def _stopped(task: asyncio.Task[None]) -> None:
         raise
 
 
-def _config(app: ASGIApp) -> uvicorn.Config:
+def _config(app: ASGIApp, certificate: ServerCertificate | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="on",
@@ -71,6 +79,9 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
+        ssl_certfile=None if certificate is None else certificate.certfile,
+        ssl_keyfile=None if certificate is None else certificate.keyfile,
+        ssl_ciphers=_CIPHERS,
     )
 
 

@@ -20,7 +20,7 @@ from yarl import URL
 from memserve.cluster.view import InstanceView
 from memserve.gateway.client_connection import RawHeaders
 from memserve.gateway.errors import InstanceLost
-from memserve.security.https import towards_instances
+from memserve.security.https import reason_of, towards_instances
 from memserve.security.secret import ClusterSecret
 
 _CONNECT_DEADLINE_S = 3.0
@@ -101,7 +101,7 @@ class Upstream:
                     raise _lost(instance, f"answered {response.status}: {await _excerpt(response)}")
                 yield UpstreamAnswer(response)
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise _lost(instance, f"failed at {target}: {error or type(error).__name__}") from error
+            raise _lost(instance, f"failed at {target}: {reason_of(error)}") from error
 
 
 def forwarded_headers(headers: Headers) -> CIMultiDict[str]:

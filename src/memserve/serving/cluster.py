@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 
 import msgspec
+from starlette.types import ASGIApp
 
 from memserve.cluster.view import ClusterView, InstanceState
 from memserve.config import ServeConfig, parse_address
@@ -171,11 +172,17 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
             switches=Switches(),
             secret=run.secret,
         )
-        host = run.config.gateway.host
-        port = await stack.enter_async_context(running(create_app(context), host=host, port=run.config.gateway.port))
+        url = await stack.enter_async_context(_listening(run, create_app(context)))
         stack.push_async_callback(manager.stop)
-        url = base_url(host, port, scheme="http")
         yield Cluster(url=url, model=run.model_name, manager=manager, num_own=num_instances(run.config))
+
+
+@asynccontextmanager
+async def _listening(run: PreparedRun, app: ASGIApp) -> AsyncIterator[str]:
+    """The gateway for its clients; gives its URL."""
+    host = run.config.gateway.host
+    async with running(app, host=host, port=run.config.gateway.port, certificate=run.certificate) as port:
+        yield base_url(host, port, scheme="https" if run.certificate is not None else "http")
 
 
 def _manager(

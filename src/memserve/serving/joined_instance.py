@@ -31,7 +31,9 @@ from memserve.manager.local_launcher import LocalLauncher
 from memserve.manager.machine import Machine
 from memserve.rpc.channel import RpcClient
 from memserve.security.exposure import check_exposure
-from memserve.security.secret import ClusterSecret, Purpose
+from memserve.security.gateway_access import ANY_GATEWAY, GatewayAccess
+from memserve.security.https import reason_of
+from memserve.security.secret import ClusterSecret
 from memserve.serving.growth import check_room
 from memserve.serving.prepare import find_model, free_ports, log_folder
 from memserve.wire.messages import ClusterMessage, MemberReply, MemberRequest, WelcomeReply
@@ -53,6 +55,8 @@ class InstanceOptions(msgspec.Struct, frozen=True, kw_only=True):
     dram: str | None = None
     secret: str = ""
     """File with the cluster's secret."""
+    ca: str = ""
+    """As GatewayAccess.ca."""
     engine_args: tuple[str, ...] = ()
 
 
@@ -81,10 +85,10 @@ class InstanceWatcher(Protocol):
     def lost_manager(self, error: InstanceUnavailable) -> None: ...
 
 
-async def find_cluster(join: str, secret: ClusterSecret | None = None) -> FoundCluster:
+async def find_cluster(join: str, access: GatewayAccess = ANY_GATEWAY) -> FoundCluster:
     """By the URL of its gateway, its manager's endpoint, or its etcd. Raises ConfigError, InstanceUnavailable."""
-    managers = await _managers_of(join, secret)
-    told = await _first_welcome(managers, secret)
+    managers = await _managers_of(join, access)
+    told = await _first_welcome(managers, access.secret)
     config = convert(msgspec.json.decode(told.config), ServeConfig, f"settings of {managers[0]}")
     place = join if is_etcd(join) else told.join or managers[0]
     return FoundCluster(managers=managers, join=place, name=told.cluster, config=config)
@@ -205,10 +209,10 @@ class JoinedInstance:
         return f"JoinedInstance({self._spec.instance}, {self._state or InstanceState.LEFT})"
 
 
-async def _managers_of(join: str, secret: ClusterSecret | None) -> tuple[str, ...]:
+async def _managers_of(join: str, access: GatewayAccess) -> tuple[str, ...]:
     if is_etcd(join):
         return await gateways_in_etcd(join)
-    return (join if join.startswith("tcp://") else await _manager_of(join, secret),)
+    return (join if join.startswith("tcp://") else await _manager_of(join, access),)
 
 
 async def _first_welcome(managers: tuple[str, ...], secret: ClusterSecret | None) -> WelcomeReply:
@@ -221,20 +225,23 @@ async def _first_welcome(managers: tuple[str, ...], secret: ClusterSecret | None
     return await welcome(managers[-1], secret)
 
 
-async def _manager_of(url: str, secret: ClusterSecret | None) -> str:
+async def _manager_of(url: str, access: GatewayAccess) -> str:
     """What the gateway at `url` says."""
-    target = f"{url.rstrip('/')}/admin/join"
-    shown = {} if secret is None else {"Authorization": f"Bearer {secret.token(Purpose.ADMIN_HTTP)}"}
+    target, trusted = f"{url.rstrip('/')}/admin/join", access.trusted()
     try:
         timeout = aiohttp.ClientTimeout(total=_ASK_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(target, headers=shown) as answer:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(target, headers=access.headers(), ssl=trusted) as answer,
+        ):
             if answer.status == 401:
                 raise SecretRefused(f"{url} wants its cluster's secret: give the right file with --cluster-secret FILE")
             if answer.status != 200:
                 raise InstanceUnavailable(f"{target} answered {answer.status}: is this a memserve gateway?")
             return msgspec.json.decode(await answer.read(), type=_Join).manager
     except (aiohttp.ClientError, TimeoutError, ValueError, msgspec.DecodeError) as error:
+        access.check_trust(url, error)
         raise InstanceUnavailable(
-            f"no memserve gateway answers at {url} ({error or type(error).__name__}): "
+            f"no memserve gateway answers at {url} ({reason_of(error)}): "
             "give --join the URL that `memserve serve` prints, or tcp://HOST:PORT of its manager"
         ) from error

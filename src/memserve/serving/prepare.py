@@ -13,14 +13,15 @@ from pathlib import Path
 import msgspec
 
 from memserve.bundled.model import bundled_model
-from memserve.config import ServeConfig, check_tenants, parse_address, parse_disk
+from memserve.config import GatewaySettings, ServeConfig, check_tenants, parse_address, parse_disk
 from memserve.core.errors import ConfigError
 from memserve.manager.hub import ask_hub
 from memserve.manager.launch_plan import LaunchPlan, num_instances, plan, served_model_name
 from memserve.manager.machine import Machine
 from memserve.manager.preflight import preflight
 from memserve.scheduler.policies import find_policy
-from memserve.security.exposure import check_exposure
+from memserve.security.exposure import check_exposure, is_loopback
+from memserve.security.https import ServerCertificate, server_certificate
 from memserve.security.secret import ClusterSecret, read_secret
 from memserve.serving.autoscaling import autoscale_rules
 from memserve.serving.profiles import read_profile
@@ -43,6 +44,8 @@ class PreparedRun(msgspec.Struct, frozen=True, kw_only=True):
     """Folder for what is kept between runs: the bundled model, logs, cost profiles."""
     secret: ClusterSecret | None
     """Read once; instances read `config.cluster.secret` themselves."""
+    certificate: ServerCertificate | None = None
+    """The gateway's, for its clients; None serves plain HTTP."""
     warnings: tuple[str, ...]
     """What is risky but may work; for the operator to see."""
 
@@ -73,6 +76,7 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
     check_tenants(config.tenants)
     _check_listeners(config)
     secret = read_secret(config.cluster.secret) if config.cluster.secret else None
+    certificate = server_certificate(config.gateway.ssl_certfile, config.gateway.ssl_keyfile)
     autoscale_rules(config)
     find_policy(config.cluster.policy)
     if config.cluster.profile:
@@ -82,7 +86,7 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
     pool = msgspec.structs.replace(config.pool, disk=_absolute(config.pool.disk))
     cluster_settings = msgspec.structs.replace(config.cluster, secret=_absolute_file(config.cluster.secret))
     found = msgspec.structs.replace(config, model=find_model(config.model, cache), pool=pool, cluster=cluster_settings)
-    warnings = preflight(found, machine=machine)
+    warnings = (*preflight(found, machine=machine), *_plain_text(config.gateway))
     ask_hub(found.model, machine.environment)
     cluster = config.cluster.name or secrets.token_hex(4)
     return PreparedRun(
@@ -92,6 +96,7 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
         log_folder=log_folder(cache, cluster),
         cache=cache,
         secret=secret,
+        certificate=certificate,
         warnings=warnings,
     )
 
@@ -124,6 +129,16 @@ def _check_listeners(config: ServeConfig) -> None:
     has_secret = bool(config.cluster.secret)
     check_exposure(config.gateway.host, "--host", has_secret=has_secret)
     check_exposure(parse_address(config.cluster.manager, "cluster.manager")[0], "--manager", has_secret=has_secret)
+
+
+def _plain_text(gateway: GatewaySettings) -> tuple[str, ...]:
+    if gateway.ssl_certfile or is_loopback(gateway.host):
+        return ()
+    told = (
+        f"--host {gateway.host}: prompts, answers and keys of clients go over the network in the clear; give "
+        "--ssl-certfile and --ssl-keyfile, or put a TLS proxy in front of the gateway"
+    )
+    return (told,)
 
 
 def _absolute_file(path: str) -> str:
