@@ -16,7 +16,7 @@ from memserve.config import ServeConfig
 from memserve.core.enums import Role
 from memserve.manager.launch_plan import LaunchPlan
 from memserve.serving.cluster import Cluster, running_cluster
-from memserve.serving.garbage import spare_what_stays
+from memserve.serving.garbage import sparing_what_stays
 from memserve.serving.prepare import LOOPBACK, PreparedRun, free_ports, prepare
 from memserve.serving.signals import StopSignals
 from memserve.serving.watcher import Watcher
@@ -84,9 +84,9 @@ async def _serve(run: PreparedRun) -> int:
     signals = StopSignals.of_this_task()
     try:
         async with running_cluster(run, watcher=_Printer(has_secret=run.secret is not None)) as cluster:
-            spare_what_stays()
             _console.print(usage(cluster.url, cluster.model), markup=False)
-            await _until_empty(cluster)
+            with sparing_what_stays():
+                await _until_empty(cluster)
         _console.print("memserve: no instance is left; the lines above say why", markup=False)
         return 1
     except asyncio.CancelledError:

@@ -37,7 +37,7 @@ from memserve.instance.setup import default_identity
 from memserve.manager.operations import Operation, Operations
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
-from memserve.serving.garbage import spare_what_stays
+from memserve.serving.garbage import sparing_what_stays
 from memserve.wire.messages import Load, PathCheck, PeerInfo
 
 _BLOCK_SIZE = 16
@@ -115,10 +115,10 @@ class Gateway:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         async with running(create_app(context)) as port:
-            spare_what_stays()
             self._url = f"http://127.0.0.1:{port}"
             self._ready.set()
-            await self._stop.wait()
+            with sparing_what_stays():
+                await self._stop.wait()
 
     def _context(self, urls: list[str], policy: str) -> GatewayContext:
         cluster, clock = FixedCluster(urls), SystemClock()
