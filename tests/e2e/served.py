@@ -161,14 +161,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def serve(*arguments: str, log: Path, secret: Path | None = None) -> Served:
-    """`memserve serve ARGUMENTS` on a free port; with a new secret in that file, every question shows its token."""
+def serve(*arguments: str, log: Path, secret: Path | None = None, port: int | None = None) -> Served:
+    """`memserve serve ARGUMENTS`, on a free port unless one is given.
+
+    With a new secret in that file, every question shows its token.
+    """
     headers = {}
     if secret is not None:
         make_secret(secret)
         arguments = (*arguments, "--cluster-secret", str(secret))
         headers["Authorization"] = f"Bearer {read_secret(secret).token(Purpose.ADMIN_HTTP)}"
-    port = free_port()
+    port = port or free_port()
     command = [sys.executable, "-m", "memserve", "serve", "--port", str(port), *arguments]
     return Served(command, log=log, url=f"http://127.0.0.1:{port}", headers=headers)
 

@@ -1,129 +1,166 @@
-"""A real cluster changed while requests go on: one joins, one changes its role, one is drained, and nobody notices."""
+"""A real cluster that changes while requests go on: roles, its gateway, its size. Every answer is plain vLLM's.
 
+The tests share instances that joined and run in the order of the file.
+"""
+
+import itertools
 import re
-import subprocess
-import sys
-import threading
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.e2e.served import START_S, Served, serve
+from tests.e2e.lasting import NUM_TOKENS, LastingCluster, Traffic, tokens
+from tests.e2e.served import Served
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 PROMPTS = tuple([7 * number + position % 50 for position in range(200)] for number in range(1, 4))
-NUM_TOKENS = 6
+LONG = [5 * position % 1900 for position in range(400)]
+BLOCK = 32
+AT_ONCE = 6
+ROLES = {"prefill-0": "prefill", "prefill-1": "prefill", "decode-0": "decode"}
+RULES = "[autoscaler]\nevery_s = 1\nwindow_s = 5\ncool_down_s = 5\ncalm_s = 10\n"
 
 
-def tokens(served: Served, prompt: list[int]) -> list[int]:
-    return list(served.complete(prompt, num_tokens=NUM_TOKENS)["choices"][0]["token_ids"])
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LastingCluster]:
+    with LastingCluster(tmp_path_factory.mktemp("lasting")) as made:
+        for name, role in ROLES.items():
+            made.join(name, role)
+        made.served.wait_ready()
+        made.wait_roles(ROLES)
+        yield made
 
 
-class Traffic:
-    """One request after the other; each must give what the first of its prompt gave."""
+@pytest.fixture(scope="module")
+def expected(plain: Served) -> list[tuple[list[int], list[int]]]:
+    return [(prompt, tokens(plain, prompt)) for prompt in PROMPTS]
 
-    def __init__(self, served: Served) -> None:
+
+def test_an_instance_changes_its_role_and_back_and_every_answer_stays_the_same(
+    cluster: LastingCluster, expected: list[tuple[list[int], list[int]]]
+) -> None:
+    assert "prefill-1 is ready: " in cluster.log("prefill-1").read_text()
+    with Traffic(cluster.served, expected).going_on() as traffic:
+        traffic.more()
+        assert "was prefill, is decode" in cluster.command("role", "prefill-1", "decode")
+        assert cluster.roles() == ROLES | {"prefill-1": "decode"}
+        traffic.more()
+        cluster.command("role", "prefill-1", "prefill")
+        traffic.more()
+
+
+class Conversations:
+    """Four, turn by turn; each prompt begins with all that was said before."""
+
+    def __init__(self, plain: Served) -> None:
+        self._plain = plain
+        self._said = [[3000 + 11 * number + position % 60 for position in range(150)] for number in range(4)]
+
+    def begin(self, served: Served) -> set[str]:
+        """The first turns, all at once; the instances that computed them."""
+
+        def first(number: int) -> str:
+            self._turn(served, number, request_id=f"first-{number}")
+            record = served.http.get(f"/admin/requests/first-{number}").json()
+            return str(record["decisions"][-1]["prefill"])
+
+        with ThreadPoolExecutor(len(self._said)) as pool:
+            return set(pool.map(first, range(len(self._said))))
+
+    def go_on(self, served: Served) -> float:
+        """The next turn of each; share that was cached of what was said before it, in whole blocks."""
+        held = sum((len(said) - 1) // BLOCK * BLOCK for said in self._said)  # the last token of an answer has no KV
+        return sum(self._turn(served, number) for number in range(len(self._said))) / held
+
+    def _turn(self, served: Served, number: int, **more: Any) -> int:
+        """Prompt tokens that were cached."""
+        prompt = [*self._said[number], *(1000 + 37 * number + position % 40 for position in range(50))]
+        answer = served.complete(prompt, num_tokens=NUM_TOKENS, **more)
+        given = answer["choices"][0]["token_ids"]
+        assert given == tokens(self._plain, prompt)
+        self._said[number] = [*prompt, *given]
+        return int((answer["usage"]["prompt_tokens_details"] or {}).get("cached_tokens", 0))
+
+
+def test_the_gateway_after_one_that_was_killed_knows_what_the_instances_hold(
+    cluster: LastingCluster, plain: Served
+) -> None:
+    talks = Conversations(plain)
+    assert talks.begin(cluster.served) == {"prefill-0", "prefill-1"}
+    before = talks.go_on(cluster.served)
+    cluster.served.process.send_signal(signal.SIGKILL)
+    cluster.served.process.wait()
+    cluster.served.close()
+    cluster.start_gateway().wait_ready()
+    cluster.wait_roles(ROLES)
+    after = talks.go_on(cluster.served)
+    assert before > 0.95
+    assert after >= 0.95 * before
+
+
+class Burst:
+    """Long prompts of which nothing is cached, `AT_ONCE` at a time."""
+
+    def __init__(self, served: Served, expected: list[int]) -> None:
         self._served = served
-        self._expected = [tokens(served, prompt) for prompt in PROMPTS]
-        self._going = True
-        self.faults: list[str] = []
-        self.num_right = 0
+        self._expected = expected
+        self._numbers = itertools.count()
 
-    def run(self) -> None:
-        number = 0
-        while self._going:
-            number = (number + 1) % len(PROMPTS)
-            try:
-                found = tokens(self._served, PROMPTS[number])
-            except Exception as error:
-                self.faults.append(f"{type(error).__name__}: {error}")
-                continue
-            if found == self._expected[number]:
-                self.num_right += 1
-            else:
-                self.faults.append(f"prompt {number}: {found} instead of {self._expected[number]}")
+    def ask(self) -> dict[str, Any]:
+        """One; its record at the gateway."""
+        name = f"burst-{next(self._numbers)}"
+        assert tokens(self._served, LONG, cache_salt=name, request_id=name) == self._expected
+        return dict(self._served.http.get(f"/admin/requests/{name}").json())
 
-    @contextmanager
-    def going_on(self) -> Iterator["Traffic"]:
-        thread = threading.Thread(target=self.run)
-        thread.start()
-        try:
-            yield self
-        finally:
-            self._going = False
-            thread.join()
+    def seconds_alone(self) -> float:
+        begin = time.monotonic()
+        self.ask()
+        return time.monotonic() - begin
+
+    def wave(self) -> list[dict[str, Any]]:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return [f.result() for f in [pool.submit(self.ask) for _ in range(AT_ONCE)]]
 
 
-def memserve(served: Served, *arguments: str) -> str:
-    """A command from another shell; its last line."""
-    run = subprocess.run(
-        [sys.executable, "-m", "memserve", *arguments, "--url", served.url],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+def test_an_autoscaler_drains_what_is_idle_starts_one_when_a_burst_comes_and_says_why(
+    cluster: LastingCluster, plain: Served, expected: list[tuple[list[int], list[int]]], tmp_path: Path
+) -> None:
+    alone_s = Burst(cluster.served, tokens(plain, LONG)).seconds_alone()
+    (tmp_path / "rules.toml").write_text(RULES)
+    cluster.served.close()
+    served = cluster.start_gateway(
+        *("--config", str(tmp_path / "rules.toml"), "--autoscale", "on", "--autoscale-bounds", "prefill=1:2"),
+        *("--ttft-target", f"{2 * alone_s:.3f}", "--tpot-target", f"{alone_s:.3f}"),
     )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout.splitlines()[-1]
+    served.wait_ready()
+    cluster.wait_roles(ROLES)
+    burst = Burst(served, tokens(plain, LONG))
+    with Traffic(served, expected).going_on() as traffic:
+        cluster.wait(lambda: [o["state"] for o in operations(served, "drain")] == ["done"], "one is drained")
+        (drained,) = operations(served, "drain")
+        assert re.search(r"handed on to prefill-\d: (\d+) of \1 prompts", drained["step"]), drained
+        log = cluster.log(drained["instance"])
+        cluster.wait(lambda: f"{drained['instance']} is drained and stopped" in log.read_text(), "its command ends")
+        traffic.more()
+        cluster.wait(lambda: burst.wave() and operations(served, "start"), "one is started")
+        cluster.wait(lambda: len(cluster.roles()) == 3, "it serves")
+        used = {record["decisions"][-1]["prefill"] for record in burst.wave()}
+        assert len(used) == 2, "the burst is spread"
+        traffic.more()
+    told = served.http.get("/admin/autoscaler").json()
+    changes = [one["change"] for one in told["decided"] if one["outcome"] == "made"]
+    assert [change.partition(":")[0] for change in changes][:2] == ["prefill 2 -> 1", "prefill 1 -> 2"]
+    assert re.search(r"90% of \d+ first tokens within [\d.]+ s \(target ", changes[1]), changes
+    shown = cluster.command("status")
+    assert "autoscaler on" in shown
+    assert f"made: {changes[1]}" in shown
 
 
-def roles(served: Served) -> dict[str, str]:
-    """Of the active instances."""
-    return {i["peer"]["instance"]: i["role"] for i in served.cluster()["instances"] if i["state"] == "active"}
-
-
-def until_active(served: Served, name: str) -> None:
-    deadline = time.monotonic() + START_S
-    while name not in roles(served):
-        assert time.monotonic() < deadline, served.cluster()
-        time.sleep(0.5)
-
-
-@contextmanager
-def joined(served: Served, *arguments: str, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """`memserve instance --join` from another shell."""
-    command = [sys.executable, "-m", "memserve", "instance", "--join", served.url, *arguments]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            process.wait(30)
-
-
-def test_an_instance_joins_one_changes_its_role_one_is_drained_and_every_answer_stays_the_same(tmp_path: Path) -> None:
-    served = serve("--dram", "256MiB", "--", "--max-model-len", "2048", log=tmp_path / "serve.log")
-    log = tmp_path / "extra.log"
-    try:
-        served.wait_ready()
-        with (
-            Traffic(served).going_on() as traffic,
-            joined(served, "--role", "decode", "--name", "extra", log=log) as extra,
-        ):
-            until_active(served, "extra")
-            assert "was decode, is prefill" in memserve(served, "role", "decode-0", "prefill")
-            assert roles(served) == {"prefill-0": "prefill", "decode-0": "prefill", "extra": "decode"}
-            before = traffic.num_right
-            while traffic.num_right < before + 4 and not traffic.faults:
-                time.sleep(0.1)
-            memserve(served, "role", "decode-0", "decode")
-            drained = memserve(served, "drain", "decode-0")
-            handed_on = re.search(r"handed on to extra: (\d+) of (\d+) prompts, (\d+) tokens", drained)
-            assert handed_on is not None, drained
-            assert handed_on[1] == handed_on[2]
-            assert roles(served) == {"prefill-0": "prefill", "extra": "decode"}
-            before = traffic.num_right
-            while traffic.num_right < before + 4 and not traffic.faults:
-                time.sleep(0.1)
-            assert extra.poll() is None
-        assert traffic.faults == []
-        assert traffic.num_right > 8
-        assert "extra is ready: " in log.read_text()
-    finally:
-        served.close()
+def operations(served: Served, kind: str) -> list[dict[str, Any]]:
+    return [one for one in served.http.get("/admin/operations").json()["operations"] if one["kind"] == kind]
