@@ -62,7 +62,6 @@ class FramedSocket:
         self._limits = limits
         self._clock = clock
         self._codec: Codec[DataMessage] = Codec(DataMessage, MAX_MESSAGE_BYTES)  # type: ignore[arg-type]
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.settimeout(limits.stall_s)
 
     def send(self, message: DataMessage, payload: Sequence[memoryview] = (), *, num_follow: int = 0) -> None:

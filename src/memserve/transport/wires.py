@@ -6,6 +6,7 @@ Owns the socket it is given. Not thread-safe, but `shut` may come from any threa
 import socket
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 
@@ -106,5 +107,17 @@ class TlsWire:
 
 
 def wire_on(sock: socket.socket) -> Wire:
-    """For whatever kind of socket it is."""
+    """For whatever kind of socket it is. What stays on this host is sent as fast as it is taken."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    _do_not_pace_on_one_host(sock)
     return TlsWire(sock) if isinstance(sock, ssl.SSLSocket) else PlainWire(sock)
+
+
+def _do_not_pace_on_one_host(sock: socket.socket) -> None:
+    """BBR, the default of many hosts, takes the pauses between blocks for a slow network, which one host has not.
+
+    Reno is part of every Linux; where it is refused, or the peer has gone already, all stays as it is.
+    """
+    with suppress(OSError):
+        if sock.getpeername()[0] == sock.getsockname()[0]:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
