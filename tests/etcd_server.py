@@ -12,7 +12,9 @@ import aiohttp
 import pytest
 
 from memserve.core.errors import RegistryUnavailable
+from memserve.core.etcd_address import parse_etcd
 from memserve.rpc.etcd import EtcdClient
+from memserve.security.tls_files import NO_TLS, TlsFiles
 
 needs_etcd = pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed (apt install etcd-server)")
 
@@ -26,7 +28,8 @@ def free_ports(count: int) -> list[int]:
 
 
 class EtcdServer:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tls: TlsFiles = NO_TLS) -> None:
+        self._tls = tls
         self._folder = folder
         self._client_port, self._peer_port = free_ports(2)
         self._process: asyncio.subprocess.Process | None = None
@@ -37,11 +40,15 @@ class EtcdServer:
 
     @property
     def url(self) -> str:
-        return f"etcd://{self.endpoint}"
+        if not self._tls.is_on:
+            return f"etcd://{self.endpoint}"
+        files = f"ca={self._tls.ca}&cert={self._tls.certificate}&key={self._tls.key}"
+        return f"etcds://{self.endpoint}?{files}"
 
-    async def start(self) -> None:
-        """Returns when it answers."""
-        clients, peers = f"http://{self.endpoint}", f"http://127.0.0.1:{self._peer_port}"
+    async def start(self, *, wait: bool = True) -> None:
+        """Returns when it answers; one that wants a login is not waited for."""
+        clients = f"{'https' if self._tls.is_on else 'http'}://{self.endpoint}"
+        peers = f"http://127.0.0.1:{self._peer_port}"
         options = {
             "--data-dir": str(self._folder / "etcd"),
             "--listen-client-urls": clients,
@@ -50,11 +57,16 @@ class EtcdServer:
             "--initial-advertise-peer-urls": peers,
             "--initial-cluster": f"default={peers}",
         }
+        if self._tls.is_on:
+            options |= {"--cert-file": self._tls.certificate, "--key-file": self._tls.key}
+            options |= {"--trusted-ca-file": self._tls.ca, "--client-cert-auth": "true"}
         with (self._folder / "etcd.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                "etcd", *(word for pair in options.items() for word in pair), stdout=log, stderr=log
+                "etcd", *(f"{name}={value}" for name, value in options.items()), stdout=log, stderr=log
             )
-        client = EtcdClient([self.endpoint])
+        if not wait:
+            return
+        client = EtcdClient(parse_etcd(self.url))
         async with asyncio.timeout(30):
             while not await _answers(client):  # noqa: ASYNC110 - another process makes it true
                 await asyncio.sleep(0.05)
@@ -76,7 +88,7 @@ class EtcdServer:
 
     async def compact(self) -> None:
         """Forget all history up to now."""
-        client = EtcdClient([self.endpoint])
+        client = EtcdClient(parse_etcd(self.url))
         revision = (await client.list("/")).revision
         async with aiohttp.ClientSession() as session:
             url = f"http://{self.endpoint}/v3/kv/compaction"
@@ -94,9 +106,9 @@ async def _answers(client: EtcdClient) -> bool:
 
 
 @asynccontextmanager
-async def etcd_server(folder: Path) -> AsyncIterator[EtcdServer]:
+async def etcd_server(folder: Path, tls: TlsFiles = NO_TLS) -> AsyncIterator[EtcdServer]:
     """Running at the start of the block, gone at its end."""
-    server = EtcdServer(folder)
+    server = EtcdServer(folder, tls)
     await server.start()
     try:
         yield server

@@ -50,7 +50,7 @@ class ClusterSettings(Settings, frozen=True):
     manager: str = "127.0.0.1:0"
     """HOST:PORT where instances join; port 0 takes a free one."""
     registry: str = ""
-    """etcd://HOST:PORT,HOST:PORT: where several gateways keep who is in the cluster; "" in this gateway alone."""
+    """etcd://HOST:PORT,... or etcds://: where several gateways keep who is in the cluster; "" in this one alone."""
     secret: str = ""
     """File with the cluster's secret; needed as soon as anything listens beyond loopback."""
     launcher: LauncherKind = LauncherKind.LOCAL
@@ -77,7 +77,7 @@ class ClusterSettings(Settings, frozen=True):
     def _check_registry(self) -> None:
         if not self.registry:
             return
-        _, cluster = parse_etcd(self.registry)
+        cluster = parse_etcd(self.registry).cluster
         if cluster:
             raise ConfigError(f'--registry {self.registry}: leave out "/{cluster}" and give the name with --name')
         if not self.name:

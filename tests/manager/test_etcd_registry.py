@@ -14,6 +14,7 @@ from memserve.cluster.view import ClusterView
 from memserve.core.clock import SystemClock
 from memserve.core.enums import Phase, Role
 from memserve.core.errors import ConfigError, IdentityMismatch, InstanceUnavailable, LeaseLost, RegistryUnavailable
+from memserve.core.etcd_address import EtcdAddress
 from memserve.core.ids import Incarnation, InstanceId, RequestId
 from memserve.instance.etcd_link import EtcdLink, gateways_in_etcd
 from memserve.manager.etcd_registry import registry_in_etcd
@@ -91,7 +92,7 @@ async def eventually_knows(member: Member, names: set[InstanceId]) -> None:
 class Gateway:
     """A manager, and what it told its owner."""
 
-    def __init__(self, url: str, endpoint: str, *, model: str = "m") -> None:
+    def __init__(self, url: str, *, model: str = "m") -> None:
         self.dead: list[DeadInstance] = []
         self.reports: list[RequestReport] = []
         self.manager = ClusterManager(
@@ -101,7 +102,7 @@ class Gateway:
             on_report=self.reports.append,
             on_change=self._change,
             launcher=no_restarts,
-            registry=registry_in_etcd(url, [endpoint], model=model),
+            registry=registry_in_etcd(url, model=model),
             dead_s=1e9,
         )
 
@@ -127,7 +128,7 @@ class Cluster:
         self._stack = AsyncExitStack()
 
     async def gateway(self, *, model: str = "m") -> Gateway:
-        gateway = Gateway(self.server.url, self.server.endpoint, model=model)
+        gateway = Gateway(self.server.url, model=model)
         self._stack.push_async_callback(gateway.manager.stop)
         await gateway.manager.start()
         self.gateways.append(gateway)
@@ -215,7 +216,7 @@ async def test_a_second_process_under_a_name_is_refused_and_the_first_is_not_dis
 
 async def lose_leases(cluster: Cluster, *names: InstanceId) -> None:
     """As when nobody kept them alive for too long."""
-    client = EtcdClient([cluster.server.endpoint])
+    client = EtcdClient(EtcdAddress(endpoints=(cluster.server.endpoint,)))
     for name in names:
         member = await client.get(f"{prefix_of('test')}{MEMBERS}{name}")
         assert member is not None
@@ -310,7 +311,7 @@ async def test_while_etcd_stands_still_for_longer_than_silence_may_last_the_view
 
 async def test_without_an_etcd_a_gateway_does_not_start_and_says_where_it_looked() -> None:
     endpoint = f"127.0.0.1:{free_ports(1)[0]}"
-    gateway = Gateway(f"etcd://{endpoint}", endpoint)
+    gateway = Gateway(f"etcd://{endpoint}")
     with pytest.raises(ConfigError, match=f"no etcd answers at {endpoint}: start it, or set --registry"):
         await gateway.manager.start()
     await gateway.manager.stop()

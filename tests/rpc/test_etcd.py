@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from memserve.core.errors import LeaseLost, RegistryUnavailable
+from memserve.core.etcd_address import EtcdAddress
 from memserve.rpc.etcd import Delete, Entry, EtcdClient, Put
 from memserve.rpc.etcd_mirror import EtcdMirror
 from tests.etcd_server import EtcdServer, etcd_server, free_ports, needs_etcd
@@ -23,7 +24,7 @@ async def server(tmp_path: Path) -> AsyncIterator[EtcdServer]:
 
 @pytest.fixture
 async def client(server: EtcdServer) -> AsyncIterator[EtcdClient]:
-    client = EtcdClient([server.endpoint])
+    client = EtcdClient(EtcdAddress(endpoints=(server.endpoint,)))
     yield client
     await client.close()
 
@@ -97,14 +98,21 @@ async def test_a_copy_follows_through_a_compaction_a_kill_and_a_restart(
 
 
 async def test_the_next_endpoint_is_asked_when_one_does_not_answer(server: EtcdServer) -> None:
-    client = EtcdClient([f"127.0.0.1:{free_ports(1)[0]}", server.endpoint])
+    client = EtcdClient(
+        EtcdAddress(
+            endpoints=(
+                f"127.0.0.1:{free_ports(1)[0]}",
+                server.endpoint,
+            )
+        )
+    )
     await client.put(Put(key="/a/x", value=b"1"))
     await client.close()
 
 
 async def test_an_etcd_that_is_not_there_is_told_with_its_address() -> None:
     endpoint = f"127.0.0.1:{free_ports(1)[0]}"
-    client = EtcdClient([endpoint])
+    client = EtcdClient(EtcdAddress(endpoints=(endpoint,)))
     with pytest.raises(RegistryUnavailable, match=f"etcd at {endpoint} does not answer"):
         await client.list("/a/")
     await client.close()

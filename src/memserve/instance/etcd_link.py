@@ -73,8 +73,8 @@ async def gateways_in_etcd(join: str) -> tuple[str, ...]:
 
     Raises ConfigError when the cluster cannot be told or has no gateway, RegistryUnavailable.
     """
-    endpoints, cluster = parse_etcd(join)
-    client = EtcdClient(endpoints)
+    address = parse_etcd(join)
+    client, cluster = EtcdClient(address), address.cluster
     try:
         listing = await client.list(f"{prefix_of(cluster)}{STATE}" if cluster else ROOT)
     finally:
@@ -97,9 +97,8 @@ class EtcdLink:
     """Of one instance, in one event loop."""
 
     def __init__(self, join: str, *, cluster: str, secret: ClusterSecret | None = None) -> None:
-        """Raises ConfigError when `join` names no etcd."""
-        endpoints, _ = parse_etcd(join)
-        self._client = EtcdClient(endpoints)
+        """Raises ConfigError when `join` names no etcd, or files that cannot be used."""
+        self._client = EtcdClient(parse_etcd(join))
         self._prefix = prefix_of(cluster)
         self._mirror = EtcdMirror(self._client, self._prefix, on_change=self._changed, folder=STATE)
         self._follower: asyncio.Task[None] | None = None

@@ -11,13 +11,14 @@ While etcd does not answer, nobody's silence counts and the view stays: serving 
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 
 from memserve.cluster.events import DrainAsked, HeartbeatReceived, InstanceJoined, LeaseEnded, OrderSeen, RoleAsked
 from memserve.cluster.membership import Membership
 from memserve.core.errors import ConfigError, LeaseLost, MemserveError, RegistryUnavailable
+from memserve.core.etcd_address import parse_etcd
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.manager.desk import Desk
 from memserve.manager.registry import RegistryMaker, RegistryStats, Tell
@@ -46,11 +47,13 @@ _TURN_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-def registry_in_etcd(join: str, endpoints: Sequence[str], *, model: str) -> RegistryMaker:
-    """`join` is what instances are given; `model` what every gateway of the cluster must serve."""
-    return lambda desk, membership, tell: EtcdRegistry(
-        desk, membership, tell, client=EtcdClient(endpoints), join=join, model=model
-    )
+def registry_in_etcd(join: str, *, model: str) -> RegistryMaker:
+    """`join` is what instances are given, too; `model` what every gateway of the cluster must serve.
+
+    Raises ConfigError when it names no etcd, or files that cannot be used.
+    """
+    client = EtcdClient(parse_etcd(join))
+    return lambda desk, membership, tell: EtcdRegistry(desk, membership, tell, client=client, join=join, model=model)
 
 
 class EtcdRegistry:
@@ -97,8 +100,10 @@ class EtcdRegistry:
                 self._check_model()
                 await self._register()
         except (TimeoutError, RegistryUnavailable) as error:
-            where = ", ".join(self._client.endpoints)
-            raise ConfigError(f"no etcd answers at {where}: start it, or set --registry to where it is") from error
+            where, why = ", ".join(self._client.endpoints), str(error) or "no answer in time"
+            raise ConfigError(
+                f"no etcd answers at {where}: start it, or set --registry to where it is ({why})"
+            ) from error
         self._is_up = True
 
     async def agree(self, asked: DrainAsked | RoleAsked) -> None:

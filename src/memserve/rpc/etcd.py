@@ -1,22 +1,28 @@
 """etcd through its own JSON gateway over HTTP: what memserve needs of the key-value, lease and watch services.
 
-Owns the HTTP connections and which of the endpoints is asked. Knows nothing of what the keys mean. Every call has
-a deadline; one that an endpoint does not answer goes to the next, and RegistryUnavailable says that none did.
+Owns the HTTP connections, with TLS and a login where the address says so, and which of the endpoints is asked. Knows
+nothing of what the keys mean. Every call has a deadline; one that an endpoint does not answer goes to the next, and
+RegistryUnavailable says that none did.
 After https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/: bytes travel as base64, 64-bit numbers as text.
 """
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
 
 from memserve.core.errors import LeaseLost, RegistryUnavailable
+from memserve.core.etcd_address import EtcdAddress
+from memserve.security.https import reason_of, towards_etcd
 
 T = TypeVar("T")
 
 _CODE_NOT_FOUND = 5
+_CODE_UNAUTHENTICATED = 16
 _MAX_LINE = 64 << 20
 
 
@@ -93,17 +99,28 @@ class _WatchLine(msgspec.Struct):
     result: _Watched = msgspec.field(default_factory=_Watched)
 
 
+class _Token(msgspec.Struct):
+    token: str
+
+
 class _Fault(msgspec.Struct):
     error: str = ""
     code: int = 0
 
 
+class _LoginEnded(RegistryUnavailable):
+    """Log in again."""
+
+
 class EtcdClient:
     """On one event loop; the first call connects."""
 
-    def __init__(self, endpoints: Sequence[str], *, deadline_s: float = 2.0) -> None:
-        """`endpoints` as "HOST:PORT"; `deadline_s` is for one call to one of them."""
-        self.endpoints = tuple(endpoints)
+    def __init__(self, address: EtcdAddress, *, deadline_s: float = 2.0) -> None:
+        """`deadline_s` is for one call to one endpoint. Raises ConfigError for files that cannot be used."""
+        self.endpoints = address.endpoints
+        self._address = address
+        self._tls = towards_etcd(ca=address.ca, cert=address.cert, key=address.key) if address.has_tls else True
+        self._token = ""
         self._deadline_s = deadline_s
         self._current = 0
         self._session: aiohttp.ClientSession | None = None
@@ -163,7 +180,7 @@ class EtcdClient:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._deadline_s, sock_read=quiet_s)
         endpoint = self.endpoints[self._current]
         try:
-            async with self._http().post(_url(endpoint, "watch"), json=asked, timeout=timeout) as answer:
+            async with self._post(endpoint, "watch", asked, timeout) as answer:
                 async for line in _lines(answer.content):
                     told = _decode(line, _WatchLine).result
                     if told.canceled or told.compact_revision:
@@ -182,12 +199,31 @@ class EtcdClient:
             await session.close()
 
     async def _call(self, what: str, asked: dict[str, Any], shape: type[T]) -> T:
+        """After a login, where one is needed; once more where that has run out."""
+        if not self._address.user:
+            return await self._ask(what, asked, shape)
+        if self._token:
+            try:
+                return await self._ask(what, asked, shape)
+            except _LoginEnded:
+                self._token = ""
+        await self._log_in()
+        return await self._ask(what, asked, shape)
+
+    async def _log_in(self) -> None:
+        try:
+            password = (await asyncio.to_thread(Path(self._address.password).read_text)).strip()
+        except OSError as error:
+            raise RegistryUnavailable(f"etcd's password {self._address.password}: {error.strerror}") from error
+        login = {"name": self._address.user, "password": password}
+        self._token = (await self._ask("auth/authenticate", login, _Token)).token
+
+    async def _ask(self, what: str, asked: dict[str, Any], shape: type[T]) -> T:
         timeout = aiohttp.ClientTimeout(total=self._deadline_s)
         last: Exception | None = None
         for _ in self.endpoints:
-            url = _url(self.endpoints[self._current], what)
             try:
-                async with self._http().post(url, json=asked, timeout=timeout) as answer:
+                async with self._post(self.endpoints[self._current], what, asked, timeout) as answer:
                     body = await answer.read()
             except (aiohttp.ClientError, TimeoutError) as error:
                 last = error
@@ -198,20 +234,29 @@ class EtcdClient:
             fault = _decode(body, _Fault)
             if fault.code == _CODE_NOT_FOUND:
                 raise LeaseLost(f"{fault.error}: what was written under it is gone")
+            if fault.code == _CODE_UNAUTHENTICATED:
+                raise _LoginEnded(f"etcd at {', '.join(self.endpoints)} refuses the login: {fault.error}")
             last = RegistryUnavailable(f"HTTP {answer.status} {fault.error}")
             self._try_next()
         raise self._unavailable(last)
 
+    def _post(
+        self, endpoint: str, what: str, asked: dict[str, Any], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.client._RequestContextManager:
+        url = f"{'https' if self._address.has_tls else 'http'}://{endpoint}/v3/{what}"
+        shown = {"Authorization": self._token} if self._token else {}
+        return self._http().post(url, json=asked, timeout=timeout, headers=shown)
+
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=16))
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=16, ssl=self._tls))
         return self._session
 
     def _try_next(self) -> None:
         self._current = (self._current + 1) % len(self.endpoints)
 
     def _unavailable(self, error: Exception | None) -> RegistryUnavailable:
-        why = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+        why = "no answer in time" if isinstance(error, TimeoutError) or error is None else reason_of(error)
         return RegistryUnavailable(f"etcd at {', '.join(self.endpoints)} does not answer ({why})")
 
     def __repr__(self) -> str:
@@ -228,10 +273,6 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
                 yield line
         if len(pending) > _MAX_LINE:
             raise RegistryUnavailable(f"etcd sent a line of more than {_MAX_LINE >> 20} MiB")
-
-
-def _url(endpoint: str, what: str) -> str:
-    return f"http://{endpoint}/v3/{what}"
 
 
 def _coded(text: str) -> str:

@@ -1,4 +1,4 @@
-"""HTTP over TLS: the certificate that the gateway shows its clients, and how instances are talked to."""
+"""HTTP over TLS: the certificate that the gateway shows its clients, and how instances and etcd are talked to."""
 
 import ssl
 from pathlib import Path
@@ -40,6 +40,20 @@ def server_certificate(certfile: str, keyfile: str) -> ServerCertificate | None:
             "PEM files of a certificate, with those that lead to its CA, and of its key without a passphrase"
         ) from error
     return ServerCertificate(certfile=certfile, keyfile=keyfile)
+
+
+def towards_etcd(*, ca: str, cert: str, key: str) -> ssl.SSLContext:
+    """Trusting this CA, "" what the system trusts, and showing this certificate, "" none. Raises ConfigError."""
+    try:
+        context = ssl.create_default_context(cafile=ca or None)
+        if cert:
+            context.load_cert_chain(cert, key or None, password="")
+    except OSError as error:
+        raise ConfigError(
+            f"TLS to etcd: ca={ca} cert={cert} key={key} cannot be used ({error.strerror or error}): give PEM files, "
+            "the key without a passphrase"
+        ) from error
+    return context
 
 
 def towards_instances(secret: ClusterSecret | None) -> ssl.SSLContext | bool:

@@ -23,7 +23,6 @@ from memserve.config import ServeConfig, parse_address
 from memserve.core.clock import Clock, SystemClock
 from memserve.core.enums import Role
 from memserve.core.errors import InstanceUnavailable
-from memserve.core.etcd_address import parse_etcd
 from memserve.core.http_address import base_url
 from memserve.core.ids import InstanceId
 from memserve.gateway.app import create_app
@@ -194,15 +193,15 @@ def _manager(
 ) -> ClusterManager:
     settings = run.config.cluster
     host, port = parse_address(settings.manager, "cluster.manager")
-    endpoints = parse_etcd(settings.registry)[0] if settings.registry else ()
+    shared = settings.registry
     return ClusterManager(
         cluster=run.cluster,
         bind=host,
         port=port,
         clock=clock,
-        registry=registry_in_etcd(settings.registry, endpoints, model=run.model_name) if endpoints else OwnRegistry,
-        dead_s=math.inf if endpoints else SILENT_S,
-        on_report=reports.ingest_own if endpoints else reports.ingest,
+        registry=registry_in_etcd(shared, model=run.model_name) if shared else OwnRegistry,
+        dead_s=math.inf if shared else SILENT_S,
+        on_report=reports.ingest_own if shared else reports.ingest,
         on_change=changes.changed,
         launcher=launcher,
         config=msgspec.json.encode(_told(run.config)),
