@@ -89,14 +89,14 @@ def paper(
 
 @app.command()
 def against(
-    run: Annotated[Path, typer.Argument(help="JSON file of `memserve bench serve`; its lines lie beside it.")],
+    runs: Annotated[list[Path], typer.Argument(help="JSON files of `memserve bench serve`; their lines lie beside.")],
     *,
     profile: Annotated[str, typer.Option(help="What `memserve calibrate` measured on the same machine.")],
     data: Data = Path("../shared/data"),
     model: Model = None,
     json: Json = None,
 ) -> None:
-    """The simulator beside a real run: the same requests at the same moments."""
+    """The simulator beside real runs: the same requests at the same moments."""
     with refusals():
         from memserve.bench.simulated.against import AgainstPlan, play_against  # noqa: PLC0415
         from memserve.bench.simulated.origin import origin  # noqa: PLC0415
@@ -107,7 +107,7 @@ def against(
 
         folder = _model(model)
         plan = AgainstPlan(
-            run=run,
+            runs=tuple(runs),
             profile=load_profile(profile),
             data=data,
             words=_words(model),
@@ -120,7 +120,7 @@ def against(
             profile=plan.profile.identity,
             profile_source=plan.profile.source,
             seeds=(0,),
-            run=run.name,
+            runs=tuple(run.name for run in runs),
             left_out=tuple(left_out),
             results=tuple(results),
         )

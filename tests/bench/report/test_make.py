@@ -201,7 +201,7 @@ def test_the_simulator_is_shown_beside_a_real_run_and_in_money(report: Report) -
     }
     beside = AgainstResult(**cell, **(times | {"simulated_ttft_p50_s": 1.5}))
     against = AgainstReport(
-        study="against", run="serve-react.json", left_out=("vllm-nixl",), results=(beside,), **STUDY
+        study="against", runs=("serve-react.json",), left_out=("vllm-nixl",), results=(beside,), **STUDY
     )
     write_study(against, report.results / "simulation-against.json")
     kind = {"policy": "prompt-tree", "caching": CachingMode.RETURN, "instances": 7}

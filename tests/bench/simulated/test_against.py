@@ -36,7 +36,7 @@ def write_run(folder: Path, *systems: str) -> Path:
 def plan(folder: Path, run: Path) -> AgainstPlan:
     write_react(folder)
     return AgainstPlan(
-        run=run, profile=load_profile("cpu-smollm2-135m"), data=folder, words=Words(TOKENIZER), context=8192
+        runs=(run,), profile=load_profile("cpu-smollm2-135m"), data=folder, words=Words(TOKENIZER), context=8192
     )
 
 

@@ -39,7 +39,8 @@ def parts_of(size: Size) -> list[Part]:
 _TRACES = "../shared/data/mooncake"
 _SMALL = "--systems basic,return --rate 0.2 --sessions 2 --repetitions 1"
 _PROFILE = "{results}/cost-profile.json"
-_AGAINST = f"bench simulated against {{results}}/serve-react.json --profile {_PROFILE}"
+_RUNS = " ".join(f"{{results}}/serve-{name}.json" for name in WORKLOADS)
+_AGAINST = f"bench simulated against {_RUNS} --profile {_PROFILE}"
 _HOUR = 3600.0
 
 _PARTS: dict[Size, tuple[tuple[str, str, float], ...]] = {

@@ -59,7 +59,8 @@ def simulated_sections() -> list[Section]:
             name="simulation-against",
             file="simulation-against.json",
             command=(
-                "memserve bench simulated against benchmarks/results/serve-react.json --profile PROFILE "
+                "memserve bench simulated against benchmarks/results/serve-sharegpt.json "
+                "benchmarks/results/serve-react.json --profile benchmarks/results/cost-profile.json "
                 "--json benchmarks/results/simulation-against.json"
             ),
             build=_against,

@@ -33,8 +33,8 @@ from memserve.simulator.setting import Setting
 
 NUM_INSTANCES = 2
 """Of every system in bench/serve/systems.py."""
-BLOCK_TOKENS = 128
-"""vLLM's default on CPU."""
+BLOCK_TOKENS = 32
+"""What `memserve serve` and every system of `memserve bench serve` start vLLM with on CPUs."""
 
 
 class Counterpart(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,8 +53,8 @@ _COUNTERPARTS = {
 
 
 class AgainstPlan(msgspec.Struct, frozen=True, kw_only=True):
-    run: Path
-    """The run's JSON file; its lines lie beside it."""
+    runs: tuple[Path, ...]
+    """JSON files; the lines of each lie beside it."""
     profile: CostProfile
     data: Path
     words: Words
@@ -67,8 +67,8 @@ def play_against(plan: AgainstPlan) -> tuple[list[AgainstResult], list[str]]:
 
     Raises ConfigError for files that are missing or of another form, and for a run without a comparable system.
     """
-    cells = read_results(results_file(plan.run))
-    lines = read_requests(requests_file(plan.run))
+    cells = [cell for run in plan.runs for cell in read_results(results_file(run))]
+    lines = [line for run in plan.runs for line in read_requests(requests_file(run))]
     pairs = [(cell, counterpart(cell.system)) for cell in cells]
     results = [
         _result(cell, own, _simulated(plan, cell, own, found))
@@ -76,7 +76,8 @@ def play_against(plan: AgainstPlan) -> tuple[list[AgainstResult], list[str]]:
         if found is not None and (own := [line for line in lines if _is_of(line, cell)])
     ]
     if not results:
-        raise ConfigError(f"{plan.run} has no finished cell of a system that the simulator knows")
+        named = ", ".join(map(str, plan.runs))
+        raise ConfigError(f"{named} has no finished cell of a system that the simulator knows")
     return results, sorted({cell.system for cell, found in pairs if found is None})
 
 

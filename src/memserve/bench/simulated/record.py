@@ -98,8 +98,8 @@ class AgainstResult(msgspec.Struct, frozen=True, kw_only=True):
 class AgainstReport(StudyReport, frozen=True, kw_only=True):
     """`memserve bench simulated against`."""
 
-    run: str
-    """File name of the real run."""
+    runs: tuple[str, ...]
+    """File names of the real runs."""
     left_out: tuple[str, ...]
     """Systems of it that the simulator has no counterpart for."""
     results: tuple[AgainstResult, ...]
