@@ -124,3 +124,11 @@ async def test_wrong_paths_and_methods_get_openai_errors(rig: Rigs) -> None:
             async with cluster.http.request(method, URL(cluster.url + path, encoded=True)) as response:
                 assert response.status == status, path
                 assert is_error(await response.json(), status), path
+
+
+async def test_a_bug_of_the_gateway_is_an_answer_in_the_clients_form(rig: Rigs) -> None:
+    async with rig() as cluster:
+        cluster.context.tokenizer.tokens = None  # type: ignore[method-assign,assignment]
+        status, answer = await cluster.post(chat())
+        assert (status, answer["error"]["message"]) == (500, "Internal server error")
+        assert await cluster.metric('memserve_gateway_requests_total{route="/v1/chat/completions",status="500"}') == 1

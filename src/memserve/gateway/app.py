@@ -3,8 +3,9 @@
 Owns the route table. Everything it works with is handed in by a GatewayContext.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -12,6 +13,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from memserve.gateway.admin_guard import AdminGuard
 from memserve.gateway.admin_routes import AdminRoutes
@@ -38,9 +40,11 @@ def create_app(context: GatewayContext) -> Starlette:
         async with runtime.open():
             yield
 
-    return Starlette(
+    completions = {path: CompletionRoute(runtime, path) for path in COMPLETION_PATHS}
+    return _Gateway(
+        completions,
         routes=[
-            *[Route(p, CompletionRoute(runtime, p), methods=["POST"]) for p in COMPLETION_PATHS],
+            *[Route(path, route, methods=["POST"]) for path, route in completions.items()],
             *[Route(p, PassThrough(runtime, p), methods=["POST"]) for p in ENGINE_PATHS],
             *AdminRoutes(context).routes(),
             *ElasticityRoutes(context).routes(),
@@ -53,6 +57,20 @@ def create_app(context: GatewayContext) -> Starlette:
         exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error},
         lifespan=lifespan,
     )
+
+
+class _Gateway(Starlette):
+    """Hands completions to their routes at once: looking for them, and the wrappers on the way, take time."""
+
+    def __init__(self, completions: Mapping[str, CompletionRoute], **options: Any) -> None:
+        super().__init__(**options)
+        self._completions = completions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._completions:
+            await self._completions[scope["path"]](scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 async def _api_error(_: Request, error: Exception) -> Response:

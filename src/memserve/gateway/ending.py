@@ -7,8 +7,7 @@ task; whoever ends it says why, and that error is raised at the end of the stret
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
 
 from memserve.core.errors import DeadlineExceeded, MemserveError
 
@@ -38,21 +37,28 @@ class Scope:
         return f"Scope({'open' if self._open else 'closed'}, reason={self._reason!r})"
 
 
-@asynccontextmanager
-async def scope(*, deadline_s: float | None = None) -> AsyncIterator[Scope]:
-    """Run the block until it is done, ended or `deadline_s` seconds have passed.
+class scope:  # noqa: N801 - used as a context manager and nothing else
+    """Run the block until it is done, ended or `deadline_s` seconds have passed; gives its Scope.
 
     Raises the reason it was ended for, or DeadlineExceeded.
     """
-    timeout = asyncio.timeout(deadline_s)
-    handle = Scope(timeout)
-    try:
-        async with timeout:
-            try:
-                yield handle
-            finally:
-                handle.close()
-    except TimeoutError as error:
-        if not timeout.expired():
-            raise
-        raise handle.reason or DeadlineExceeded(f"not done within {deadline_s:g} s") from error
+
+    __slots__ = ("_deadline_s", "_handle", "_timeout")
+
+    def __init__(self, *, deadline_s: float | None = None) -> None:
+        self._deadline_s = deadline_s
+
+    async def __aenter__(self) -> Scope:
+        self._timeout = asyncio.timeout(self._deadline_s)
+        self._handle = Scope(self._timeout)
+        await self._timeout.__aenter__()
+        return self._handle
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._handle.close()
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError as late:
+            raise self._handle.reason or DeadlineExceeded(f"not done within {self._deadline_s:g} s") from late

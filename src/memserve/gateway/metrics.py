@@ -70,6 +70,8 @@ class GatewayMetrics:
             "memserve_scheduler_actual_over_predicted", "What a step took over what was predicted", ("step",),
             buckets=_RATIOS, registry=self.registry,
         )  # fmt: skip
+        self._ended: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+        """Looked up by labels once: it takes longer than counting."""
         self.registry.register(_ViewCollector(view))
 
     def follow(self, scheduler: Scheduler) -> None:
@@ -102,6 +104,18 @@ class GatewayMetrics:
     def exposition(self) -> bytes:
         """The text that a scrape gets."""
         return generate_latest(self.registry)
+
+    def request_ended(self, route: str, status: str, *, seconds: float) -> None:
+        """Count a request by its outcome, and the time that it took."""
+        found = self._ended.get((route, status))
+        if found is None:
+            found = self._ended[route, status] = (
+                self.requests.labels(route, status),
+                self.request_s.labels(route),
+            )
+        requests, request_s = found
+        requests.inc()
+        request_s.observe(seconds)
 
     def judge(self, steps: Iterable[Step]) -> None:
         """Hold what was predicted for a request against what it took, where both are known."""

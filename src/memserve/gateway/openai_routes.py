@@ -6,8 +6,8 @@ to an answer, a record and a metric. Raw ASGI: nothing between the client's sock
 
 import logging
 import re
-import uuid
 from http import HTTPStatus
+from random import Random
 
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
@@ -40,6 +40,7 @@ class CompletionRoute:
         self._runtime = runtime
         self._context = runtime.context
         self._path = path
+        self._random = Random()  # noqa: S311 - tells requests apart, keeps no secret
 
     async def __call__(self, asgi_scope: AsgiScope, receive: Receive, send: Send) -> None:
         client = ClientConnection(asgi_scope, receive, send)
@@ -49,15 +50,23 @@ class CompletionRoute:
         state, error = RequestState.FAILED, ""
         try:
             state, error = await self._answer(client, request_id)
+        except Exception:
+            if client.status is None:
+                await client.fail(ApiError("Internal server error", status=HTTPStatus.INTERNAL_SERVER_ERROR))
+            raise
         finally:
             self._close(request_id, client, state, error)
 
     def _take_id(self, wanted: str) -> RequestId:
         # Reservations, reports and records are by id, so one that was seen before gets a suffix.
         if not _ID.fullmatch(wanted):
-            return RequestId(uuid.uuid4().hex)
+            return RequestId(f"{self._random.getrandbits(128):032x}")
         request_id = RequestId(wanted)
-        return RequestId(f"{wanted}-{uuid.uuid4().hex[:8]}") if request_id in self._context.history else request_id
+        return (
+            RequestId(f"{wanted}-{self._random.getrandbits(32):08x}")
+            if request_id in self._context.history
+            else request_id
+        )
 
     async def _answer(self, client: ClientConnection, request_id: RequestId) -> tuple[RequestState, str]:
         try:
@@ -108,8 +117,7 @@ class CompletionRoute:
     def _close(self, request_id: RequestId, client: ClientConnection, state: RequestState, error: str) -> None:
         seconds = self._context.history.close(request_id, state=state, status=client.status, error=error)
         status = "499" if state is RequestState.DISCONNECTED else str(client.status or 500)
-        self._context.metrics.requests.labels(self._path, status).inc()
-        self._context.metrics.request_s.labels(self._path).observe(seconds)
+        self._context.metrics.request_ended(self._path, status, seconds=seconds)
         if error:
             _log.info("request %s %s: %s", request_id, state, error)
         record = self._context.history.find(request_id)

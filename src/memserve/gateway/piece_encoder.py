@@ -82,14 +82,17 @@ class PieceEncoder:
         missing = [text for text in dict.fromkeys(pieces.texts) if text not in pieces.known]
         found = dict(pieces.known)
         if missing:
-            encodings = self._tokenizer.encode_batch_fast(missing, add_special_tokens=False)
-            new = {text: array("i", each.ids).tobytes() for text, each in zip(missing, encodings, strict=True)}
+            # One by one: a batch, even of one text, is handed to other threads.
+            new = {text: self._encoded(text) for text in missing}
             found |= new
             with self._lock:
                 for text, tokens in new.items():
                     self._remember((pieces.salt, text), tokens)
         after = zip_longest(pieces.texts, pieces.specials, fillvalue=b"")
         return b"".join(part for text, special in after for part in (found[str(text)], special))
+
+    def _encoded(self, text: str) -> bytes:
+        return array("i", self._tokenizer.encode(text, add_special_tokens=False).ids).tobytes()
 
     def _remember(self, key: Key, tokens: bytes) -> None:
         size = _size(key, tokens)

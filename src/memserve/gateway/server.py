@@ -77,6 +77,7 @@ def _config(app: ASGIApp, certificate: ServerCertificate | None) -> uvicorn.Conf
         lifespan="on",
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # nothing here asks where a client is
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
         ssl_certfile=None if certificate is None else certificate.certfile,

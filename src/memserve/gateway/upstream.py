@@ -31,6 +31,7 @@ _HOP_BY_HOP = frozenset(
         *("transfer-encoding", "upgrade", "host", "content-length", "expect", "accept-encoding", "date", "server"),
     }
 )
+_HOP_BY_HOP_RAW = frozenset(name.encode() for name in _HOP_BY_HOP)
 
 
 class UpstreamAnswer:
@@ -46,7 +47,7 @@ class UpstreamAnswer:
 
     def headers(self) -> RawHeaders:
         """Those that concern the client."""
-        return [(k, v) for k, v in self._answer.headers if k.decode("latin-1").lower() not in _HOP_BY_HOP]
+        return [(k, v) for k, v in self._answer.headers if k.lower() not in _HOP_BY_HOP_RAW]
 
     async def read(self) -> bytes:
         """The whole body. Raises InstanceLost, through the block, when it does not come whole."""

@@ -4,8 +4,8 @@ Owns the scopes of work in progress by instance. An upstream that stalls without
 is noticed here, because the cluster manager declares the instance dead.
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from types import TracebackType
 
 from memserve.cluster.view import ClusterView, InstanceState, InstanceView
 from memserve.core.ids import Incarnation, InstanceId
@@ -23,19 +23,9 @@ class InstanceWatch:
         self._view: ClusterView | None = None
         self._scopes: dict[Member, set[Scope]] = {}
 
-    @asynccontextmanager
-    async def using(self, instance: InstanceView) -> AsyncIterator[None]:
+    def using(self, instance: InstanceView) -> "_Use":
         """Run the block as long as this incarnation is in the cluster; raises InstanceLost when it leaves."""
-        member = (instance.instance, instance.incarnation)
-        async with scope() as handle:
-            scopes = self._scopes.setdefault(member, set())
-            scopes.add(handle)
-            try:
-                yield
-            finally:
-                scopes.discard(handle)
-                if not scopes and self._scopes.get(member) is scopes:
-                    del self._scopes[member]
+        return _Use(self._scopes, (instance.instance, instance.incarnation))
 
     def update(self, view: ClusterView) -> None:
         """Compare with the view before; idempotent for the same view."""
@@ -57,3 +47,27 @@ class InstanceWatch:
     def __repr__(self) -> str:
         working = {f"{i}@{n}": len(scopes) for (i, n), scopes in self._scopes.items()}
         return f"InstanceWatch(members={len(self._members)}, working={working})"
+
+
+class _Use:
+    """One block that depends on one member."""
+
+    __slots__ = ("_all", "_handle", "_member", "_scope", "_scopes")
+
+    def __init__(self, everybodys: dict[Member, set[Scope]], member: Member) -> None:
+        self._all = everybodys
+        self._member = member
+        self._scope = scope()
+
+    async def __aenter__(self) -> None:
+        self._handle = await self._scope.__aenter__()
+        self._scopes = self._all.setdefault(self._member, set())
+        self._scopes.add(self._handle)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._scopes.discard(self._handle)
+        if not self._scopes and self._all.get(self._member) is self._scopes:
+            del self._all[self._member]
+        await self._scope.__aexit__(kind, error, traceback)
