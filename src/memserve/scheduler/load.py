@@ -78,7 +78,7 @@ class LoadLedger:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._shares: dict[Phase, dict[RequestId, _Share]] = {phase: {} for phase in Phase}
+        self._shares: dict[Phase, dict[RequestId, _Share]] = {Phase.PREFILL: {}, Phase.DECODE: {}}
         self._slots: dict[InstanceId, int] = {}
         self._free: list[int] = []
         self._groups: dict[tuple[InstanceId, ...], npt.NDArray[np.intp] | Rows] = {}
@@ -98,7 +98,7 @@ class LoadLedger:
         seconds: float = 0.0,
         context_tokens: int = 0,
     ) -> None:
-        """Put the request's share of this phase on `instance`; an earlier share of it goes.
+        """Put the request's share of this phase, PREFILL or DECODE, on `instance`; an earlier share of it goes.
 
         `seconds` are those of its prefill by the terms alone: they count times the instance's pace, as it is known
         when they are asked for. `context_tokens` are those that its decode keeps.
@@ -117,8 +117,10 @@ class LoadLedger:
 
     def drop_all(self, request: RequestId) -> None:
         """The request is over, whatever became of it."""
-        for phase in self._shares:
-            self._take_out(request, phase)
+        for phase, shares in self._shares.items():
+            share = shares.pop(request, None)
+            if share is not None:
+                self._count(share, phase, -1)
 
     def set_pace(self, instance: InstanceId, factor: float, *, usual: float) -> None:
         """It takes this many times as long as the terms alone predict; `usual` goes for those not told of."""

@@ -7,6 +7,7 @@ so that many idle instances share the work. One policy object weighs all candida
                     entry point of the group "memserve.policies" (docs/policies.md)
 """
 
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from random import Random
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import xxhash
 
 from memserve.core.errors import ConfigError
+from memserve.core.ids import InstanceId
 from memserve.scheduler.choice import Choice, MakePolicy
 from memserve.scheduler.prompt_tree_policy import PromptTreePolicy
 
@@ -53,11 +55,16 @@ class Session:
 
     def __init__(self, random: Random) -> None:
         self._without = LeastLoad(random)
+        self._instances: Sequence[InstanceId] = ()
+        self._digests = np.zeros(0, dtype=np.uint64)  # of these instances
 
     def scores(self, choice: Choice) -> npt.ArrayLike:
         if not choice.session:
             return self._without.scores(choice)
-        return [float(xxhash.xxh3_64_intdigest(f"{choice.session}\0{i}".encode())) for i in choice.instances]
+        if choice.instances != self._instances:
+            self._instances = choice.instances
+            self._digests = np.array([_digest(i) for i in choice.instances], dtype=np.uint64)
+        return _mixed(self._digests ^ np.uint64(_digest(choice.session)))
 
 
 class PowerOfTwo:
@@ -72,6 +79,20 @@ class PowerOfTwo:
         scores = np.full(count, np.inf)
         scores[drawn] = choice.load[drawn]
         return scores
+
+
+def _digest(name: str) -> int:
+    return xxhash.xxh3_64_intdigest(name.encode())
+
+
+def _mixed(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Each bit depends on all: the finalizer of MurmurHash3 (Appleby), in place."""
+    numbers ^= numbers >> 33
+    numbers *= 0xFF51AFD7ED558CCD
+    numbers ^= numbers >> 33
+    numbers *= 0xC4CEB9FE1A85EC53
+    numbers ^= numbers >> 33
+    return numbers
 
 
 _BUILT_IN: dict[str, MakePolicy] = {

@@ -59,12 +59,12 @@ def _added_s(choice: Choice) -> float:
 def _steps_s(choice: Choice) -> Numbers:
     """Of all its decode steps together with those that are there, prefills between steps included."""
     loads, terms = choice.loads, choice.costs.decode
-    step_s: Numbers = loads.decodes * terms.per_sequence_s
-    step_s += loads.context * terms.per_context_token_s
-    step_s += terms.fixed_s + _added_s(choice)
-    step_s /= 1.0 - loads.prefill_share
-    step_s *= choice.costs.decode_pace * choice.costs.output_tokens
-    return step_s
+    steps = choice.costs.decode_pace * choice.costs.output_tokens
+    steps_s: Numbers = loads.decodes * (terms.per_sequence_s * steps)
+    steps_s += loads.context * (terms.per_context_token_s * steps)
+    steps_s += (terms.fixed_s + _added_s(choice)) * steps
+    steps_s /= 1.0 - loads.prefill_share
+    return steps_s
 
 
 def _answer_s(choice: Choice) -> Numbers:

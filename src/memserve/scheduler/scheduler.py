@@ -157,7 +157,8 @@ class Scheduler:
         pull = self._weigh_pull(prospect, made.first)
         source = pull.source if pull is not None and pull.is_worth_it else None
         gained = pull.gained_tokens if pull is not None and source is not None else 0
-        self._enter(request, prospect, made, held_tokens=made.first.matched_tokens + gained)
+        place = Place(instance=made.first.instance, role=made.first.role)
+        self._enter(request, prospect, made, place, held_tokens=made.first.matched_tokens + gained)
         self._decisions[self._policy.name, placement(made.decode, source)] += 1
         return Decision(
             request=request,
@@ -169,7 +170,7 @@ class Scheduler:
             source=source,
             pull=pull,
             forecast=self._forecast(prospect, made, pull),
-            tiers=self._holdings.tiers(Place(instance=made.first.instance, role=made.first.role), asked, prospect.held),
+            tiers=self._holdings.tiers(place, asked, prospect.held),
         )
 
     def sent(self, request: RequestId) -> None:
@@ -305,7 +306,7 @@ class Scheduler:
             costs=self._pulls,
         )
 
-    def _enter(self, request: RequestId, prospect: Prospect, made: Plan, *, held_tokens: int) -> None:
+    def _enter(self, request: RequestId, prospect: Prospect, made: Plan, place: Place, *, held_tokens: int) -> None:
         asked, first, decode = prospect.asked, made.first, made.decode
         output, total = round(self._expected_output), asked.num_tokens
         prefill_s = self._predictions.prefill.seconds(total, held_tokens / max(total, 1))
@@ -331,7 +332,7 @@ class Scheduler:
             self._overruns.look_in(prefill_s, request)
         self._flights[request] = Flight(
             asked=asked,
-            first=Place(instance=first.instance, role=first.role),
+            first=place,
             decode=None if decode is None else Place(instance=decode.instance, role=decode.role),
             alone=decode is None,
             held_tokens=held_tokens,

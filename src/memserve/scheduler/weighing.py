@@ -103,12 +103,13 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True):
 class _Seen:
     """What there is to know of a group for one prompt."""
 
-    __slots__ = ("compute_s", "levels", "loads", "matched")
+    __slots__ = ("all_hold_some", "compute_s", "levels", "loads", "matched")
 
     def __init__(self, *, matched: npt.NDArray[np.int64], levels: Sequence[_Held], loads: InstanceLoads) -> None:
         self.matched = matched
         self.levels = levels
         self.loads = loads
+        self.all_hold_some = bool(levels) and len(levels[0][1]) == len(matched)
         self.compute_s: Numbers | None = None  # until a phase that computes asks
 
 
@@ -215,7 +216,8 @@ class Weigher:
         """Few lengths are held: each is predicted once, not once an instance."""
         if seen.compute_s is None:
             compute_s = np.empty(len(seen.matched))
-            compute_s.fill(self._seconds(prospect, 0))
+            if not seen.all_hold_some:
+                compute_s.fill(self._seconds(prospect, 0))
             for num_tokens, where in seen.levels:
                 compute_s[where] = self._seconds(prospect, num_tokens)
             if prospect.is_spreading:
