@@ -78,6 +78,7 @@ def schedule(*, longest: int, block_size: int) -> Schedule:
         for count in counts
         if count <= most
     ]
+    moves.sort(key=lambda move: move.num_blocks)  # whatever drifts meanwhile weighs on the fit as on its judges
     return Schedule(chains=(*fit, *judge), decodes=tuple(decodes), moves=tuple(moves))
 
 
