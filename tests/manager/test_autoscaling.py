@@ -1,6 +1,6 @@
 """The autoscaler at work over a cluster that only notes what is asked of it: proposed, made, refused, said once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -13,6 +13,7 @@ from memserve.core.errors import ConfigError
 from memserve.core.ids import InstanceId
 from memserve.manager.autoscaling import Autoscaling, Outcome
 from memserve.manager.operations import Operation, OperationKind, Operations
+from memserve.manager.registry import ALONE, ActingScaler
 
 TARGETS = Targets(ttft_s=1.0, tpot_s=0.1, share=0.9)
 
@@ -46,7 +47,12 @@ def commands() -> NotedCommands:
     return NotedCommands()
 
 
-def autoscaling(mode: AutoscaleMode, clock: ManualClock, commands: NotedCommands) -> Autoscaling:
+def autoscaling(
+    mode: AutoscaleMode,
+    clock: ManualClock,
+    commands: NotedCommands,
+    acting: Callable[[], ActingScaler] = lambda: ALONE,
+) -> Autoscaling:
     """Over nobody, where there is to be one prefill instance at least."""
     rules = AutoscaleRules(targets=TARGETS, bounds={Role.PREFILL: Bounds(least=1, most=2)})
     return Autoscaling(
@@ -57,6 +63,7 @@ def autoscaling(mode: AutoscaleMode, clock: ManualClock, commands: NotedCommands
         elasticity=commands,
         clock=clock,
         every_s=10.0,
+        acting=acting,
     )
 
 
@@ -88,6 +95,19 @@ async def test_a_change_is_made_as_an_operation_that_can_be_followed(
     await scaling.look()
     assert commands.asked == [{Role.PREFILL: 1}]
     assert [(one.outcome, one.operations) for one in scaling.report().decided] == [(Outcome.MADE, (1,))]
+
+
+async def test_of_several_that_share_a_cluster_only_the_one_whose_turn_it_is_acts_and_the_next_goes_on(
+    clock: ManualClock, commands: NotedCommands
+) -> None:
+    other = ActingScaler(is_here=False, manager="tcp://other:1")
+    turn = [other]
+    scaling = autoscaling(AutoscaleMode.ON, clock, commands, acting=lambda: turn[-1])
+    await looks(scaling, clock, 5)
+    assert (commands.asked, scaling.report().decided, scaling.report().acting) == ([], (), other)
+    turn.append(ActingScaler(is_here=True, manager="tcp://this:1"))
+    await scaling.look()
+    assert commands.asked == [{Role.PREFILL: 1}]
 
 
 async def test_what_is_refused_is_told_with_the_reason_and_not_asked_again_at_once(

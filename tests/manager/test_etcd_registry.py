@@ -14,11 +14,12 @@ from memserve.cluster.view import ClusterView
 from memserve.core.clock import SystemClock
 from memserve.core.enums import Phase, Role
 from memserve.core.errors import ConfigError, IdentityMismatch, InstanceUnavailable, LeaseLost, RegistryUnavailable
-from memserve.core.etcd_address import EtcdAddress
+from memserve.core.etcd_address import EtcdAddress, parse_etcd
 from memserve.core.ids import Incarnation, InstanceId, RequestId
 from memserve.instance.etcd_link import EtcdLink, gateways_in_etcd
 from memserve.manager.etcd_registry import registry_in_etcd
 from memserve.manager.manager import ClusterManager
+from memserve.manager.registry import ActingScaler
 from memserve.rpc.channel import RpcClient
 from memserve.rpc.etcd import EtcdClient
 from memserve.wire.identity import KvIdentity
@@ -36,7 +37,7 @@ from memserve.wire.messages import (
     ReportRequest,
     RequestReport,
 )
-from memserve.wire.roster import MEMBERS, prefix_of
+from memserve.wire.roster import GATEWAYS, MEMBERS, prefix_of
 
 pytestmark = needs_etcd
 IDENTITY = KvIdentity(model="m", dtype="f", engine="e", backend="b", block_size=32, block_bytes=64, num_layers=1)
@@ -92,7 +93,7 @@ async def eventually_knows(member: Member, names: set[InstanceId]) -> None:
 class Gateway:
     """A manager, and what it told its owner."""
 
-    def __init__(self, url: str, *, model: str = "m") -> None:
+    def __init__(self, url: str, *, model: str = "m", autoscales: bool = True) -> None:
         self.dead: list[DeadInstance] = []
         self.reports: list[RequestReport] = []
         self.manager = ClusterManager(
@@ -102,7 +103,7 @@ class Gateway:
             on_report=self.reports.append,
             on_change=self._change,
             launcher=no_restarts,
-            registry=registry_in_etcd(url, model=model),
+            registry=registry_in_etcd(url, model=model, autoscales=autoscales),
             dead_s=1e9,
         )
 
@@ -127,8 +128,8 @@ class Cluster:
         self.gateways: list[Gateway] = []
         self._stack = AsyncExitStack()
 
-    async def gateway(self, *, model: str = "m") -> Gateway:
-        gateway = Gateway(self.server.url, model=model)
+    async def gateway(self, *, model: str = "m", autoscales: bool = True) -> Gateway:
+        gateway = Gateway(self.server.url, model=model, autoscales=autoscales)
         self._stack.push_async_callback(gateway.manager.stop)
         await gateway.manager.start()
         self.gateways.append(gateway)
@@ -196,6 +197,35 @@ async def test_two_gateways_cannot_drain_the_last_two_at_the_same_moment(cluster
     refused = [error for error in found if error is not None]
     assert [type(error) for error in refused] == [ConfigError]
     assert "is the last active decode instance" in str(refused[0])
+
+
+async def test_one_gateway_s_autoscaler_acts_and_the_next_one_s_when_its_lease_ends_or_it_says_goodbye(
+    cluster: Cluster,
+) -> None:
+    first, second = (gateway.manager for gateway in cluster.gateways)
+    other = (await cluster.gateway(autoscales=False)).manager
+    await eventually(lambda: second.acting_scaler.manager == other.acting_scaler.manager == first.endpoint)
+    assert first.acting_scaler == ActingScaler(is_here=True, manager=first.endpoint)
+    assert not second.acting_scaler.is_here
+    assert not other.acting_scaler.is_here
+    client = EtcdClient(parse_etcd(cluster.server.url))
+    found = (await client.list(f"{prefix_of('test')}{GATEWAYS}")).entries
+    await client.revoke(found[0].lease)  # as etcd does when it was not heard of for so long
+    await client.close()
+    await eventually(lambda: second.acting_scaler.is_here)
+    await eventually(lambda: first.acting_scaler == ActingScaler(is_here=False, manager=second.endpoint))
+    await second.stop()
+    await eventually(lambda: first.acting_scaler.is_here)
+
+
+async def test_nobody_acts_while_etcd_does_not_answer(cluster: Cluster) -> None:
+    first, second = (gateway.manager for gateway in cluster.gateways)
+    await eventually(lambda: first.acting_scaler.is_here)
+    await cluster.server.kill()
+    await eventually(lambda: not first.acting_scaler.is_here)
+    assert second.acting_scaler == ActingScaler(is_here=False)
+    await cluster.server.start()
+    await eventually(lambda: first.acting_scaler.is_here or second.acting_scaler.is_here)
 
 
 async def test_a_second_process_under_a_name_is_refused_and_the_first_is_not_disturbed(cluster: Cluster) -> None:

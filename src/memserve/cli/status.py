@@ -73,11 +73,23 @@ def autoscaler_text(report: AutoscalerReport) -> list[str]:
     """What it sees, and the latest changes that it wanted; nothing when it is off."""
     if report.mode is AutoscaleMode.OFF:
         return []
-    lines = [f"autoscaler {report.mode}", *(f"  {note}" for note in report.notes)]
+    lines = [f"autoscaler {report.mode}{_acting_text(report)}", *(f"  {note}" for note in report.notes)]
     for one in report.decided[-_SHOWN:]:
         reason = f" ({one.reason})" if one.reason else ""
         lines.append(f"  {one.seconds_ago:.0f} s ago {one.outcome}{reason}: {one.change}")
     return lines
+
+
+def _acting_text(report: AutoscalerReport) -> str:
+    """Who makes the changes, where several gateways could."""
+    acting = report.acting
+    if report.mode is AutoscaleMode.PROPOSE or (acting.is_here and not acting.manager):
+        return ""
+    if acting.is_here:
+        return ", this gateway acts"
+    if acting.manager:
+        return f", the gateway with manager {acting.manager} acts; this one takes over when that is gone"
+    return ", nobody acts: etcd does not answer"
 
 
 def render(view: ClusterView) -> Table:

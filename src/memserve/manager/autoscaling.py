@@ -2,7 +2,8 @@
 
 Owns the one task that does so and what was decided lately. The decisions are the Autoscaler's; its changes are
 carried out by Elasticity as an operator's `scale` and `role` are, and are followed in the same way. What Elasticity
-refuses is told with its reason, and not asked for again until the cool-down is over.
+refuses is told with its reason, and not asked for again until the cool-down is over. Of the gateways that share a
+cluster one acts; the registry says which.
 
     built -> running (inside the event loop): look, decide, propose or make, wait -> task ended
 """
@@ -25,6 +26,7 @@ from memserve.core.enums import AutoscaleMode, Role
 from memserve.core.errors import ConfigError, InstanceUnavailable
 from memserve.core.ids import InstanceId
 from memserve.manager.operations import Operation
+from memserve.manager.registry import ALONE, ActingScaler
 
 _KEPT = 50
 _log = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ class AutoscalerReport(msgspec.Struct, frozen=True, kw_only=True):
     """What an operator is shown."""
 
     mode: AutoscaleMode
+    acting: ActingScaler = ALONE
+    """Whether it is this one that makes changes; where others share the cluster, one of them does."""
     targets: Targets | None = None
     bounds: Mapping[Role, Bounds] = {}
     levels: Levels = Levels()
@@ -95,7 +99,9 @@ class Autoscaling:
         elasticity: Elastic,
         clock: Clock,
         every_s: float,
+        acting: Callable[[], ActingScaler] = lambda: ALONE,
     ) -> None:
+        """`acting` tells whether it is its turn, where others share the cluster."""
         self._autoscaler = autoscaler
         self._mode = mode
         self._levels = levels
@@ -103,6 +109,7 @@ class Autoscaling:
         self._elasticity = elasticity
         self._clock = clock
         self._every_s = every_s
+        self._acting = acting
         self._latest: deque[_Entry] = deque(maxlen=_KEPT)
         self._counts: Counter[Outcome] = Counter()
         self._seen = Levels()
@@ -122,6 +129,7 @@ class Autoscaling:
         rules, now = self._autoscaler.rules, self._clock.now()
         return AutoscalerReport(
             mode=self._mode,
+            acting=self._acting(),
             targets=rules.targets,
             bounds=rules.bounds,
             levels=self._seen,
@@ -131,13 +139,14 @@ class Autoscaling:
         )
 
     async def look(self) -> None:
-        """Once: decide, and propose or make it."""
+        """Once: decide, and propose or make it; who is not to act only follows, so as to be able to go on."""
         self._seen = self._levels.now()
         seen = Observation(view=self._view(), levels=self._seen, starting=self._elasticity.starting)
         verdict = self._autoscaler.decide(seen)
         self._notes = verdict.notes
         for change in verdict.changes:
-            if not self._is_known(change):
+            is_its_turn = self._mode is AutoscaleMode.PROPOSE or self._acting().is_here
+            if is_its_turn and not self._is_known(change):
                 await self._act(change)
 
     async def _keep_looking(self) -> None:

@@ -21,7 +21,7 @@ from memserve.core.errors import ConfigError, LeaseLost, MemserveError, Registry
 from memserve.core.etcd_address import parse_etcd
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.manager.desk import Desk
-from memserve.manager.registry import RegistryMaker, RegistryStats, Tell
+from memserve.manager.registry import ActingScaler, RegistryMaker, RegistryStats, Tell
 from memserve.rpc.etcd import Delete, Entry, EtcdClient, Put
 from memserve.rpc.etcd_mirror import EtcdMirror, read_record
 from memserve.wire.roster import (
@@ -47,20 +47,32 @@ _TURN_S = 2.0
 _log = logging.getLogger(__name__)
 
 
-def registry_in_etcd(join: str, *, model: str) -> RegistryMaker:
+def registry_in_etcd(join: str, *, model: str, autoscales: bool = False) -> RegistryMaker:
     """`join` is what instances are given, too; `model` what every gateway of the cluster must serve.
+
+    `autoscales`: this gateway would change the cluster by itself.
 
     Raises ConfigError when it names no etcd, or files that cannot be used.
     """
     client = EtcdClient(parse_etcd(join))
-    return lambda desk, membership, tell: EtcdRegistry(desk, membership, tell, client=client, join=join, model=model)
+    return lambda desk, membership, tell: EtcdRegistry(
+        desk, membership, tell, client=client, join=join, model=model, autoscales=autoscales
+    )
 
 
 class EtcdRegistry:
     """Of one gateway."""
 
     def __init__(
-        self, desk: Desk, membership: Membership, tell: Tell, *, client: EtcdClient, join: str, model: str
+        self,
+        desk: Desk,
+        membership: Membership,
+        tell: Tell,
+        *,
+        client: EtcdClient,
+        join: str,
+        model: str,
+        autoscales: bool,
     ) -> None:
         self._desk = desk
         self._membership = membership
@@ -68,10 +80,12 @@ class EtcdRegistry:
         self._client = client
         self._join = join
         self._model = model
+        self._autoscales = autoscales
         self._prefix = prefix_of(desk.cluster)
         self._id = secrets.token_hex(4)
         self._mirror = EtcdMirror(client, self._prefix, on_change=self._changed)
         self._lease = 0
+        self._held_until = 0.0
         self._is_up = False
         self._num_outages = 0
         self._runner: asyncio.Task[None] | None = None
@@ -85,6 +99,19 @@ class EtcdRegistry:
     @property
     def is_hearing(self) -> bool:
         return self._is_up and self._mirror.is_in_step
+
+    @property
+    def acting_scaler(self) -> ActingScaler:
+        """The oldest record's, here only while its lease must still hold: the next one acts when etcd has ended it."""
+        if not self.is_hearing:
+            return ActingScaler(is_here=False)
+        for entry in self._mirror.under(GATEWAYS):
+            record = read_record(entry, GatewayRecord)
+            if record is not None and record.autoscales:
+                is_own = entry.key == f"{GATEWAYS}{self._id}" and entry.lease == self._lease
+                holds = asyncio.get_running_loop().time() < self._held_until
+                return ActingScaler(is_here=is_own and holds, manager=record.manager)
+        return ActingScaler(is_here=False)
 
     def stats(self) -> RegistryStats:
         return RegistryStats(is_up=self.is_hearing, num_outages=self._num_outages)
@@ -167,14 +194,19 @@ class EtcdRegistry:
                 self._went_away(str(error))
 
     async def _keep_alive(self) -> None:
+        asked_at = asyncio.get_running_loop().time()
         try:
             await self._client.keep_alive(self._lease)
         except LeaseLost:
             await self._register()
+        else:
+            self._held_until = asked_at + GATEWAY_TTL_S
 
     async def _register(self) -> None:
+        asked_at = asyncio.get_running_loop().time()
         self._lease = await self._client.grant(GATEWAY_TTL_S)
-        record = GatewayRecord(manager=self._desk.endpoint, model=self._model)
+        self._held_until = asked_at + GATEWAY_TTL_S
+        record = GatewayRecord(manager=self._desk.endpoint, model=self._model, autoscales=self._autoscales)
         await self._client.put(Put(key=f"{self._prefix}{GATEWAYS}{self._id}", value=_json(record), lease=self._lease))
 
     def _check_model(self) -> None:

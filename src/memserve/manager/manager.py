@@ -37,7 +37,7 @@ from memserve.manager.health import is_healthy
 from memserve.manager.launch_plan import LaunchSpec
 from memserve.manager.launcher import EndListener, InstanceEnded, Launcher
 from memserve.manager.own_registry import OwnRegistry
-from memserve.manager.registry import RegistryMaker, RegistryStats
+from memserve.manager.registry import ActingScaler, RegistryMaker, RegistryStats
 from memserve.manager.self_tests import SelfTests
 from memserve.security.https import towards_instances
 from memserve.security.secret import ClusterSecret
@@ -126,6 +126,10 @@ class ClusterManager:
     @property
     def registry_stats(self) -> RegistryStats:
         return self._registry.stats()
+
+    @property
+    def acting_scaler(self) -> ActingScaler:
+        return self._registry.acting_scaler
 
     @property
     def path_checks(self) -> tuple[PathCheck, ...]:

@@ -14,7 +14,7 @@ from memserve.core.enums import Role
 from memserve.core.errors import ConfigError, LeaseLost, MemserveError
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.manager.desk import Desk
-from memserve.manager.registry import RegistryStats, Tell
+from memserve.manager.registry import ALONE, ActingScaler, RegistryStats, Tell
 from memserve.wire.messages import (
     AckReply,
     HeartbeatReply,
@@ -49,6 +49,10 @@ class OwnRegistry:
     def is_hearing(self) -> bool:
         """Always: members tell this very process."""
         return True
+
+    @property
+    def acting_scaler(self) -> ActingScaler:
+        return ALONE
 
     def stats(self) -> RegistryStats:
         return RegistryStats(is_up=True)

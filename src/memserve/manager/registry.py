@@ -26,6 +26,18 @@ class RegistryStats(msgspec.Struct, frozen=True, kw_only=True):
     """Since this gateway started."""
 
 
+class ActingScaler(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose autoscaler changes the cluster, where several gateways have one."""
+
+    is_here: bool
+    """This gateway's does, at this moment."""
+    manager: str = ""
+    """Endpoint of the manager whose does; "" where a gateway has the cluster to itself, or nobody can tell."""
+
+
+ALONE = ActingScaler(is_here=True)
+
+
 class Registry(Protocol):
     """On the manager's event loop: start -> serving -> close."""
 
@@ -37,6 +49,11 @@ class Registry(Protocol):
     @property
     def is_hearing(self) -> bool:
         """An instance that lives would be heard of: only then does silence count."""
+        ...
+
+    @property
+    def acting_scaler(self) -> ActingScaler:
+        """Never here in two gateways at once."""
         ...
 
     def stats(self) -> RegistryStats: ...

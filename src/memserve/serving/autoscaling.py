@@ -67,6 +67,7 @@ async def autoscaling(
         elasticity=elasticity,
         clock=clock,
         every_s=config.autoscaler.every_s,
+        acting=lambda: manager.acting_scaler,
     )
     metrics.show_autoscaler(shell.report)
     async with shell.running():

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from memserve.cluster.view import ClusterView, InstanceState
 from memserve.config import ServeConfig, parse_address
 from memserve.core.clock import Clock, SystemClock
-from memserve.core.enums import Role
+from memserve.core.enums import AutoscaleMode, Role
 from memserve.core.errors import InstanceUnavailable
 from memserve.core.http_address import base_url
 from memserve.core.ids import InstanceId
@@ -199,7 +199,11 @@ def _manager(
         bind=host,
         port=port,
         clock=clock,
-        registry=registry_in_etcd(shared, model=run.model_name) if shared else OwnRegistry,
+        registry=registry_in_etcd(
+            shared, model=run.model_name, autoscales=run.config.autoscaler.mode is AutoscaleMode.ON
+        )
+        if shared
+        else OwnRegistry,
         dead_s=math.inf if shared else SILENT_S,
         on_report=reports.ingest_own if shared else reports.ingest,
         on_change=changes.changed,

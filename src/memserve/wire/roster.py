@@ -49,6 +49,8 @@ class GatewayRecord(Record, frozen=True):
     manager: str
     """Endpoint of its desk."""
     model: str
+    autoscales: bool = False
+    """It would change the cluster by itself; of several that would, the oldest record's does."""
 
 
 class RefusalRecord(Record, frozen=True):
