@@ -235,7 +235,7 @@ async def test_a_gateway_that_takes_over_in_etcd_would_hit_what_the_one_before_i
 ) -> None:
     """Anywhere: nothing of the one before is left but the members' own records."""
     async with etcd_server(tmp_path) as etcd:
-        registry = registry_in_etcd(etcd.url, [etcd.endpoint], model="m")
+        registry = registry_in_etcd(etcd.url, model="m")
         async with listening(registry=registry) as listener:
             pools += [Pool(etcd.url, name, seed) for seed, name in enumerate(("prefill-0", "decode-0"))]
             await listener.manager.wait_ready(2, deadline_s=60)
