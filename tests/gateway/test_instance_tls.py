@@ -8,27 +8,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-import uvicorn
 from multidict import CIMultiDict
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from memserve.cluster.view import InstanceState, InstanceView
-from memserve.core.enums import Role
-from memserve.core.ids import Incarnation, InstanceId
 from memserve.gateway.errors import InstanceLost
 from memserve.gateway.upstream import Upstream
-from memserve.manager.child import server_options
 from memserve.security.issued import issued_file
 from memserve.security.secret import ClusterSecret
-from memserve.wire.identity import KvIdentity
-from memserve.wire.messages import Load, PeerInfo
+from tests.gateway.instance_server import instance_server, view_of
 
 SECRET, ANOTHER = ClusterSecret(b"s" * 32), ClusterSecret(b"a" * 32)
 PROMPT, TOKEN, ANSWER = b"a prompt that nobody may read", "Bearer of-the-client", b"an answer that nobody may read"
-IDENTITY = KvIdentity(model="m", dtype="f", engine="e", backend="b", block_size=32, block_bytes=64, num_layers=1)
 
 
 class Wire:
@@ -56,25 +49,14 @@ async def answer(request: Request) -> Response:
     return Response(ANSWER)
 
 
+APP = Starlette(routes=[Route("/v1/completions", answer, methods=["POST"])])
+
+
 @asynccontextmanager
 async def instance() -> AsyncIterator[int]:
-    """A server with the options that instances are started with; gives its port."""
-    app = Starlette(routes=[Route("/v1/completions", answer, methods=["POST"])])
-    with issued_file(SECRET) as fd:
-        options = server_options(f"/proc/self/fd/{fd}")
-        given = {
-            name.removeprefix("--").replace("-", "_"): value for name, value in zip(*[iter(options)] * 2, strict=True)
-        }
-        given["ssl_cert_reqs"] = int(given["ssl_cert_reqs"])
-        config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", **given)
-        config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup()
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        await server.shutdown()
+    """Of a cluster with that secret; gives its port."""
+    async with instance_server(APP, SECRET) as port:
+        yield port
 
 
 @asynccontextmanager
@@ -87,13 +69,11 @@ async def wire(port: int) -> AsyncIterator[tuple[Wire, int]]:
 
 async def ask(url: str, secret: ClusterSecret | None) -> bytes:
     """As the gateway asks."""
-    peer = PeerInfo(instance=InstanceId("d0"), incarnation=Incarnation(1), endpoint="", identity=IDENTITY)
-    view = InstanceView(peer=peer, role=Role.DECODE, state=InstanceState.ACTIVE, url=url, load=Load())
     upstream = Upstream(secret)
     headers = CIMultiDict({"Authorization": TOKEN})
     try:
         async with upstream.exchange(
-            view, method="POST", target="/v1/completions", headers=headers, body=PROMPT
+            view_of(url), method="POST", target="/v1/completions", headers=headers, body=PROMPT
         ) as got:
             return await got.read()
     finally:
