@@ -221,6 +221,21 @@ def test_options_that_memserve_sets_itself_are_refused(option: str) -> None:
             planned(wanted)
 
 
+@pytest.mark.parametrize("option", ["--ssl-certfile", "--ssl_keyfile=/k", "--ssl-ca-certs"])
+def test_an_instance_s_tls_is_not_the_operator_s_to_set(option: str) -> None:
+    with pytest.raises(ConfigError, match="clients to the gateway with --ssl-certfile of memserve serve"):
+        planned(config(option))
+
+
+def test_with_a_secret_instances_are_known_by_https_urls_wherever_they_move() -> None:
+    plain = config()
+    wanted = msgspec.structs.replace(plain, cluster=msgspec.structs.replace(plain.cluster, secret="/s"))
+    here = first(wanted)
+    there = moved(here, host="fd00::7", port=9000, python="/there/python")
+    told = [transfer_config(spec)["kv_connector_extra_config"]["url"] for spec in (here, there)]
+    assert [here.url, there.url] == told == ["https://127.0.0.1:8100", "https://[fd00::7]:9000"]
+
+
 def test_no_model_and_too_few_ports_are_refused() -> None:
     with pytest.raises(ConfigError, match="no model"):
         planned(config(model=""))

@@ -48,7 +48,10 @@ def prepared(config: ServeConfig) -> PreparedRun:
 
 def dry_run_text(run: PreparedRun) -> str:
     """The commands of the instances, ready to be pasted into a shell."""
-    return run.plan(manager_endpoint=f"tcp://{LOOPBACK}:{free_ports(1)[0]}").shell()
+    commands = run.plan(manager_endpoint=f"tcp://{LOOPBACK}:{free_ports(1)[0]}").shell()
+    if run.secret is None:
+        return commands
+    return f"{commands}\n\n# and for each, when it starts: a certificate of the cluster, by --ssl-certfile and the like"
 
 
 def log_to_stderr() -> None:
