@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,7 +23,7 @@ class LastingCluster:
         self._port = free_port()
         self._manager = f"127.0.0.1:{free_port()}"
         self._num_gateways = 0
-        self._instances = ExitStack()
+        self._instances: list[subprocess.Popen[bytes]] = []
         self.served = self.start_gateway()
 
     def start_gateway(self, *arguments: str) -> Served:
@@ -42,10 +42,9 @@ class LastingCluster:
         self.wait(lambda: "waiting for instances" in self.served.text(), "the gateway waits for instances")
         command = [sys.executable, "-m", "memserve", "instance", "--join", f"tcp://{self._manager}"]
         with self.log(name).open("wb") as output:
-            process = subprocess.Popen(
-                [*command, "--name", name, "--role", role], stdout=output, stderr=subprocess.STDOUT
+            self._instances.append(
+                subprocess.Popen([*command, "--name", name, "--role", role], stdout=output, stderr=subprocess.STDOUT)
             )
-        self._instances.callback(_end, process)
 
     def log(self, name: str) -> Path:
         """What `memserve instance` printed."""
@@ -82,14 +81,11 @@ class LastingCluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._instances.close()
+        for process in self._instances:
+            process.terminate()
+        for process in self._instances:
+            process.wait(30)
         self.served.close()
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is None:
-        process.terminate()
-    process.wait(30)
 
 
 class Traffic:
