@@ -139,11 +139,12 @@ class ClusterManager:
     @property
     def failures(self) -> tuple[str, ...]:
         """Instances that ended by themselves, or are refused, and do not serve again: why, and what becomes of them."""
-        own = self.launcher.specs
-        return tuple(
-            f"{why}; {'it is started again' if instance in own else 'it is not started again'}"
-            for instance, why in sorted(self._failures.items())
-        )
+        return tuple(f"{why}; {self._fate(instance)}" for instance, why in sorted(self._failures.items()))
+
+    def _fate(self, instance: InstanceId) -> str:
+        if self.refusal_of(instance):
+            return "it is tried again"
+        return "it is started again" if instance in self.launcher.specs else "it is not started again"
 
     async def start(self) -> None:
         """Listen and watch. Raises ConfigError when the address cannot be bound, or the registry is not there."""
