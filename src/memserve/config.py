@@ -14,6 +14,7 @@ import msgspec
 from memserve.core.enums import AutoscaleMode, CachingMode, DataPath, LauncherKind, PiecePlan, Role, TransferMode
 from memserve.core.errors import ConfigError
 from memserve.core.etcd_address import parse_etcd
+from memserve.core.notation import parse_address, parse_size
 from memserve.security.exposure import check_exposure
 from memserve.security.secret import ClusterSecret
 from memserve.security.tls_files import NO_TLS, TlsFiles
@@ -22,9 +23,7 @@ T = TypeVar("T")
 
 ALL_PATHS = (DataPath.SHM, DataPath.TCP)
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -347,23 +346,6 @@ def check_name(name: str) -> None:
     """Raise ConfigError unless this can be a cluster's name, which is part of file names; "" is made up."""
     if name and not _NAME.fullmatch(name):
         raise ConfigError(f'--name "{name}": write up to 40 letters, digits, - and _')
-
-
-def parse_address(text: str, what: str) -> tuple[str, int]:
-    """Host and port of "HOST:PORT". Raises ConfigError that names `what`."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f'{what} = "{text}" is no address: write for example "127.0.0.1:7000"')
-    return host, int(port)
-
-
-def parse_size(text: str, what: str) -> int:
-    """Bytes of "512MiB", "4 GiB", "1e3" not allowed. Raises ConfigError that names `what`."""
-    found = _SIZE.fullmatch(text)
-    unit = _UNITS.get(found[2].upper()) if found else None
-    if found is None or unit is None:
-        raise ConfigError(f'{what} = "{text}" is not a size: write for example "512MiB" or "4GiB"')
-    return int(float(found[1]) * unit)
 
 
 def parse_disk(text: str, what: str) -> DiskPlace | None:

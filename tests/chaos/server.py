@@ -20,9 +20,10 @@ from aiohttp import web
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from memserve.config import ConnectorConfig, convert, parse_disk, parse_size
+from memserve.config import ConnectorConfig, convert, parse_disk
 from memserve.core.enums import SERVING_ROLES, Phase
 from memserve.core.ids import RequestId
+from memserve.core.notation import parse_size
 from memserve.instance.guarded import be_killed, tell_guard
 from memserve.instance.mempool import MemPool
 from memserve.wire.messages import RequestParams, RequestReport

@@ -15,9 +15,10 @@ import msgspec
 from rich.console import Console
 
 from memserve.cli.admin import ask
-from memserve.config import DiskPlace, Network, parse_disk, parse_size
+from memserve.config import DiskPlace, Network, parse_disk
 from memserve.core.errors import MemserveError
 from memserve.core.etcd_address import is_etcd
+from memserve.core.notation import parse_size
 from memserve.instance.etcd_link import gateways_in_etcd
 from memserve.instance.memory_server import MemoryServer, default_name, welcome
 from memserve.security.gateway_access import ANY_GATEWAY, GatewayAccess

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from memserve.cli.admin import CHANGE_S, ask
 from memserve.cli.sizes import size_text
-from memserve.config import parse_size
+from memserve.core.notation import parse_size
 from memserve.security.gateway_access import ANY_GATEWAY, GatewayAccess
 from memserve.wire.messages import ResizeReply
 

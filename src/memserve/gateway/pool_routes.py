@@ -14,10 +14,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from memserve.cluster.view import InstanceView
-from memserve.config import parse_size
 from memserve.core.enums import DataPath
 from memserve.core.errors import ConfigError, InstanceUnavailable, MemserveError
 from memserve.core.ids import InstanceId
+from memserve.core.notation import parse_size
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.errors import ApiError, bad_request, unavailable
 

@@ -8,9 +8,10 @@ import os
 import shutil
 from pathlib import Path
 
-from memserve.config import ServeConfig, check_paths, parse_disk, parse_size
+from memserve.config import ServeConfig, check_paths, parse_disk
 from memserve.core.enums import LauncherKind, Role
 from memserve.core.errors import ConfigError
+from memserve.core.notation import parse_size
 from memserve.manager.engine_args import number_of, value_of
 from memserve.manager.hub import check_hub_model
 from memserve.manager.launch_plan import num_instances, num_ranks

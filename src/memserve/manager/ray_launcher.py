@@ -16,9 +16,10 @@ from typing import Any
 import msgspec
 
 from memserve.cluster.restarts import RestartRules
-from memserve.config import RaySettings, parse_address, parse_size
+from memserve.config import RaySettings
 from memserve.core.clock import Clock
 from memserve.core.errors import ConfigError
+from memserve.core.notation import parse_address, parse_size
 from memserve.manager.launch_plan import LaunchSpec, moved
 from memserve.manager.launcher import EndListener
 from memserve.manager.ray_host import HostedEnd, HostPlace, InstanceHost

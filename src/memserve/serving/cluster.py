@@ -19,12 +19,13 @@ import msgspec
 from starlette.types import ASGIApp
 
 from memserve.cluster.view import ClusterView, InstanceState
-from memserve.config import ServeConfig, parse_address
+from memserve.config import ServeConfig
 from memserve.core.clock import Clock, SystemClock
 from memserve.core.enums import AutoscaleMode, Role
 from memserve.core.errors import InstanceUnavailable
 from memserve.core.http_address import base_url
 from memserve.core.ids import InstanceId
+from memserve.core.notation import parse_address
 from memserve.gateway.app import create_app
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.metrics import GatewayMetrics

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from memserve.cluster.restarts import RestartRules
-from memserve.config import parse_address
 from memserve.core.clock import Clock
 from memserve.core.enums import LauncherKind
+from memserve.core.notation import parse_address
 from memserve.manager.launcher import EndListener, Launcher
 from memserve.manager.local_launcher import LocalLauncher
 from memserve.manager.ray_launcher import RayCluster, RayLauncher

@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 
 from memserve.bundled.model import bundled_model
-from memserve.config import GatewaySettings, ServeConfig, check_tenants, parse_address, parse_disk
+from memserve.config import GatewaySettings, ServeConfig, check_tenants, parse_disk
 from memserve.core.errors import ConfigError
+from memserve.core.notation import parse_address
 from memserve.manager.hub import ask_hub
 from memserve.manager.launch_plan import LaunchPlan, num_instances, plan, served_model_name
 from memserve.manager.machine import Machine

@@ -24,11 +24,12 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.outputs import KVConnectorOutput
 from vllm.v1.request import Request, RequestStatus
 
-from memserve.config import ConnectorConfig, Network, convert, parse_disk, parse_size
+from memserve.config import ConnectorConfig, Network, convert, parse_disk
 from memserve.core.clock import SystemClock
 from memserve.core.enums import SERVING_ROLES, Phase
 from memserve.core.errors import ConfigError
 from memserve.core.ids import RequestId
+from memserve.core.notation import parse_size
 from memserve.engines.vllm.committer import Committer
 from memserve.engines.vllm.compat import (
     adopt_logging,
