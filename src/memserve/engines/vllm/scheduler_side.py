@@ -10,20 +10,19 @@ wound down when no copy reads its engine blocks any more -> released and reporte
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from functools import partial
 
 import numpy as np
 
 from memserve.core.clock import Clock
-from memserve.core.enums import CachingMode, DataPath, Phase, TransferMode
-from memserve.core.ids import InstanceId, RequestId, TransferId
+from memserve.core.enums import CachingMode, Phase, TransferMode
 from memserve.engines.vllm.hbm_mirror import HbmMirror
 from memserve.engines.vllm.job_book import JobBook, Part
 from memserve.engines.vllm.jobs import JobKind, JobResult, Pace, StepPlan
 from memserve.engines.vllm.outgoing import Outgoing
 from memserve.engines.vllm.own_cache import OwnCache, caches_for, positions
+from memserve.engines.vllm.reports import report_of
 from memserve.engines.vllm.request_state import Loading, RequestState, Saving
+from memserve.engines.vllm.reservations import Reservations
 from memserve.instance.mempool import MemPool
 from memserve.transfer.handoff import HandoffState
 from memserve.transfer.pace import PaceByLoad
@@ -31,23 +30,14 @@ from memserve.wire.identity import Namespace
 from memserve.wire.messages import (
     ArenaRef,
     Load,
-    MovedBlocks,
     RequestParams,
     RequestReport,
-    ReserveReply,
-    ReserveRequest,
 )
 
 logger = logging.getLogger(__name__)
 
-RESERVE_WAIT_S = 2.0
-"""A prefill waits this long for the decode instance to make room; then it computes without handing over."""
-RETURN_WAIT_S = 10.0
-"""KV that goes back after decoding holds nobody up; its engine blocks wait this long for room."""
 HANDOFF_WAIT_S = 20.0
 """A decode waits this long for KV under way; then it recomputes."""
-RESERVATION_TTL_S = 600.0
-"""The receiver's last resort; the reservations of a dead sender go when the cluster manager tells."""
 
 
 class SchedulerSide:
@@ -75,7 +65,7 @@ class SchedulerSide:
         self._cache = OwnCache(pool=pool, arena=arena, book=self._book, block_size=block_size, clock=clock)
         self.hbm = HbmMirror(pool.engine_blocks, block_size=block_size)
         self._pace = PaceByLoad()
-        self._num_transfers = 0
+        self._reservations = Reservations(pool=pool, caching=caching, clock=clock)
 
     def load(self) -> Load:
         """What the next heartbeat tells. Read from another thread: one pass over a copy."""
@@ -111,7 +101,7 @@ class SchedulerSide:
         )
         self._states[key] = state
         if state.phase is Phase.PREFILL and state.peer is not None:
-            state.handing_over = self._reserve(state, state.prompt)
+            state.handing_over = self._reservations.ask(state, state.prompt)
         elif state.phase is Phase.DECODE:
             state.wait_until = self._clock.now() + HANDOFF_WAIT_S
             self._pool.engine_path.claim(state.request)
@@ -253,8 +243,8 @@ class SchedulerSide:
         if caches_for(state.phase, self._caching) and whole:
             self._cache.save(state, whole)
         if state.phase is Phase.DECODE and state.peer is not None and self._caching is CachingMode.RETURN and whole:
-            state.returning = self._reserve(state, whole)
-        report = self._report(state, moved=())
+            state.returning = self._reservations.ask(state, whole)
+        report = report_of(state, instance=self._pool.info.instance, moved=())
         state.is_kept_by_us = not self._wind_down(state)
         return state.is_kept_by_us, report
 
@@ -308,41 +298,11 @@ class SchedulerSide:
             moved = [o.moved(source=own, block_size=self._block_size) for o in state.outgoing]
             if state.pulling is not None:
                 moved.append(state.pulling.moved(target=own, block_size=self._block_size))
-            self._pool.report(self._report(state, moved=tuple(m for m in moved if m is not None)))
+            self._pool.report(
+                report_of(state, instance=self._pool.info.instance, moved=tuple(m for m in moved if m is not None))
+            )
 
-    # ------------------------------------------------------------ sending and reporting
-
-    def _reserve(self, state: RequestState, tokens: bytes) -> Outgoing:
-        """Ask the peer for room: a handoff before decoding (with the tail), the way back after it (without)."""
-        assert state.peer is not None  # noqa: S101 - callers have checked
-        self._num_transfers += 1
-        path = self._pool.path_to(state.peer)
-        is_handoff = state.phase is Phase.PREFILL
-        keeps = not is_handoff or caches_for(Phase.DECODE, self._caching)
-        request = ReserveRequest(
-            transfer=TransferId(f"{self._pool.info.instance}/{self._pool.info.incarnation}/{self._num_transfers}"),
-            request=state.request,
-            sender=self._pool.info.instance,
-            incarnation=self._pool.info.incarnation,
-            tokens=tokens,
-            namespace=state.namespace,
-            reuse=keeps,
-            tail=is_handoff,
-            handoff=is_handoff,
-            ttl_s=RESERVATION_TTL_S,
-            path=path or DataPath.SHM,
-        )
-        reply = self._pool.engine_path.reserve(state.peer, request)
-        reply.add_done_callback(partial(_log_refusal, state.peer.instance, state.request))
-        return Outgoing(
-            peer=state.peer,
-            path=path,
-            mode=state.transfer if is_handoff else TransferMode.BY_REQUEST,
-            request=request,
-            reply=reply,
-            insert=keeps,
-            deadline=self._clock.now() + (RESERVE_WAIT_S if is_handoff else RETURN_WAIT_S),
-        )
+    # ------------------------------------------------------------ sending
 
     def _send(
         self, state: RequestState, outgoing: Outgoing, engine_blocks: Sequence[int], *, num_tokens: int, pace: Pace
@@ -364,35 +324,9 @@ class SchedulerSide:
                 room=outgoing.remote_room,
             )
 
-    def _report(self, state: RequestState, *, moved: tuple[MovedBlocks, ...]) -> RequestReport:
-        num_found = state.num_hbm_tokens + state.num_dram_tokens + state.num_disk_tokens + state.num_received_tokens
-        return RequestReport(
-            request=state.request,
-            part=state.key,
-            instance=self._pool.info.instance,
-            phase=state.phase,
-            prompt_tokens=state.num_prompt_tokens,
-            hbm_tokens=state.num_hbm_tokens,
-            dram_tokens=state.num_dram_tokens,
-            disk_tokens=state.num_disk_tokens,
-            received_tokens=state.num_received_tokens,
-            computed_tokens=state.num_prompt_tokens - num_found,
-            output_tokens=state.num_output_tokens,
-            moved=moved,
-            pulled_tokens=min(state.num_pulled_tokens, state.num_dram_tokens),
-            queue_s=state.queue_s,
-            run_s=state.run_s,
-        )
-
 
 def _as_bytes(tokens: Sequence[int]) -> bytes:
     return np.asarray(tokens, dtype="<i4").tobytes()
-
-
-def _log_refusal(instance: InstanceId, request: RequestId, reply: "Future[ReserveReply]") -> None:
-    error = None if reply.cancelled() else reply.exception()
-    if error is not None:
-        logger.warning("%s takes no KV of request %s, which costs a recomputation: %s", instance, request, error)
 
 
 def _by_layer(state: RequestState) -> Outgoing | None:
