@@ -16,7 +16,6 @@ import msgspec
 from memserve.config import DEFAULT_KEEPING, Keeping
 from memserve.core.clock import Clock
 from memserve.core.enums import Tier
-from memserve.core.errors import InvalidBlocks
 from memserve.core.ids import BlockId, LeaseId, block_tier
 from memserve.pool.active import ActiveBlocks, require_distinct
 from memserve.pool.block import BlockState, by_tier, tier_runs
@@ -25,11 +24,12 @@ from memserve.pool.disk_index import DiskIndex
 from memserve.pool.engine_mirror import EngineMirror
 from memserve.pool.events import EventLog, PoolEvent
 from memserve.pool.eviction_queue import EvictionQueue
+from memserve.pool.insertion_copies import active_copies, faster_copies
 from memserve.pool.invariants import check_index, check_queued, check_stock
 from memserve.pool.labels import StoredRun
 from memserve.pool.lease import Allocation, Hold, HoldBook, Lease, deadline_after
 from memserve.pool.pins import PinBook
-from memserve.pool.radix_index import Insertion, RadixIndex, differing
+from memserve.pool.radix_index import Insertion, RadixIndex
 from memserve.pool.radix_node import Node
 from memserve.pool.ranking import EvictionPolicy, LeastRecentlyUsed
 from memserve.pool.reclaim import num_protected
@@ -143,7 +143,7 @@ class PoolLedger:
         place = self._index.find(data, namespace=namespace)
         held = place.blocks if place else []
         new = blocks[len(held) :]
-        duplicates = self._check_insert(blocks, new, held)
+        duplicates = active_copies(blocks, new=new, held=held, active=self._active, state=self.state)
         self._room.lifetimes.prolong(held, deadline)
         if new:
             self._room.lifetimes.begin(new, deadline)
@@ -154,7 +154,7 @@ class PoolLedger:
         elif place:
             self._queue.used(place.node)
         self._eviction.stored(data, width=self._index.block_token_bytes, namespace=namespace)
-        faster = self._faster_copies(blocks, held) if duplicates else {}
+        faster = faster_copies(blocks, held, active=self._active) if duplicates else {}
         duplicates = tuple(block for block in duplicates if block not in faster)
         self._active.remove((*duplicates, *faster))
         self._moves.replace([(old, new) for new, old in faster.items()])
@@ -345,29 +345,6 @@ class PoolLedger:
         """What has outlived its time goes before anything is evicted."""
         if self._room.is_short(num_blocks, tier):
             self.expire()
-
-    def _check_insert(
-        self, blocks: Sequence[BlockId], new: Sequence[BlockId], held: Sequence[BlockId]
-    ) -> tuple[BlockId, ...]:
-        """The active copies of what is indexed already."""
-        require_distinct(blocks)
-        self._active.require(new)
-        others = differing(blocks, held)
-        misplaced = [b for b in others if self.state(b) in (BlockState.HISTORICAL, BlockState.RECEIVING)]
-        if misplaced:
-            raise InvalidBlocks(
-                f"{len(misplaced)} of {len(blocks)} blocks are indexed elsewhere or targets of a swap, "
-                f"the first is {misplaced[0]:#x}"
-            )
-        return tuple(block for block in others if block in self._active)
-
-    def _faster_copies(self, blocks: Sequence[BlockId], held: Sequence[BlockId]) -> dict[BlockId, BlockId]:
-        """Active copies that are not on disk, and the indexed blocks on disk that they replace."""
-        return {
-            mine: there
-            for mine, there in zip(blocks, held, strict=False)
-            if block_tier(there) is Tier.DISK and block_tier(mine) is not Tier.DISK and mine in self._active
-        }
 
     def _adopt_stored(self, run: StoredRun, blocks: list[BlockId]) -> None:
         place = self._index.find(run.tokens, namespace=run.namespace)
