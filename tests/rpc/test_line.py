@@ -15,7 +15,9 @@ from memserve.core.errors import (
     ProtocolError,
 )
 from memserve.core.ids import BlockId
+from memserve.rpc.faults import to_reply
 from memserve.rpc.line import MAX_LINE_BYTES, LineClient, LineServer
+from memserve.wire.codec import Codec
 from memserve.wire.messages import AckReply, FreeRequest, PeerMessage
 
 Answer = Callable[[object], object]
@@ -83,6 +85,25 @@ def test_one_connection_too_many_is_sent_away_and_the_first_goes_on(serve: Calla
     assert first.call(name, ASKED, deadline_s=5) == ASKED
     first.close()
     second.close()
+
+
+def test_a_refusal_is_read_though_the_line_was_closed_with_the_question_unread(client: LineClient) -> None:
+    name = f"memserve-test-{os.getpid()}-refusal"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(f"\0{name}")
+        listener.listen()
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            connection.recv(1, socket.MSG_PEEK)
+            connection.send(Codec(PeerMessage, MAX_LINE_BYTES).encode(to_reply(LineUnavailable("full"))))
+            connection.close()
+
+        refusing = threading.Thread(target=refuse)
+        refusing.start()
+        with pytest.raises(LineUnavailable, match="full"):
+            client.call(name, ASKED, deadline_s=5)
+        refusing.join()
 
 
 def test_a_packet_that_is_no_message_is_refused_and_the_connection_lives_on(serve: Callable[..., str]) -> None:

@@ -221,7 +221,7 @@ class _Line:
         except OSError as error:
             raise LineUnavailable(f"the line has ended: {error}") from error
         try:
-            answer = self.socket.recv(MAX_LINE_BYTES)
+            answer = self._received()
         except TimeoutError as error:
             raise DeadlineExceeded(f"no answer on the line within {deadline_s:g} s") from error
         except OSError as error:
@@ -229,6 +229,13 @@ class _Line:
         if not answer:
             raise InstanceUnavailable("the other end of the line has gone before it answered")
         return self._codec.decode(answer)
+
+    def _received(self) -> bytes:
+        """The other end's last word comes after the error, where it closed before it had read what was asked."""
+        try:
+            return self.socket.recv(MAX_LINE_BYTES)
+        except ConnectionResetError:
+            return self.socket.recv(MAX_LINE_BYTES)
 
 
 def _refuse(connection: socket.socket, union: Any) -> None:
