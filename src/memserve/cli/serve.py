@@ -10,7 +10,7 @@ import os
 import uvloop
 from rich.console import Console
 
-from memserve.bundled.model import cache_folder, is_converted
+from memserve.bundled.model import cache_folder
 from memserve.cluster.view import InstanceView
 from memserve.config import ServeConfig
 from memserve.core.enums import Role
@@ -40,10 +40,7 @@ def run_serve(config: ServeConfig, *, dry_run: bool) -> int:
 
 def prepared(config: ServeConfig) -> PreparedRun:
     """Checked and completed settings; says so on stderr before it takes its time. Raises ConfigError."""
-    cache = cache_folder(os.environ)
-    if not config.model and not is_converted(cache):
-        _errors.print("converting the bundled model, once (about 20 s)")
-    return prepare(config, cache=cache)
+    return prepare(config, cache=cache_folder(os.environ), tell=_errors.print)
 
 
 def dry_run_text(run: PreparedRun) -> str:

@@ -8,11 +8,12 @@ import secrets
 import shutil
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from memserve.bundled.model import bundled_model
+from memserve.bundled.model import bundled_model, is_converted
 from memserve.config import GatewaySettings, ServeConfig, check_tenants, parse_disk
 from memserve.core.errors import ConfigError
 from memserve.core.notation import parse_address
@@ -67,10 +68,10 @@ class PreparedRun(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
+def prepare(config: ServeConfig, *, cache: Path, tell: Callable[[str], None] = lambda _: None) -> PreparedRun:
     """Check and complete the settings. Raises ConfigError on the first thing that could not work.
 
-    `cache` is the folder for the bundled model and the logs of runs.
+    `cache` is the folder for the bundled model and the logs of runs; `tell` hears of what takes its time.
     """
     config.cluster.check()
     config.gateway.check()
@@ -86,6 +87,8 @@ def prepare(config: ServeConfig, *, cache: Path) -> PreparedRun:
     machine = Machine.here()
     pool = msgspec.structs.replace(config.pool, disk=_absolute(config.pool.disk))
     cluster_settings = msgspec.structs.replace(config.cluster, secret=_absolute_file(config.cluster.secret))
+    if not config.model and not is_converted(cache):
+        tell("converting the bundled model, once (about 20 s)")
     found = msgspec.structs.replace(config, model=find_model(config.model, cache), pool=pool, cluster=cluster_settings)
     warnings = (*preflight(found, machine=machine), *_plain_text(config.gateway))
     ask_hub(found.model, machine.environment)
