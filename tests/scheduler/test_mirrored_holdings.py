@@ -124,3 +124,13 @@ def test_a_decision_shows_what_is_taken_from_which_tier(cluster: Cluster) -> Non
     cluster.tell(stored(1, PROMPT, is_mirrored=False), stored(2, PROMPT[:400], is_mirrored=True))
     decision = cluster.decide("shown", but=[C1])
     assert decision.tiers == {Tier.HBM: 400, Tier.DRAM: 3_600}
+
+
+def test_what_is_evicted_soon_after_it_was_computed_is_not_counted_on_any_more(cluster: Cluster) -> None:
+    decision = cluster.decide("one", but=[C1])
+    cluster.scheduler.sent(decision.request)
+    assert cluster.held()[C0] == len(PROMPT)  # about to be computed
+    cluster.tell(stored(1, PROMPT, is_mirrored=False))
+    cluster.scheduler.finish(decision.request, outcome=Outcome.SERVED)
+    cluster.tell(BlocksEvicted(seq=2, namespace=b"", tokens=packed(PROMPT[:BLOCK]), num_blocks=1000))
+    assert cluster.held()[C0] == 0

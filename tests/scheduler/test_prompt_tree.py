@@ -301,3 +301,18 @@ class BoundedTree(RuleBasedStateMachine):
 
 TestBoundedTree = BoundedTree.TestCase
 TestBoundedTree.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+
+
+def test_what_is_expected_counts_as_held_and_not_as_ready_until_it_is_confirmed() -> None:
+    tree = new_tree()
+    tree.insert(A, prompt(*range(8)))
+    tree.insert(A, prompt(*range(16)), is_coming=True)
+    tree.insert(B, prompt(*range(12)), is_coming=True)
+    held, ready, _ = tree.walk(prompt(*range(20)))
+    assert [size for size, _ in held] == [12, 16]
+    assert [size for size, _ in ready] == [8]
+    tree.insert(A, prompt(*range(16)), keep_s=0.001)
+    assert [size for size, _ in tree.walk(prompt(*range(20))).ready] == [16]
+    assert tree.remove(A, prompt(*range(4)))
+    assert tree.match(prompt(*range(20))) == {A: 2, B: 12}
+    assert [size for size, _ in tree.walk(prompt(*range(20))).ready] == [2]

@@ -4,7 +4,7 @@ One tree is of what pools hold, another one of what engines hold for themselves 
 
 Owns the trees and the event feeds. What a response told is believed for `ttl_s`, or only for `confirm_s` when
 the instance announces what it holds: then its own events confirm it soon, or it is not so. What an instance is only
-about to compute stands with what engines hold for themselves: it may be counted on there, and nobody can pull it yet.
+about to compute may be counted on there, and nobody can pull it yet.
 
     admit ──> reset ──> apply ...      of one instance that announces what it holds
     forget                             of one instance, when it left or came back empty
@@ -31,6 +31,8 @@ class Held(NamedTuple):
     levels: Sequence[Level]
     """In the pool, in the engine's own prefix cache or about to be computed, whichever has most: an engine uses all."""
     in_pools: Sequence[Level]
+    """In the pool or about to be computed."""
+    ready: Sequence[Level]
     """That others can have: what only an engine's own cache holds or is still being computed, nobody else can read."""
     in_engines: Sequence[Level]
     in_dram: bool
@@ -58,9 +60,9 @@ class Holdings:
 
     def match(self, kinds: Sequence[Role], asked: Asked) -> Held:
         """What instances of these roles hold of the prompt."""
-        pools, in_dram = _walk(self._trees, kinds, asked)
-        engines, _ = _walk(self._mirrors, kinds, asked)
-        return Held(sorted([*pools, *engines]) if engines else pools, pools, engines, in_dram)
+        pools, ready, in_dram = _walk(self._trees, kinds, asked)
+        engines = _walk(self._mirrors, kinds, asked).levels
+        return Held(sorted([*pools, *engines]) if engines else pools, pools, ready, engines, in_dram)
 
     def tiers(self, place: Place, asked: Asked, held: Held) -> dict[Tier, int]:
         """Where this instance has what it holds of the beginning of the prompt, in tokens, as `match` just found it.
@@ -86,7 +88,8 @@ class Holdings:
 
     def expect(self, place: Place, tokens: bytes, namespace: Namespace, *, within_s: float) -> None:
         """This instance is about to compute these tokens: then it holds them."""
-        self._mirrors[place.role].insert(place.instance, tokens, namespace, keep_s=min(within_s, self._ttl_s))
+        keep_s = min(within_s, self._ttl_s)
+        self._trees[place.role].insert(place.instance, tokens, namespace, keep_s=keep_s, is_coming=True)
 
     def admit(self, instance: InstanceId, incarnation: Incarnation, role: Role) -> None:
         """This incarnation will announce what it holds. What an older one held is forgotten; an older one ignored."""
@@ -149,4 +152,5 @@ def _walk(trees: Mapping[Role, PromptTree], kinds: Sequence[Role], asked: Asked)
         return walk
     walks = [walk, *(trees[role].walk(asked.data, asked.namespace) for role in others)]
     levels = sorted(level for walk in walks for level in walk.levels)
-    return Walk(tuple(levels), all(walk.in_dram for walk in walks))
+    ready = sorted(level for walk in walks for level in walk.ready)
+    return Walk(tuple(levels), tuple(ready), all(walk.in_dram for walk in walks))

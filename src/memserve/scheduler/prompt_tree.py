@@ -52,15 +52,17 @@ class Walk(NamedTuple):
 
     levels: tuple[Level, ...]
     """The shortest first."""
+    ready: tuple[Level, ...]
+    """The same without what is only expected."""
     in_dram: bool
     """All that was passed is in DRAM, whoever holds it."""
 
 
-NOTHING_HELD = Walk(levels=(), in_dram=True)
+NOTHING_HELD = Walk(levels=(), ready=(), in_dram=True)
 
 
 class _Node:
-    __slots__ = ("check_at", "children", "elsewhere", "holders", "mask", "parent", "run")
+    __slots__ = ("check_at", "children", "coming", "elsewhere", "holders", "mask", "parent", "run")
 
     def __init__(self, run: bytes, parent: "_Node | None") -> None:
         self.run = run  # whole blocks; a root keeps its namespace here
@@ -68,13 +70,19 @@ class _Node:
         self.children: dict[bytes, _Node] = {}  # by first block
         self.holders: dict[int, float] = {}  # bit -> when the entry expires
         self.mask = 0  # the keys of holders, or'ed
+        self.coming = 0  # those of them that are only expected to hold it soon
         self.check_at = float("inf")  # no holder expires before
         self.elsewhere: dict[Tier, int] | None = None  # tier -> holders that have the run there; else it is in DRAM
 
-    def hold(self, bit: int, expires: float) -> None:
+    def hold(self, bit: int, expires: float, *, is_coming: bool) -> None:
+        """An expectation changes nothing about what is known, but for how long."""
         if self.holders.get(bit, 0.0) < expires:
             self.holders[bit] = expires
             self.check_at = min(self.check_at, expires)
+        if not is_coming:
+            self.coming &= ~bit
+        elif not self.mask & bit:
+            self.coming |= bit
         self.mask |= bit
 
     def tier(self, bit: int) -> Tier:
@@ -125,7 +133,7 @@ class PromptTree:
         width = self._width
         end = len(tokens) - len(tokens) % width
         levels: list[Level] = []
-        in_dram = True
+        in_dram, coming = True, 0
         node, at = root, 0
         while at < end and (child := node.children.get(tokens[at : at + width])) is not None:
             if child.check_at <= now and not self._expire(child, now):
@@ -133,6 +141,7 @@ class PromptTree:
             if at and node.mask != child.mask:
                 levels.append((at // TOKEN_BYTES, node.mask))
             node = child
+            coming |= node.coming
             if node.elsewhere is not None:
                 in_dram = False
             if not tokens.startswith(child.run, at):
@@ -142,14 +151,35 @@ class PromptTree:
         self._touch(node)
         if at:
             levels.append((at // TOKEN_BYTES, node.mask))
-        return Walk(tuple(levels), in_dram)
+        known = tuple(levels)
+        return Walk(known, self._ready(root, tokens, at) if coming else known, in_dram)
+
+    def _ready(self, node: _Node, tokens: bytes, end: int) -> tuple[Level, ...]:
+        """Levels down to `end`, as far as they are not only expected."""
+        levels: list[Level] = []
+        at, holders = 0, 0
+        while at < end:
+            node = node.children[tokens[at : at + self._width]]
+            sure = node.mask & ~node.coming
+            if at and sure != holders:
+                levels.append((at // TOKEN_BYTES, holders))
+            if not sure:
+                return tuple(levels)
+            at, holders = min(at + len(node.run), end), sure
+        return (*levels, (at // TOKEN_BYTES, holders))
 
     def insert(
-        self, instance: InstanceId, tokens: bytes, namespace: Namespace = b"", *, keep_s: float | None = None
+        self,
+        instance: InstanceId,
+        tokens: bytes,
+        namespace: Namespace = b"",
+        *,
+        keep_s: float | None = None,
+        is_coming: bool = False,
     ) -> None:
         """Confirm that `instance` holds all whole blocks of the prompt, from now on for `keep_s` (None: `ttl_s`).
 
-        What is confirmed for longer already stays so.
+        What is confirmed for longer already stays so. With `is_coming` it is only expected to hold them soon.
         """
         width = self._width
         end = len(tokens) - len(tokens) % width
@@ -163,13 +193,13 @@ class PromptTree:
         while at < end:
             child = node.children.get(tokens[at : at + width])
             if child is None:
-                node = self._append(node, tokens[at:end], bit, expires)
-                node.hold(bit, expires)
+                node = self._append(node, tokens[at:end], bit, expires, is_coming=is_coming)
+                node.hold(bit, expires, is_coming=is_coming)
                 break
             if not tokens.startswith(child.run, at):
                 child = self._split(child, _common(child.run, tokens, at, end, width))
-            if child.holders.get(bit, 0.0) < expires:
-                child.hold(bit, expires)
+            if child.coming or child.holders.get(bit, 0.0) < expires:
+                child.hold(bit, expires, is_coming=is_coming)
             at += len(child.run)
             node = child
         self._touch(node)
@@ -276,11 +306,11 @@ class PromptTree:
             self._used.move_to_end(node)
             node = node.parent
 
-    def _append(self, parent: _Node, run: bytes, bit: int, expires: float) -> _Node:
+    def _append(self, parent: _Node, run: bytes, bit: int, expires: float, *, is_coming: bool) -> _Node:
         """A node that ends with `run`: a new child, or `parent` itself, grown, if all of it is held alike."""
         self._num_blocks += len(run) // self._width
         fits = len(parent.run) + len(run) <= _GROW_BLOCKS * self._width
-        alike = parent.mask == bit and parent.elsewhere is None
+        alike = parent.mask == bit and parent.elsewhere is None and bool(parent.coming) is is_coming
         if fits and alike and not parent.children and parent.holders[bit] == expires:
             parent.run += run
             return parent
@@ -297,6 +327,7 @@ class PromptTree:
         upper = _Node(lower.run[:size], parent)
         upper.holders = dict(lower.holders)
         upper.mask = lower.mask
+        upper.coming = lower.coming
         upper.check_at = lower.check_at
         upper.elsewhere = lower.elsewhere  # never changed in place
         parent.children[upper.run[: self._width]] = upper
@@ -331,6 +362,7 @@ class PromptTree:
     def _unhold(self, node: _Node, bit: int) -> None:
         del node.holders[bit]
         node.mask &= ~bit
+        node.coming &= ~bit
         if node.elsewhere is not None:
             node.put(bit, Tier.DRAM)
         if not node.mask:

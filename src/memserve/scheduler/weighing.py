@@ -140,7 +140,7 @@ class Weigher:
     def look(self, asked: Asked, found: Candidates, *, givers: Group, output_tokens: float) -> Prospect:
         """What is held of the prompt and by whom; only `givers` are asked to give it to others."""
         held = self._holdings.match(found.kinds, asked)
-        most, holders = longest(held.in_pools, self._places.of(givers).members)
+        most, holders = longest(held.ready, self._places.of(givers).members)
         source = self._least_busy(holders) if holders else None
         predictions = self._predictions
         usual_pace = predictions.computing.of(None)
