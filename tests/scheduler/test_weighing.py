@@ -4,6 +4,7 @@ from array import array
 from math import exp
 from random import Random
 
+import numpy.typing as npt
 import pytest
 from clusters import disaggregated, flexible, instance, view
 from hypothesis import given
@@ -14,6 +15,7 @@ from memserve.core.clock import ManualClock
 from memserve.core.enums import Phase, Role
 from memserve.core.ids import InstanceId, RequestId
 from memserve.scheduler.candidates import Group, candidates
+from memserve.scheduler.choice import Choice
 from memserve.scheduler.cost_model import DecodeTerms, PathTerms, PrefillTerms
 from memserve.scheduler.flight import Asked, Place
 from memserve.scheduler.holdings import Holdings
@@ -21,13 +23,21 @@ from memserve.scheduler.load import RECENT_S, LoadLedger
 from memserve.scheduler.path_queues import PathQueues
 from memserve.scheduler.predictions import Predictions
 from memserve.scheduler.prompt_tree_policy import PromptTreePolicy
+from memserve.scheduler.prospect import Prospect
 from memserve.scheduler.slots import Slots
-from memserve.scheduler.weighing import Prospect, Weigher
+from memserve.scheduler.weighing import Weigher
 
 BLOCK = 4
 PROMPT = array("i", range(100, 100 + 10 * BLOCK)).tobytes()
 OUTPUT = 100.0
 CAPACITY = 3_000
+
+
+class ShownEverybody:
+    """The same policy where it gives no terms."""
+
+    def scores(self, choice: Choice) -> npt.ArrayLike:
+        return PromptTreePolicy(Random(0)).scores(choice)
 
 
 class Loaded:
@@ -158,9 +168,12 @@ def test_each_instance_is_weighed_as_if_it_were_weighed_alone(cluster: Cluster) 
     for phase, group in groups.items():
         if group.instances:
             weighed = cluster.weigher.weigh(PromptTreePolicy(Random(0)), group, phase, prospect)
-            assert weighed.matched.tolist() == [cluster.loaded[i].held for i in group.instances]
+            told = [weighed.candidate((0.0, place)).matched_tokens for place in range(len(group.instances))]
+            assert told == [cluster.loaded[i].held for i in group.instances]
             expected = [cluster.score(group, phase, name, prospect) for name in group.instances]
-            assert weighed.scores.tolist() == pytest.approx(expected, rel=1e-9)
+            assert weighed.scores.all().tolist() == pytest.approx(expected, rel=1e-9)
+            without_terms = cluster.weigher.weigh(ShownEverybody(), group, phase, prospect)
+            assert without_terms.scores.all().tolist() == pytest.approx(expected, rel=1e-9)
 
 
 @given(clusters(), st.integers(0, 9))
@@ -173,5 +186,23 @@ def test_the_chosen_one_has_the_lowest_score_and_the_next_best_follow(cluster: C
     chosen = weighed.best(Random(seed))
     listed = weighed.listed(chosen)
     assert listed[0] == weighed.candidate(chosen)
-    assert [c.score for c in listed] == sorted(weighed.scores.tolist())
+    assert [c.score for c in listed] == pytest.approx(sorted(weighed.scores.all().tolist()))
     assert sorted(c.instance for c in listed) == sorted(group.instances)
+
+
+@given(clusters(), st.integers(0, 9))
+def test_a_look_at_a_few_finds_whom_a_look_at_all_finds(cluster: Cluster, seed: int) -> None:
+    prospect = cluster.look()
+    groups = {
+        Phase.WHOLE: cluster.found.whole,
+        Phase.PREFILL: cluster.found.prefill,
+        Phase.DECODE: cluster.found.decode,
+    }
+    for phase, group in groups.items():
+        if group.instances:
+            weighed = cluster.weigher.weigh(PromptTreePolicy(Random(0)), group, phase, prospect)
+            score, place = weighed.best(Random(seed))
+            scores = [cluster.score(group, phase, name, prospect) for name in group.instances]
+            equals = [at for at, other in enumerate(scores) if other == pytest.approx(min(scores), rel=1e-9)]
+            assert place == equals[int(Random(seed).random() * len(equals))]
+            assert score == pytest.approx(min(scores), rel=1e-9)

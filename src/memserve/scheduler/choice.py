@@ -14,7 +14,9 @@ import numpy.typing as npt
 from memserve.core.enums import Phase
 from memserve.core.ids import InstanceId
 from memserve.scheduler.cost_model import DecodeTerms
-from memserve.scheduler.load import InstanceLoads, Numbers
+from memserve.scheduler.load import InstanceLoads
+from memserve.scheduler.load_table import Numbers
+from memserve.scheduler.score_terms import Question
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,12 +63,30 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         """Tokens that it still has to compute, and those that it keeps and reads meanwhile."""
         return self.loads.tokens + self.used
 
+    def question(self) -> Question:
+        """What of it is the same for all instances."""
+        costs, loads = self.costs, self.loads
+        return Question(
+            phase=self.phase,
+            may_split=self.may_split,
+            prompt_tokens=self.prompt_tokens,
+            output_tokens=costs.output_tokens,
+            whole_s=costs.whole_s,
+            decode=costs.decode,
+            decode_pace=costs.decode_pace,
+            kv_capacity_tokens=costs.kv_capacity_tokens,
+            mean_wait_s=float(loads.prefill_s.mean()),
+            most_context=float(loads.context.max()),
+        )
+
 
 class Policy(Protocol):
     """Made with the scheduler's Random, which is the only one to draw from.
 
     A class with the attribute `in_seconds = True` gives scores that may be added up over phases and compared: with
-    it, the scheduler also chooses between serving a request on one instance and splitting it between two.
+    it, the scheduler also chooses between serving a request on one instance and splitting it between two. A class may
+    also have `score_terms(question)`, which is asked first: where it answers with ScoreTerms and not None (both in
+    score_terms.py), scores are told by these alone, in a fraction of the time.
     """
 
     def scores(self, choice: Choice) -> npt.ArrayLike:

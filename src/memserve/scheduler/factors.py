@@ -19,10 +19,13 @@ class Factors:
         """`prior` is how many observations the predictions themselves count for: none where they are a mere guess."""
         self._prior = prior
         self._means: OrderedDict[Hashable, tuple[float, int]] = OrderedDict({None: (0.0, 0)})
+        self.usual = 1.0
+        """Of all keys together, as `of(None)`."""
 
     def of(self, key: Hashable) -> float:
         """1.0 while nothing was learnt."""
-        return exp((self._means.get(key) or self._means[None])[0])
+        known = self._means.get(key)
+        return self.usual if known is None else exp(known[0])
 
     def learn(self, key: Hashable, factor: float) -> None:
         """`factor` is what really happened over what the terms alone predict."""
@@ -32,6 +35,7 @@ class Factors:
             weight = max(_LEAST_WEIGHT, 1 / (count + 1 + self._prior))
             self._means[name] = mean + weight * (seen - mean), count + 1
         self._means.move_to_end(None)
+        self._keep_usual()
         if len(self._means) > _MAX_KEYS:
             self._means.popitem(last=False)
 
@@ -44,6 +48,7 @@ class Factors:
         """Something is still under way after this many times what was predicted: better than a mere guess."""
         if self.is_guess:
             self._means[None] = max(self._means[None][0], min(log(factor), _MAX_LOG)), 0
+            self._keep_usual()
 
     def fade(self, key: Hashable) -> None:
         """Believe a bad experience a little less, so that it is tried again some day."""
@@ -51,6 +56,10 @@ class Factors:
             mean, count = self._means.get(name, (0.0, 0))
             if mean > 0:
                 self._means[name] = mean * _FADING, count
+        self._keep_usual()
+
+    def _keep_usual(self) -> None:
+        self.usual = exp(self._means[None][0])
 
     def __repr__(self) -> str:
         return f"Factors(x{self.of(None):.2f} over {len(self._means) - 1} keys)"

@@ -60,8 +60,13 @@ class Holdings:
 
     def match(self, kinds: Sequence[Role], asked: Asked) -> Held:
         """What instances of these roles hold of the prompt."""
-        pools, ready, in_dram = _walk(self._trees, kinds, asked)
-        engines = _walk(self._mirrors, kinds, asked).levels
+        if len(kinds) == 1:
+            tokens, namespace, role = asked.data, asked.namespace, kinds[0]
+            pools, ready, in_dram = self._trees[role].walk(tokens, namespace)
+            engines = self._mirrors[role].walk(tokens, namespace).levels
+        else:
+            pools, ready, in_dram = _walk(self._trees, kinds, asked)
+            engines = _walk(self._mirrors, kinds, asked).levels
         return Held(sorted([*pools, *engines]) if engines else pools, pools, ready, engines, in_dram)
 
     def tiers(self, place: Place, asked: Asked, held: Held) -> dict[Tier, int]:
@@ -146,11 +151,7 @@ def longest(levels: Sequence[Level], among: int) -> Level:
 
 
 def _walk(trees: Mapping[Role, PromptTree], kinds: Sequence[Role], asked: Asked) -> Walk:
-    first, *others = kinds
-    walk = trees[first].walk(asked.data, asked.namespace)
-    if not others:
-        return walk
-    walks = [walk, *(trees[role].walk(asked.data, asked.namespace) for role in others)]
+    walks = [trees[role].walk(asked.data, asked.namespace) for role in kinds]
     levels = sorted(level for walk in walks for level in walk.levels)
     ready = sorted(level for walk in walks for level in walk.ready)
     return Walk(tuple(levels), tuple(ready), all(walk.in_dram for walk in walks))

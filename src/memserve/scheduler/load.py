@@ -3,36 +3,38 @@
 A request weighs on an instance in up to two shares, one per phase: the prompt tokens that it lacks and must compute
 or take in, and the output it is expected to produce, with the context that it keeps meanwhile. A count of requests
 would call a 4,000-token prompt and a 40-token one the same. Owns also how much of its recent time each instance was
-given to spend on prefills, which is what its decodes have to wait for.
-
-Numbers lie in arrays, a slot per instance, so that many instances are weighed at once. Single ones are changed
-through a memoryview of each row, which takes half the time.
+given to spend on prefills, which is what its decodes have to wait for. The numbers themselves lie in a LoadTable.
 """
 
 from math import exp, inf
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from memserve.core.clock import Clock
 from memserve.core.enums import Phase
 from memserve.core.ids import InstanceId, RequestId
+from memserve.scheduler.load_table import (
+    BESIDE,
+    CONTEXT,
+    DECODES,
+    ENDS_AT,
+    LEAST_S,
+    PACE,
+    RECENT_S,
+    SHARE,
+    SPENT,
+    TOKENS,
+    WAIT_S,
+    GroupLoads,
+    LoadTable,
+    Numbers,
+)
 
-Numbers = npt.NDArray[np.float64]
+__all__ = ["RECENT_S", "InstanceLoads", "LoadLedger", "Numbers"]
 
-RECENT_S = 10.0
-"""Over which the share of time spent on prefills fades."""
-
-_MAX_SHARE = 0.9
-_MAX_GROUPS = 64
 _FADED_OUT = 20.0
 """After so many times RECENT_S, what was noted at the beginning is faded for good, so that numbers stay small."""
-_TOKENS, _ENDS_AT, _LEAST_S, _DECODES, _CONTEXT, _SPENT, _PACE = range(7)
-"""Rows of the table. Queued prefills take until _ENDS_AT, and no less than _LEAST_S from now: all but the first one
-of them. What was spent is noted as if it had been spent at one point in time, the same for all."""
-_IDLE = [0.0, -inf, 0.0, 0.0, 0.0, 0.0, 1.0]
 
 
 class InstanceLoads(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,8 +54,20 @@ class InstanceLoads(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that its prefills take over those that the terms alone predict."""
 
 
+def instance_loads(loads: GroupLoads) -> InstanceLoads:
+    rows = loads.rows()
+    return InstanceLoads(
+        tokens=rows[TOKENS],
+        prefill_s=rows[WAIT_S],
+        decodes=rows[DECODES],
+        context=rows[CONTEXT],
+        prefill_share=rows[SHARE],
+        pace=rows[PACE],
+    )
+
+
 class _Share(msgspec.Struct, frozen=True, kw_only=True):
-    slot: int
+    column: int
     num_tokens: int
     seconds: float
     context_tokens: int
@@ -67,10 +81,8 @@ class _Queue(NamedTuple):
     """Of all of them, by the terms alone."""
     since: float
     """When the first one of them began."""
-
-
-_NO_QUEUE = _Queue(0, 0.0, 0.0)
-Rows = tuple[Numbers, ...]
+    paced_s: float
+    """`seconds` at the instance's pace."""
 
 
 class LoadLedger:
@@ -78,15 +90,13 @@ class LoadLedger:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._shares: dict[Phase, dict[RequestId, _Share]] = {Phase.PREFILL: {}, Phase.DECODE: {}}
-        self._slots: dict[InstanceId, int] = {}
-        self._free: list[int] = []
-        self._groups: dict[tuple[InstanceId, ...], npt.NDArray[np.intp] | Rows] = {}
-        self._keep(np.zeros((len(_IDLE), 8)))
-        self._queues: dict[int, _Queue] = {}  # by slot
-        self._usual_pace = 1.0
+        self._prefills: dict[RequestId, _Share] = {}
+        self._decodes: dict[RequestId, _Share] = {}
+        self._table = LoadTable(now=clock.now())
+        self._queues: dict[int, _Queue] = {}  # by column
+        self._queued_s = 0.0  # of all queues, at the pace of their instances
+        self._most_context = 0.0  # of any instance, or more
         self._paced: set[InstanceId] = set()
-        self._fades_since = clock.now()
 
     def add(
         self,
@@ -103,151 +113,140 @@ class LoadLedger:
         `seconds` are those of its prefill by the terms alone: they count times the instance's pace, as it is known
         when they are asked for. `context_tokens` are those that its decode keeps.
         """
-        self._take_out(request, phase)
-        slot = self._slot(instance)
-        share = _Share(slot=slot, num_tokens=num_tokens, seconds=seconds, context_tokens=context_tokens)
-        self._shares[phase][request] = share
-        self._count(share, phase, +1)
-        if seconds:
-            self._spend(slot, seconds)
+        shares = self._prefills if phase is Phase.PREFILL else self._decodes
+        if request in shares:
+            self.drop(request, phase)
+        column = self._table.column(instance)
+        shares[request] = _Share(column=column, num_tokens=num_tokens, seconds=seconds, context_tokens=context_tokens)
+        self._table.numbers[TOKENS][column] += num_tokens
+        if phase is Phase.PREFILL:
+            self._enqueue(column, seconds)
+        else:
+            self._decode(column, +1, context_tokens)
 
     def drop(self, request: RequestId, phase: Phase) -> None:
         """The phase is over."""
-        self._take_out(request, phase)
+        shares = self._prefills if phase is Phase.PREFILL else self._decodes
+        share = shares.pop(request, None)
+        if share is None:
+            return
+        self._table.numbers[TOKENS][share.column] -= share.num_tokens
+        if phase is Phase.PREFILL:
+            self._leave(share.column, share.seconds)
+        else:
+            self._decode(share.column, -1, -share.context_tokens)
 
     def drop_all(self, request: RequestId) -> None:
         """The request is over, whatever became of it."""
-        for phase, shares in self._shares.items():
-            share = shares.pop(request, None)
-            if share is not None:
-                self._count(share, phase, -1)
+        self.drop(request, Phase.PREFILL)
+        self.drop(request, Phase.DECODE)
 
     def set_pace(self, instance: InstanceId, factor: float, *, usual: float) -> None:
         """It takes this many times as long as the terms alone predict; `usual` goes for those not told of."""
         self._paced.add(instance)
-        if usual != self._usual_pace:
-            self._usual_pace = usual
-            for name, slot in self._slots.items():
+        table = self._table
+        if usual != table.usual_pace:
+            table.usual_pace = usual
+            for name, column in table.columns.items():
                 if name not in self._paced:
-                    self._put_pace(slot, usual)
-        self._put_pace(self._slot(instance), factor)
+                    self._put_pace(column, usual)
+        self._put_pace(table.column(instance), factor)
 
     def forget(self, instance: InstanceId) -> None:
         """The instance is gone; what was queued on it is queued no more."""
         self._paced.discard(instance)
-        slot = self._slots.pop(instance, None)
-        if slot is None:
+        column = self._table.columns.pop(instance, None)
+        if column is None:
             return
-        for phase, shares in self._shares.items():
-            for request in [request for request, share in shares.items() if share.slot == slot]:
-                self._take_out(request, phase)
-        self._free.append(slot)
-        self._queues.pop(slot, None)
-        self._groups.clear()
+        for shares, phase in ((self._prefills, Phase.PREFILL), (self._decodes, Phase.DECODE)):
+            for request in [request for request, share in shares.items() if share.column == column]:
+                self.drop(request, phase)
+        self._table.release(column)
+
+    def group(self, instances: tuple[InstanceId, ...]) -> GroupLoads:
+        """All at once, in order, as of now."""
+        return self._table.group(instances, now=self._clock.now())
 
     def of(self, instances: tuple[InstanceId, ...]) -> InstanceLoads:
-        """All at once, in order."""
-        tokens, ends_at, least_s, decodes, context, spent, pace = self._rows_of(instances)
-        now = self._clock.now()
-        return InstanceLoads(
-            tokens=tokens,
-            prefill_s=np.maximum(ends_at - now, least_s),
-            decodes=decodes,
-            context=context,
-            prefill_share=np.minimum(spent * exp((self._fades_since - now) / RECENT_S), _MAX_SHARE),
-            pace=pace,
-        )
+        """As `group`, each by its name."""
+        return instance_loads(self.group(instances))
+
+    def mean_wait_s(self, loads: GroupLoads, *, above: float) -> float:
+        """Until all prompts queued on one of a group are computed; 0 where it is clear that it is no more than `above`.
+
+        That is clear where all of them together would not have to wait for longer if nothing were computed yet.
+        """
+        if self._queued_s <= above:
+            return 0.0
+        return float(loads.rows()[WAIT_S].mean())
+
+    def most_context(self, *, above: float) -> float:
+        """Tokens of the answers that one instance has to produce, no instance more; as exact as `above` asks for."""
+        if self._most_context > above:
+            self._most_context = self._table.most(CONTEXT)
+        return self._most_context
 
     def decoding(self, instance: InstanceId) -> tuple[float, float]:
         """Answers that it has been given to produce, and the tokens of their context; 0 for one that is not known."""
-        slot = self._slots.get(instance)
-        return (0.0, 0.0) if slot is None else (float(self._table[_DECODES, slot]), float(self._table[_CONTEXT, slot]))
+        column, numbers = self._table.columns.get(instance), self._table.numbers
+        return (0.0, 0.0) if column is None else (numbers[DECODES][column], numbers[CONTEXT][column])
 
     def snapshot(self) -> dict[InstanceId, int]:
         """Tokens queued per instance; those with nothing are left out."""
-        tokens = self._table[_TOKENS]
-        return {instance: int(tokens[slot]) for instance, slot in self._slots.items() if tokens[slot]}
+        tokens = self._table.numbers[TOKENS]
+        return {name: int(tokens[column]) for name, column in self._table.columns.items() if tokens[column]}
 
-    def _take_out(self, request: RequestId, phase: Phase) -> None:
-        share = self._shares[phase].pop(request, None)
-        if share is not None:
-            self._count(share, phase, -1)
+    def _decode(self, column: int, sign: int, context_tokens: int) -> None:
+        numbers = self._table.numbers
+        numbers[DECODES][column] += sign
+        numbers[CONTEXT][column] += context_tokens
+        numbers[BESIDE][column] = numbers[DECODES][column] * numbers[PACE][column]
+        self._most_context = max(self._most_context, numbers[CONTEXT][column])
 
-    def _count(self, share: _Share, phase: Phase, sign: int) -> None:
-        slot, rows = share.slot, self._rows
-        rows[_TOKENS][slot] += sign * share.num_tokens
-        if phase is Phase.PREFILL:
-            self._count_prefill(slot, share.seconds, sign)
+    def _enqueue(self, column: int, seconds: float) -> None:
+        now, queue = self._clock.now(), self._queues.get(column)
+        if queue is None:
+            self._put_queue(column, 1, seconds, now, 0.0)
         else:
-            rows[_DECODES][slot] += sign
-            rows[_CONTEXT][slot] += sign * share.context_tokens
+            self._put_queue(column, queue.number + 1, queue.seconds + seconds, queue.since, queue.paced_s)
+        if seconds:
+            self._spend(column, seconds, now)
 
-    def _count_prefill(self, slot: int, seconds: float, sign: int) -> None:
-        number, queued_s, since = self._queues.get(slot, _NO_QUEUE)
-        number += sign
-        if not number:
-            del self._queues[slot]
-            self._rows[_ENDS_AT][slot], self._rows[_LEAST_S][slot] = -inf, 0.0
+    def _leave(self, column: int, seconds: float) -> None:
+        queue = self._queues[column]
+        if queue.number > 1:  # the next one begins
+            self._put_queue(column, queue.number - 1, queue.seconds - seconds, self._clock.now(), queue.paced_s)
             return
-        if sign < 0 or number == 1:
-            since = self._clock.now()  # the next one begins
-        self._queues[slot] = _Queue(number, queued_s + sign * seconds, since)
-        self._put_queue(slot)
+        numbers = self._table.numbers
+        numbers[ENDS_AT][column], numbers[LEAST_S][column] = -inf, 0.0
+        del self._queues[column]
+        self._queued_s = self._queued_s - queue.paced_s if self._queues else 0.0
 
-    def _put_queue(self, slot: int) -> None:
-        number, queued_s, since = self._queues[slot]
-        paced_s = queued_s * self._rows[_PACE][slot]
-        self._rows[_ENDS_AT][slot] = since + paced_s
-        self._rows[_LEAST_S][slot] = paced_s - paced_s / number
+    def _put_queue(self, column: int, number: int, seconds: float, since: float, paced_before_s: float) -> None:
+        """In place of one that took `paced_before_s`."""
+        numbers = self._table.numbers
+        paced_s = seconds * numbers[PACE][column]
+        numbers[ENDS_AT][column] = since + paced_s
+        numbers[LEAST_S][column] = paced_s - paced_s / number
+        self._queues[column] = _Queue(number, seconds, since, paced_s)
+        self._queued_s += paced_s - paced_before_s
 
-    def _put_pace(self, slot: int, pace: float) -> None:
+    def _put_pace(self, column: int, pace: float) -> None:
         """What is queued and what was spent count times the pace."""
-        rows = self._rows
-        rows[_SPENT][slot] *= pace / rows[_PACE][slot]
-        rows[_PACE][slot] = pace
-        if slot in self._queues:
-            self._put_queue(slot)
+        numbers = self._table.numbers
+        numbers[SPENT][column] *= pace / numbers[PACE][column]
+        self._table.put_pace(column, pace)
+        if column in self._queues:
+            self._put_queue(column, *self._queues[column])
 
-    def _spend(self, slot: int, seconds: float) -> None:
-        gone = (self._clock.now() - self._fades_since) / RECENT_S
+    def _spend(self, column: int, seconds: float, now: float) -> None:
+        table = self._table
+        gone = (now - table.fades_since) / RECENT_S
         if gone > _FADED_OUT:
-            self._table[_SPENT] *= exp(-gone)
-            self._fades_since = self._clock.now()
+            table.fade(exp(-gone))
+            table.fades_since = now
             gone = 0.0
-        self._rows[_SPENT][slot] += seconds * self._rows[_PACE][slot] / RECENT_S * exp(gone)
-
-    def _keep(self, table: npt.NDArray[np.float64]) -> None:
-        self._table = table
-        self._rows = [row.data.cast("B").cast("d") for row in table]
-
-    def _rows_of(self, instances: tuple[InstanceId, ...]) -> Rows:
-        """Of slots in a row, which is the usual case, the numbers themselves, to be read only; else copies."""
-        found = self._groups.get(instances)
-        if found is None:
-            if len(self._groups) >= _MAX_GROUPS:
-                self._groups.clear()
-            slots = [self._slot(i) for i in instances]
-            first = slots[0] if slots else 0
-            in_a_row = slots == [*range(first, first + len(slots))]
-            found = self._readable(first, len(slots)) if in_a_row else np.array(slots, dtype=np.intp)
-            self._groups[instances] = found
-        return found if isinstance(found, tuple) else tuple(self._table.take(found, axis=1))
-
-    def _readable(self, first: int, count: int) -> Rows:
-        rows = self._table[:, first : first + count]
-        rows.flags.writeable = False
-        return tuple(rows)
-
-    def _slot(self, instance: InstanceId) -> int:
-        slot = self._slots.get(instance)
-        if slot is None:
-            slot = self._slots[instance] = self._free.pop() if self._free else len(self._slots)
-            if slot >= self._table.shape[1]:
-                self._keep(np.concatenate([self._table, np.zeros_like(self._table)], axis=1))
-                self._groups.clear()
-            self._table[:, slot] = _IDLE
-            self._table[_PACE, slot] = self._usual_pace
-        return slot
+        table.numbers[SPENT][column] += seconds * table.numbers[PACE][column] / RECENT_S * exp(gone)
 
     def __repr__(self) -> str:
-        return f"LoadLedger({len(self._shares[Phase.PREFILL])} prefills, {self.snapshot()})"
+        return f"LoadLedger({len(self._prefills)} prefills, {self.snapshot()})"

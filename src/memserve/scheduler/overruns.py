@@ -19,6 +19,8 @@ class Overruns:
 
     def due(self) -> list[RequestId]:
         """Told once."""
+        if not self._looks:
+            return []
         now, found = self._clock.now(), []
         while self._looks and self._looks[0][0] <= now:
             found.append(heappop(self._looks)[1])

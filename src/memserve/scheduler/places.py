@@ -21,9 +21,13 @@ class Places:
     def __init__(self, group: Group, slots: Slots) -> None:
         self.group = group
         """The first one with these instances in these roles: to be kept in place of those of newer views."""
-        self._by_bit = {bit: place for place, i in enumerate(group.instances) if (bit := slots.find(i))}
+        self.bits = tuple(map(slots.find, group.instances))
+        """Of each instance, in order; 0 for those that hold nothing anywhere."""
+        self._by_bit = {bit: place for place, bit in enumerate(self.bits) if bit}
         self.members = sum(self._by_bit)
         """As bits; who holds nothing anywhere has none."""
+        self.num_strangers = len(self.bits) - len(self._by_bit)
+        """Members without a bit."""
         self._found: dict[int, npt.NDArray[np.intp]] = {}
 
     def of(self, bits: int) -> npt.NDArray[np.intp]:

@@ -7,6 +7,7 @@ those who may compute the prompt, and prefill instances hand over to the best of
 
 from collections.abc import Sequence
 from random import Random
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,8 +15,10 @@ from memserve.core.enums import Phase, Role
 from memserve.scheduler.candidates import Candidates
 from memserve.scheduler.choice import Policy
 from memserve.scheduler.decision import Candidate
+from memserve.scheduler.prospect import Prospect
 from memserve.scheduler.shortlist import Shortlist
-from memserve.scheduler.weighing import Prospect, Weighed, Weigher
+from memserve.scheduler.weighed import Best, Weighed
+from memserve.scheduler.weighing import Weigher
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,10 +30,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Of each phase the chosen one, then the next best; first phase first."""
 
 
-class _Pair(msgspec.Struct, frozen=True, kw_only=True):
-    first: int
-    decode: int
-    score: float
+class _Pair(NamedTuple):
+    first: Best
+    decode: Best
+
+    @property
+    def score(self) -> float:
+        return self.first[0] + self.decode[0]
 
 
 class Policies(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,10 +53,10 @@ def plan(weigher: Weigher, policies: Policies, found: Candidates, prospect: Pros
         return _cheapest(weigher, policies, found, prospect, random)
     first = weigher.weigh(policies.first, found.first, _first_phase(found), prospect)
     chosen = first.best(random)
-    if first.group.roles[chosen] is not Role.PREFILL or not found.decode.instances:
+    if first.places.group.roles[chosen[1]] is not Role.PREFILL or not found.decode.instances:
         return _alone(first, chosen)
     decode = weigher.weigh(policies.decode, found.decode, Phase.DECODE, prospect)
-    return _split(first, chosen, decode, decode.best(random))
+    return _split(first, decode, _Pair(chosen, decode.best(random)))
 
 
 def _cheapest(weigher: Weigher, policies: Policies, found: Candidates, prospect: Prospect, random: Random) -> Plan:
@@ -64,36 +70,32 @@ def _cheapest(weigher: Weigher, policies: Policies, found: Candidates, prospect:
     pair = _best_pair(prefill, decode, random)
     if whole is not None:
         chosen = whole.best(random)
-        if whole.scores[chosen] <= pair.score:
+        if chosen[0] <= pair.score:
             return _alone(whole, chosen)
-    return _split(prefill, pair.first, decode, pair.decode)
+    return _split(prefill, decode, pair)
 
 
 def _best_pair(prefill: Weighed, decode: Weighed, random: Random) -> _Pair:
     """The two best, or the best two that are not the same."""
     first, second = prefill.best(random), decode.best(random)
-    here, there = prefill.group.instances[first], decode.group.instances[second]
+    here, there = prefill.places.group.instances[first[1]], decode.places.group.instances[second[1]]
     if here != there:
-        return _pair(prefill, first, decode, second)
+        return _Pair(first, second)
     options = []
-    if len(decode.scores) > 1:
-        options.append(_pair(prefill, first, decode, decode.best(random, besides=here)))
-    if len(prefill.scores) > 1:
-        options.append(_pair(prefill, prefill.best(random, besides=there), decode, second))
+    if len(decode.places.group.instances) > 1:
+        options.append(_Pair(first, decode.best(random, besides=here)))
+    if len(prefill.places.group.instances) > 1:
+        options.append(_Pair(prefill.best(random, besides=there), second))
     return min(options, key=lambda pair: pair.score)
 
 
-def _pair(prefill: Weighed, first: int, decode: Weighed, second: int) -> _Pair:
-    return _Pair(first=first, decode=second, score=float(prefill.scores[first] + decode.scores[second]))
-
-
-def _alone(whole: Weighed, chosen: int) -> Plan:
+def _alone(whole: Weighed, chosen: Best) -> Plan:
     return Plan(first=whole.candidate(chosen), decode=None, candidates=Shortlist((whole, chosen)))
 
 
-def _split(prefill: Weighed, first: int, decode: Weighed, second: int) -> Plan:
-    candidates = Shortlist((prefill, first), (decode, second))
-    return Plan(first=prefill.candidate(first), decode=decode.candidate(second), candidates=candidates)
+def _split(prefill: Weighed, decode: Weighed, pair: _Pair) -> Plan:
+    candidates = Shortlist((prefill, pair.first), (decode, pair.decode))
+    return Plan(first=prefill.candidate(pair.first), decode=decode.candidate(pair.decode), candidates=candidates)
 
 
 def _first_phase(found: Candidates) -> Phase:

@@ -54,6 +54,10 @@ class Predictions:
             predicted = self.prefill.seconds(prompt_tokens, held_tokens / prompt_tokens)
             self.computing.learn(instance, seconds / predicted)
 
+    def may_overrun(self, *, prompt_tokens: int, held_tokens: int) -> bool:
+        """Whether it would tell something if this took longer than predicted: see `computing_still`."""
+        return prompt_tokens - held_tokens >= _LEAST_PREFILL_TOKENS and self.computing.is_guess
+
     def computing_still(self, *, prompt_tokens: int, held_tokens: int, seconds: float) -> None:
         """An instance with nothing else to do has not computed it yet: until one has, this is all that is known."""
         if prompt_tokens - held_tokens >= _LEAST_PREFILL_TOKENS:

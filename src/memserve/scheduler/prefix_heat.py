@@ -27,12 +27,14 @@ class PrefixHeat:
         """Once more: how often in the last FADES_IN_S seconds, this time included."""
         now = self._clock.now()
         key = xxhash.xxh3_64_intdigest(prefix, seed=xxhash.xxh32_intdigest(namespace))
-        count, at = self._counts.get(key, (0.0, now))
-        count = count * exp((at - now) / FADES_IN_S) + 1.0
-        self._counts[key] = count, now
-        self._counts.move_to_end(key)
-        if len(self._counts) > self._max_prefixes:
-            self._counts.popitem(last=False)
+        counts, count = self._counts, 1.0
+        known = counts.get(key)
+        if known is not None:
+            count += known[0] * exp((known[1] - now) / FADES_IN_S)
+            counts.move_to_end(key)
+        elif len(counts) >= self._max_prefixes:
+            counts.popitem(last=False)
+        counts[key] = count, now
         return count
 
     def __len__(self) -> int:

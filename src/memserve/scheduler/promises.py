@@ -27,6 +27,8 @@ class Promises:
 
     def due(self) -> list[tuple[RequestId, float]]:
         """Those to be renewed, with the time since when they are under way; told once."""
+        if not self._renewals:
+            return []
         now, found = self._clock.now(), []
         while self._renewals and self._renewals[0][0] <= now:
             _, since, request = heappop(self._renewals)

@@ -134,23 +134,23 @@ class PromptTree:
         end = len(tokens) - len(tokens) % width
         levels: list[Level] = []
         in_dram, coming = True, 0
-        node, at = root, 0
+        node, at, mask = root, 0, 0
         while at < end and (child := node.children.get(tokens[at : at + width])) is not None:
             if child.check_at <= now and not self._expire(child, now):
                 break
-            if at and node.mask != child.mask:
-                levels.append((at // TOKEN_BYTES, node.mask))
-            node = child
-            coming |= node.coming
-            if node.elsewhere is not None:
+            if at and mask != child.mask:
+                levels.append((at // TOKEN_BYTES, mask))
+            node, mask, run = child, child.mask, child.run
+            coming |= child.coming
+            if child.elsewhere is not None:
                 in_dram = False
-            if not tokens.startswith(child.run, at):
-                at += _common(child.run, tokens, at, end, width)
+            if not tokens.startswith(run, at):
+                at += _common(run, tokens, at, end, width)
                 break
-            at += len(child.run)
+            at += len(run)
         self._touch(node)
         if at:
-            levels.append((at // TOKEN_BYTES, node.mask))
+            levels.append((at // TOKEN_BYTES, mask))
         known = tuple(levels)
         return Walk(known, self._ready(root, tokens, at) if coming else known, in_dram)
 
@@ -302,9 +302,10 @@ class PromptTree:
         return root
 
     def _touch(self, node: _Node) -> None:
-        while node.parent is not None:
-            self._used.move_to_end(node)
-            node = node.parent
+        touch = self._used.move_to_end
+        while (parent := node.parent) is not None:
+            touch(node)
+            node = parent
 
     def _append(self, parent: _Node, run: bytes, bit: int, expires: float, *, is_coming: bool) -> _Node:
         """A node that ends with `run`: a new child, or `parent` itself, grown, if all of it is held alike."""

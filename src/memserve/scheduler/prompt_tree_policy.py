@@ -12,6 +12,7 @@ takes its steps, the longer the more of the instance's time goes to prefills, an
 longer. `spread` prefers, among instances that cost nearly the same, those that had little to do lately.
 """
 
+from math import inf
 from random import Random
 
 import numpy as np
@@ -19,7 +20,9 @@ import numpy.typing as npt
 
 from memserve.core.enums import Phase
 from memserve.scheduler.choice import Choice
-from memserve.scheduler.load import Numbers
+from memserve.scheduler.load import InstanceLoads
+from memserve.scheduler.load_table import Numbers
+from memserve.scheduler.score_terms import Question, ScoreTerms
 
 _FIRST_TOKEN = 4.0
 """F where a request may be split: more makes first tokens come sooner and the last ones of mixed workloads later."""
@@ -35,57 +38,62 @@ class PromptTreePolicy:
     def __init__(self, random: Random) -> None:
         pass
 
+    def score_terms(self, question: Question) -> ScoreTerms | None:
+        """None where the KV may not fit somewhere: what it costs to wait for room is in no such form."""
+        return None if question.most_context + _too_much(question) > 0 else _terms(question)
+
     def scores(self, choice: Choice) -> npt.ArrayLike:
-        loads, costs = choice.loads, choice.costs
-        if choice.phase is Phase.DECODE:
-            return loads.prefill_s + costs.move_s + _answer_s(choice)
-        first_token = _FIRST_TOKEN if choice.may_split else _FIRST_TOKEN_ALONE
-        crowd = float(np.add.reduce(loads.prefill_s)) / len(loads.prefill_s) / max(costs.whole_s, 1e-9)
-        wait_s = loads.prefill_s if choice.may_split else _wait_s(choice)
-        scores: Numbers = wait_s * (1.0 + first_token)
-        scores += costs.compute_s * (loads.decodes + (1.0 + first_token) * max(crowd, 1.0))
-        scores += loads.prefill_share * (_SPREAD * costs.whole_s)
-        if choice.phase is Phase.WHOLE:
-            scores += _answer_s(choice)
+        """As by `score_terms`, with `room`."""
+        loads, costs, question = choice.loads, choice.costs, choice.question()
+        terms, too_much = _terms(question), _too_much(question)
+        scores: Numbers = terms.wait * loads.prefill_s + terms.share * loads.prefill_share
+        scores += costs.compute_s * (loads.decodes + terms.crowd)
+        scores += costs.move_s + terms.each * loads.decodes
+        if question.phase is not Phase.PREFILL:
+            scores += _steps_s(question, loads)
+        if question.most_context + too_much > 0:
+            share = np.maximum(loads.context + too_much, 0.0) / np.maximum(loads.context, 1.0)
+            scores += terms.wait * np.maximum(share * _steps_s(question, loads) - loads.prefill_s, 0.0)
         return scores
 
 
-def _added_s(choice: Choice) -> float:
+def _terms(question: Question) -> ScoreTerms:
+    steps = question.decode_pace * question.output_tokens
+    sequence, context, step = _steps(question, steps)
+    each = _added_s(question) * steps
+    if question.phase is Phase.DECODE:
+        return ScoreTerms(wait=1.0, each=each, sequence=sequence, context=context, step=step)
+    wait = 1.0 + (_FIRST_TOKEN if question.may_split else _FIRST_TOKEN_ALONE)
+    crowd = wait * max(question.mean_wait_s / max(question.whole_s, 1e-9), 1.0)
+    share = _SPREAD * question.whole_s
+    if question.phase is Phase.PREFILL:
+        return ScoreTerms(wait=wait, crowd=crowd, share=share)
+    return ScoreTerms(wait=wait, crowd=crowd, share=share, each=each, sequence=sequence, context=context, step=step)
+
+
+def _added_s(question: Question) -> float:
     """What the request adds to every step that it takes part in."""
-    terms = choice.costs.decode
-    return terms.per_sequence_s + terms.per_context_token_s * choice.prompt_tokens
+    return question.decode.per_sequence_s + question.decode.per_context_token_s * question.prompt_tokens
 
 
-def _steps_s(choice: Choice) -> Numbers:
+def _steps(question: Question, steps: float) -> tuple[float, float, float]:
+    """What so many decode steps take for each sequence and each token of context that is there, and for the request."""
+    terms = question.decode
+    return terms.per_sequence_s * steps, terms.per_context_token_s * steps, (terms.fixed_s + _added_s(question)) * steps
+
+
+def _steps_s(question: Question, loads: InstanceLoads) -> Numbers:
     """Of all its decode steps together with those that are there, prefills between steps included."""
-    loads, terms = choice.loads, choice.costs.decode
-    steps = choice.costs.decode_pace * choice.costs.output_tokens
-    steps_s: Numbers = loads.decodes * (terms.per_sequence_s * steps)
-    steps_s += loads.context * (terms.per_context_token_s * steps)
-    steps_s += (terms.fixed_s + _added_s(choice)) * steps
-    steps_s /= 1.0 - loads.prefill_share
+    sequence, context, step = _steps(question, question.decode_pace * question.output_tokens)
+    steps_s: Numbers = (sequence * loads.decodes + context * loads.context + step) / (1.0 - loads.prefill_share)
     return steps_s
 
 
-def _answer_s(choice: Choice) -> Numbers:
-    """Of its own steps and of what it adds to those of the others."""
-    costs = choice.costs
-    answer_s = _steps_s(choice)
-    answer_s += choice.loads.decodes * (_added_s(choice) * costs.decode_pace * costs.output_tokens)
-    return answer_s
-
-
-def _wait_s(choice: Choice) -> Numbers:
-    """For the prefills before it and until its KV fits: in the time of an answer, about all KV that is kept goes.
+def _too_much(question: Question) -> float:
+    """Tokens of KV beyond what fits, beside those of the answers in progress: in the time of an answer, about all go.
 
     Only asked for where a request cannot be split: elsewhere it made requests be split that had better not be.
     """
-    loads, costs = choice.loads, choice.costs
-    if costs.kv_capacity_tokens is None:
-        return loads.prefill_s
-    too_much = choice.prompt_tokens + costs.output_tokens - costs.kv_capacity_tokens
-    if np.maximum.reduce(loads.context) + too_much <= 0:
-        return loads.prefill_s
-    share = np.maximum(loads.context + too_much, 0.0) / np.maximum(loads.context, 1.0)
-    wait_s: Numbers = np.maximum(loads.prefill_s, share * _steps_s(choice))
-    return wait_s
+    if question.phase is Phase.DECODE or question.may_split or question.kv_capacity_tokens is None:
+        return -inf
+    return question.prompt_tokens + question.output_tokens - question.kv_capacity_tokens

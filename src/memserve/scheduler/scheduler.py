@@ -12,7 +12,6 @@ through the gateway, as in arXiv 2406.17565. What a response told is believed fo
 A request served by one instance (no prefill instance, or a role has nobody left) goes the same way.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from random import Random
 
@@ -37,10 +36,11 @@ from memserve.scheduler.policies import PolicyKind, find_policy
 from memserve.scheduler.predictions import Predictions
 from memserve.scheduler.promises import Promises
 from memserve.scheduler.prompt_tree import PromptTreeStats
+from memserve.scheduler.prospect import Prospect
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.slots import Slots
 from memserve.scheduler.tokens import Tokens, token_bytes
-from memserve.scheduler.weighing import MAX_REPLICAS, Prospect, Weigher
+from memserve.scheduler.weighing import MAX_REPLICAS, Weigher
 from memserve.wire.events import Applied, EventBatch, SnapshotPart
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import RequestReport
@@ -82,6 +82,7 @@ class Scheduler:
         Without `pulls` no instance is ever told to pull what another one holds. What `max_replicas` instances hold is
         brought to no further one ahead of need.
         """
+        self._decided: dict[str, dict[Placement, int]] = {}
         self._random = random
         self._caching = caching
         self.use(find_policy(policy))
@@ -111,7 +112,6 @@ class Scheduler:
         )
         self._flights: dict[RequestId, Flight] = {}
         self._promises = Promises(clock, confirm_s=confirm_s)
-        self._decisions: Counter[tuple[str, Placement]] = Counter()
         self._overruns = Overruns(clock)
         self._expected_output = float(_FIRST_OUTPUT_GUESS)
         self._num_answers = 0
@@ -121,6 +121,7 @@ class Scheduler:
     def use(self, policy: PolicyKind) -> None:
         """Route by this policy from the next request on."""
         self._policy = policy
+        self._decisions = self._decided.setdefault(policy.name, dict.fromkeys(Placement, 0))
         self._by = Policies(first=policy.make(self._random), decode=policy.make(self._random))
 
     def decide(
@@ -141,7 +142,8 @@ class Scheduler:
         Raises InstanceUnavailable when no instance is active, InvalidTokens on tokens that are none.
         """
         asked = Asked(data=token_bytes(tokens), namespace=namespace, session=session)
-        self._forget_request(request)
+        if request in self._flights:
+            self._forget_request(request)
         self._renew_promises()
         self._learn_from_overruns()
         found = self._candidates(view, exclude)
@@ -159,7 +161,7 @@ class Scheduler:
         gained = pull.gained_tokens if pull is not None and source is not None else 0
         place = Place(instance=made.first.instance, role=made.first.role)
         self._enter(request, prospect, made, place, held_tokens=made.first.matched_tokens + gained)
-        self._decisions[self._policy.name, placement(made.decode, source)] += 1
+        self._decisions[placement(made.decode, source)] += 1
         return Decision(
             request=request,
             epoch=view.epoch,
@@ -235,7 +237,12 @@ class Scheduler:
 
     def decision_counts(self) -> dict[tuple[str, Placement], int]:
         """Decisions so far, by policy and by what became of the request."""
-        return dict(self._decisions)
+        return {
+            (policy, placed): number
+            for policy, numbers in self._decided.items()
+            for placed, number in numbers.items()
+            if number
+        }
 
     def event_stats(self) -> EventStats:
         return self._holdings.event_stats()
@@ -282,7 +289,7 @@ class Scheduler:
         pull = self._pulls.weigh(
             target=first.instance,
             source=prospect.source,
-            prompt_tokens=prospect.asked.num_tokens,
+            prompt_tokens=prospect.num_tokens,
             held_tokens=first.matched_tokens,
             source_tokens=prospect.source_tokens,
             bytes_per_token=prospect.bytes_per_token,
@@ -301,14 +308,14 @@ class Scheduler:
             first=made.first,
             decode=made.decode,
             pull=pull,
-            prompt_tokens=prospect.asked.num_tokens,
+            prompt_tokens=prospect.num_tokens,
             bytes_per_token=prospect.bytes_per_token,
             costs=self._pulls,
         )
 
     def _enter(self, request: RequestId, prospect: Prospect, made: Plan, place: Place, *, held_tokens: int) -> None:
         asked, first, decode = prospect.asked, made.first, made.decode
-        output, total = round(self._expected_output), asked.num_tokens
+        output, total = round(self._expected_output), prospect.num_tokens
         prefill_s = self._predictions.prefill.seconds(total, held_tokens / max(total, 1))
         self._load.add(
             request=request,
@@ -328,7 +335,7 @@ class Scheduler:
         )
         pulls_nothing = held_tokens == first.matched_tokens
         begins = pulls_nothing and first.queued_tokens == 0
-        if begins and self._predictions.computing.is_guess:
+        if begins and self._predictions.may_overrun(prompt_tokens=total, held_tokens=held_tokens):
             self._overruns.look_in(prefill_s, request)
         self._flights[request] = Flight(
             asked=asked,
@@ -364,7 +371,7 @@ class Scheduler:
 
     def _set_pace(self, instance: InstanceId) -> None:
         pace = self._predictions.computing
-        self._load.set_pace(instance, pace.of(instance), usual=pace.of(None))
+        self._load.set_pace(instance, pace.of(instance), usual=pace.usual)
 
     def _learn(self, flight: Flight, output_tokens: Sequence[int]) -> None:
         """The last output token was never fed back, so no instance holds its KV."""

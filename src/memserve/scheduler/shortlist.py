@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 from typing import overload
 
 from memserve.scheduler.decision import Candidate
-from memserve.scheduler.weighing import Weighed
+from memserve.scheduler.weighed import Best, Weighed
 
 
 class Shortlist(Sequence[Candidate]):
     """Of each phase the chosen one, then the next best, up to MAX_CANDIDATES; first phase first."""
 
-    def __init__(self, *parts: tuple[Weighed, int]) -> None:
-        """Of each phase all, and the place of the chosen one."""
+    def __init__(self, *parts: tuple[Weighed, Best]) -> None:
+        """Of each phase all, and the chosen one."""
         self._parts = parts
 
     def __iter__(self) -> Iterator[Candidate]:
