@@ -23,6 +23,9 @@ T = TypeVar("T")
 
 ALL_PATHS = (DataPath.SHM, DataPath.TCP)
 
+MAX_WORKERS = 64
+"""Of one gateway: more than the cores of most machines, and each follows the events of every instance."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
@@ -138,6 +141,8 @@ LOOPBACK = Network()
 class GatewaySettings(Settings, frozen=True):
     host: str = "127.0.0.1"
     port: int = 8000
+    workers: int = 1
+    """Processes that serve at this port."""
     ssl_certfile: str = ""
     """PEM file with the certificate that clients are shown; "" serves plain HTTP."""
     ssl_keyfile: str = ""
@@ -159,6 +164,19 @@ class GatewaySettings(Settings, frozen=True):
         for name, least in (("max_requests_per_instance", 1), ("max_waiting", 0), ("max_waiting_per_tenant", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"gateway.{name} = {getattr(self, name)}: give {least} or more")
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise ConfigError(f"--workers {self.workers}: give the number of processes that serve, 1 to {MAX_WORKERS}")
+        if self.workers > self.max_requests_per_instance:
+            raise ConfigError(
+                f"--workers {self.workers} with gateway.max_requests_per_instance = {self.max_requests_per_instance}: "
+                "each worker has a part of that bound, and needs one at least"
+            )
+
+    def part(self, worker: int) -> "GatewaySettings":
+        """As this one of the workers keeps them: what bounds all of them together is dealt out among them."""
+        bounds = ("max_requests_per_instance", "max_waiting", "max_waiting_per_tenant", "retry_reserve")
+        parts = {name: (getattr(self, name) + self.workers - 1 - worker) // self.workers for name in bounds}
+        return msgspec.structs.replace(self, **parts)
 
 
 class TenantSettings(Settings, frozen=True):

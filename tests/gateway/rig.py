@@ -198,7 +198,8 @@ class Rig:
         self._names = count()
         self.url = ""
         self.http: aiohttp.ClientSession
-        metrics = GatewayMetrics(lambda: self.cluster.view)
+        metrics = GatewayMetrics()
+        metrics.show_cluster(lambda: self.cluster.view)
         history = RequestHistory(clock=SystemClock())
         self.context = GatewayContext(
             settings=settings,

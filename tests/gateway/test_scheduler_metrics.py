@@ -2,7 +2,6 @@
 
 from random import Random
 
-from memserve.cluster.view import ClusterView
 from memserve.core.clock import ManualClock
 from memserve.core.enums import Role
 from memserve.core.ids import Incarnation, InstanceId
@@ -16,7 +15,7 @@ A, LIFE = InstanceId("a"), Incarnation(1)
 def test_lag_events_and_discards_of_each_instance_are_shown() -> None:
     clock = ManualClock()
     scheduler = Scheduler(block_size=1, policy="prompt-tree", clock=clock, random=Random(0))
-    metrics = GatewayMetrics(ClusterView)
+    metrics = GatewayMetrics()
     metrics.follow(scheduler)
     scheduler.admit(A, LIFE, Role.DECODE)
     scheduler.reset(SnapshotPart(instance=A, incarnation=LIFE, seq=0, entries=(), is_first=True, is_last=True))

@@ -79,6 +79,7 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to serve on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes of the gateway, all at that port.")] = None,
     ssl_certfile: Annotated[Path | None, typer.Option(help="PEM file: serve HTTPS with this certificate.")] = None,
     ssl_keyfile: Annotated[Path | None, typer.Option(help="PEM file of its key; none: it is in the same file.")] = None,
     dram: Annotated[str | None, typer.Option(help='Shared memory per instance, e.g. "2GiB".')] = None,

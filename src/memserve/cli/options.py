@@ -44,6 +44,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     cluster_secret: Path | None = None
     host: str | None = None
     port: int | None = None
+    workers: int | None = None
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
     dram: str | None = None
@@ -80,7 +81,7 @@ def serve_config(options: ServeOptions) -> ServeConfig:
         cluster=cluster,
         gateway=msgspec.structs.replace(
             config.gateway,
-            **_given(host=options.host, port=options.port),
+            **_given(host=options.host, port=options.port, workers=options.workers),
             **_given(ssl_certfile=_text(options.ssl_certfile), ssl_keyfile=_text(options.ssl_keyfile)),
         ),
         pool=_pool(config.pool, options),

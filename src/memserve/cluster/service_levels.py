@@ -9,7 +9,9 @@ but by its id. What is told of one that is not known is ignored.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from math import inf
+from typing import Protocol
 
 import msgspec
 
@@ -45,6 +47,12 @@ class Levels(msgspec.Struct, frozen=True, kw_only=True):
     """Of one answer since the start: what a token takes when nothing is in its way."""
     num_prompts: float = 0.0
     """Requests that wait for their first token, on average over the window (Little's law)."""
+
+
+class LevelSource(Protocol):
+    def now(self) -> Levels:
+        """Of the window that ends now."""
+        ...
 
 
 class _Open(msgspec.Struct):
@@ -149,6 +157,20 @@ class ServiceLevels:
 
     def __repr__(self) -> str:
         return f"ServiceLevels({len(self._open)} under way, {len(self._ttft)} in the last {self._window_s:g} s)"
+
+
+def over_all(levels: Iterable[Levels]) -> Levels:
+    """Of several processes that serve one cluster. Of a share of the requests of each, the slowest time counts."""
+    parts = tuple(levels)
+    fastest = [part.fastest_tpot_s for part in parts if part.fastest_tpot_s]
+    return Levels(
+        num_requests=sum(part.num_requests for part in parts),
+        ttft_s=max((part.ttft_s for part in parts), default=0.0),
+        num_answers=sum(part.num_answers for part in parts),
+        tpot_s=max((part.tpot_s for part in parts), default=0.0),
+        fastest_tpot_s=min(fastest, default=0.0),
+        num_prompts=sum(part.num_prompts for part in parts),
+    )
 
 
 def _quantile(values: list[float], share: float) -> float:

@@ -1,11 +1,11 @@
-"""What operators and monitors ask: health, metrics, the cluster, recent requests, the model list.
+"""What operators and monitors ask: health, metrics, the cluster.
 
 Owns the views and the few switches that may be set while the gateway serves.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
-from http import HTTPStatus
 
 import msgspec
 from starlette.requests import Request
@@ -14,16 +14,14 @@ from starlette.routing import Route
 
 from memserve.core.enums import SERVING_ROLES, TransferMode
 from memserve.core.errors import ConfigError
-from memserve.core.ids import RequestId
 from memserve.gateway.context import GatewayContext
-from memserve.gateway.errors import ApiError, bad_request, unavailable
-from memserve.gateway.explanation import explain
-from memserve.gateway.records import RequestRecord
+from memserve.gateway.errors import bad_request, unavailable
+from memserve.gateway.worker_messages import Books
+from memserve.gateway.worker_metrics import labelled
 from memserve.scheduler.policies import find_policy
+from memserve.scheduler.scheduler import SchedulerStats
 
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
-_DEFAULT_LIMIT = 100
-_MAX_LIMIT = 10_000
 
 
 class TransferChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,9 +43,6 @@ class AdminRoutes:
             Route("/admin/cluster", self.cluster),
             Route("/admin/transfer", self.set_transfer, methods=["PUT"]),
             Route("/admin/policy", self.set_policy, methods=["PUT"]),
-            Route("/admin/requests", self.requests),
-            Route("/admin/requests/{request:path}", self.request),
-            Route("/admin/explain/{request:path}", self.explain),
         ]
 
     async def health(self, _: Request) -> Response:
@@ -57,18 +52,25 @@ class AdminRoutes:
         return Response()
 
     async def metrics(self, _: Request) -> Response:
-        return Response(self._context.metrics.exposition(), media_type=_EXPOSITION)
+        """Of all processes that serve at this port; where there are several, with the label `worker`."""
+        metrics, workers = self._context.metrics, self._context.workers
+        if not workers.states():
+            return Response(metrics.exposition(), media_type=_EXPOSITION)
+        others = {number: reply.body for number, reply in (await workers.ask("/metrics")).items()}
+        counted = await asyncio.to_thread(labelled, {0: metrics.own(), **others})
+        return Response(counted + metrics.of_cluster(), media_type=_EXPOSITION)
 
     async def cluster(self, _: Request) -> Response:
         """The view, who is missing, what the scheduler has queued, where instances join, how blocks get to others."""
-        cluster = self._context.cluster
+        cluster, workers = self._context.cluster, self._context.workers
         return _json(
             {
                 "view": cluster.view,
-                "scheduler": self._context.scheduler.stats(),
+                "scheduler": _over_all(self._context.scheduler.stats(), workers.books()),
                 "manager": cluster.endpoint,
                 "path_checks": cluster.path_checks,
                 "failures": cluster.failures,
+                "workers": workers.states(),
             }
         )
 
@@ -80,6 +82,7 @@ class AdminRoutes:
             modes = " or ".join(f'{{"transfer": "{mode}"}}' for mode in TransferMode)
             raise bad_request(f"{error}; send {modes}", param="transfer") from error
         self._context.switches.transfer = asked.transfer
+        await self._context.workers.follow_choices()
         return _json(asked)
 
     async def set_policy(self, request: Request) -> Response:
@@ -91,39 +94,18 @@ class AdminRoutes:
             raise bad_request(f'{error}; send {{"policy": "prompt-tree"}}', param="policy") from error
         except ConfigError as error:
             raise bad_request(str(error), param="policy") from error
+        await self._context.workers.follow_choices()
         return _json(asked)
 
-    async def requests(self, request: Request) -> Response:
-        """The latest, newest first; ?limit= up to 10,000."""
-        text = request.query_params.get("limit", str(_DEFAULT_LIMIT))
-        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MAX_LIMIT:
-            raise bad_request(f"limit={text}: give a number from 1 to {_MAX_LIMIT}", param="limit")
-        return _json({"requests": self._context.history.latest(int(text))})
 
-    async def request(self, request: Request) -> Response:
-        """One request: its decisions and what every instance reported."""
-        return _json(self._record(request))
-
-    async def explain(self, request: Request) -> Response:
-        """The same in words, what was predicted beside what became of it."""
-        return _json(explain(self._record(request)))
-
-    def _record(self, request: Request) -> RequestRecord:
-        record = self._context.history.find(RequestId(request.path_params["request"]))
-        if record is None:
-            raise ApiError(
-                f"request {request.path_params['request']} is not among the latest {_MAX_LIMIT}",
-                status=HTTPStatus.NOT_FOUND,
-            )
-        return record
+def _over_all(stats: SchedulerStats, books: Sequence[Books]) -> SchedulerStats:
+    """With what the other workers have under way; trees and answers are as this one knows them."""
+    queued = Counter(stats.queued_tokens)
+    for one in books:
+        queued.update(one.queued_tokens)
+    in_flight = stats.num_in_flight + sum(one.num_in_flight for one in books)
+    return msgspec.structs.replace(stats, num_in_flight=in_flight, queued_tokens=dict(queued))
 
 
 def _json(content: object) -> Response:
-    return Response(msgspec.json.encode(content, enc_hook=_listed), media_type="application/json")
-
-
-def _listed(content: object) -> object:
-    """A decision's candidates, which are made when somebody asks."""
-    if isinstance(content, Sequence):
-        return list(content)
-    raise NotImplementedError(f"{type(content).__name__} has no form in JSON")
+    return Response(msgspec.json.encode(content), media_type="application/json")

@@ -25,6 +25,7 @@ from memserve.gateway.openai_routes import CompletionRoute
 from memserve.gateway.pass_through import PassThrough
 from memserve.gateway.pin_routes import PinRoutes
 from memserve.gateway.pool_routes import PoolRoutes
+from memserve.gateway.request_routes import RequestRoutes
 from memserve.gateway.runtime import GatewayRuntime
 
 COMPLETION_PATHS = ("/v1/chat/completions", "/v1/completions")
@@ -47,6 +48,7 @@ def create_app(context: GatewayContext) -> Starlette:
             *[Route(path, route, methods=["POST"]) for path, route in completions.items()],
             *[Route(p, PassThrough(runtime, p), methods=["POST"]) for p in ENGINE_PATHS],
             *AdminRoutes(context).routes(),
+            *RequestRoutes(context).routes(),
             *ElasticityRoutes(context).routes(),
             *PoolRoutes(context).routes(),
             *PinRoutes(runtime).routes(),

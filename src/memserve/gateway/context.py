@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from memserve.config import GatewaySettings
 from memserve.core.enums import AutoscaleMode
 from memserve.gateway.metrics import GatewayMetrics
+from memserve.gateway.other_workers import NO_OTHERS, OtherWorkers
 from memserve.gateway.ports import ElasticCluster, Membership, PoolControl, PromptTokenizer, ReleaseClient
 from memserve.gateway.records import RequestHistory
 from memserve.gateway.reports import ReportLog
@@ -41,6 +42,10 @@ class GatewayContext:
     metrics: GatewayMetrics
     reports: ReportLog
     switches: Switches
+    workers: OtherWorkers = NO_OTHERS
+    """The other processes of this gateway, as worker 0 sees them."""
+    id_ending: str = ""
+    """Of all requests here; "" where the gateway is one process."""
     secret: ClusterSecret | None = None
     """Of the cluster: the admin API asks for it, and the instances do."""
     tenants: Tenants

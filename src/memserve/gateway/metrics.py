@@ -16,8 +16,10 @@ from memserve.cluster.view import ClusterView
 from memserve.core.enums import Tier
 from memserve.gateway.autoscaler_metrics import AutoscalerCollector
 from memserve.gateway.explanation import Step
+from memserve.gateway.other_workers import OtherWorkers
 from memserve.gateway.path_metrics import PathCollector
 from memserve.gateway.scheduler_metrics import SchedulerCollector
+from memserve.gateway.worker_metrics import WorkersCollector
 from memserve.manager.autoscaling import AutoscalerReport
 from memserve.manager.registry import RegistryStats
 from memserve.scheduler.scheduler import Scheduler
@@ -30,8 +32,11 @@ _HOP = ("source", "target", "path")
 
 
 class GatewayMetrics:
-    def __init__(self, view: Callable[[], ClusterView]) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        """What this process counts."""
+        self._of_cluster = CollectorRegistry()
+        """What is so whoever tells it."""
         counter = _counters(self.registry)
         self.requests = counter("memserve_gateway_requests", "HTTP requests by outcome", ("route", "status"))
         self.failovers = counter("memserve_gateway_failovers", "Requests sent elsewhere after a fault", ("instance",))
@@ -72,7 +77,10 @@ class GatewayMetrics:
         )  # fmt: skip
         self._ended: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         """Looked up by labels once: it takes longer than counting."""
-        self.registry.register(_ViewCollector(view))
+
+    def show_cluster(self, view: Callable[[], ClusterView]) -> None:
+        """The instances, as they are at each scrape."""
+        self._of_cluster.register(_ViewCollector(view))
 
     def follow(self, scheduler: Scheduler) -> None:
         """Show the scheduler's numbers, too."""
@@ -80,17 +88,17 @@ class GatewayMetrics:
 
     def show_paths(self, checks: Callable[[], tuple[PathCheck, ...]]) -> None:
         """Which ways between the instances work, read at each scrape."""
-        self.registry.register(PathCollector(checks))
+        self._of_cluster.register(PathCollector(checks))
 
     def show_autoscaler(self, report: Callable[[], AutoscalerReport]) -> None:
         """What it sees and decides, read at each scrape."""
-        self.registry.register(AutoscalerCollector(report))
+        self._of_cluster.register(AutoscalerCollector(report))
 
     def show_registry(self, stats: Callable[[], RegistryStats]) -> None:
         """Whether what happens to members is told, read at each scrape."""
-        up = Gauge("memserve_registry_up", "1: the registry tells who is in the cluster", registry=self.registry)
+        up = Gauge("memserve_registry_up", "1: the registry tells who is in the cluster", registry=self._of_cluster)
         up.set_function(lambda: float(stats().is_up))
-        away = Gauge("memserve_registry_outages", "Times that it did not, since the start", registry=self.registry)
+        away = Gauge("memserve_registry_outages", "Times that it did not, since the start", registry=self._of_cluster)
         away.set_function(lambda: stats().num_outages)
 
     def show_waiting(self, num_waiting: Callable[[], dict[str, int]]) -> None:
@@ -101,9 +109,21 @@ class GatewayMetrics:
         """Asked at each scrape."""
         self._retries_left.set_function(num_left)
 
+    def show_workers(self, others: OtherWorkers) -> None:
+        """Which processes of the gateway serve, read at each scrape."""
+        self._of_cluster.register(WorkersCollector(others))
+
     def exposition(self) -> bytes:
-        """The text that a scrape gets."""
+        """The text that a scrape gets where the gateway is one process."""
+        return self.own() + self.of_cluster()
+
+    def own(self) -> bytes:
+        """What this process counts, as text."""
         return generate_latest(self.registry)
+
+    def of_cluster(self) -> bytes:
+        """What is so whoever tells it, as text."""
+        return generate_latest(self._of_cluster)
 
     def request_ended(self, route: str, status: str, *, seconds: float) -> None:
         """Count a request by its outcome, and the time that it took."""

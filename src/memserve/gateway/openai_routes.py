@@ -59,11 +59,12 @@ class CompletionRoute:
 
     def _take_id(self, wanted: str) -> RequestId:
         # Reservations, reports and records are by id, so one that was seen before gets a suffix.
+        ending = self._context.id_ending
         if not _ID.fullmatch(wanted):
-            return RequestId(f"{self._random.getrandbits(128):032x}")
-        request_id = RequestId(wanted)
+            return RequestId(f"{self._random.getrandbits(128):032x}{ending}")
+        request_id = RequestId(f"{wanted}{ending}")
         return (
-            RequestId(f"{wanted}-{self._random.getrandbits(32):08x}")
+            RequestId(f"{wanted}-{self._random.getrandbits(32):08x}{ending}")
             if request_id in self._context.history
             else request_id
         )

@@ -8,6 +8,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from enum import StrEnum
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -17,6 +18,17 @@ from memserve.security.https import ServerCertificate
 
 GRACE_S = 10
 _BACKLOG = 2048
+
+
+class Sharing(StrEnum):
+    """Who else listens at the same address: the kernel deals connections out among all that do (SO_REUSEPORT)."""
+
+    ALONE = "alone"
+    FIRST = "first"
+    """Nobody yet; others of the same user may join."""
+    JOINS = "joins"
+
+
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2; 1.3 has good ones only, and before 1.2 nothing is spoken."""
 
@@ -39,13 +51,18 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def running(
-    app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0, certificate: ServerCertificate | None = None
+    app: ASGIApp,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    certificate: ServerCertificate | None = None,
+    sharing: Sharing = Sharing.ALONE,
 ) -> AsyncIterator[int]:
     """Serve for the length of the block, HTTPS with a certificate; gives the port.
 
     Raises ConfigError when it cannot start.
     """
-    listener = _listen(host, port)
+    listener = _listen(host, port, sharing)
     bound: int = listener.getsockname()[1]
     server = _Server(_config(app, certificate))
     task = asyncio.create_task(server.serve(sockets=[listener]), name=f"http server {bound}")
@@ -86,12 +103,16 @@ def _config(app: ASGIApp, certificate: ServerCertificate | None) -> uvicorn.Conf
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, sharing: Sharing) -> socket.socket:
     # asyncio turns Nagle's delay off only for sockets that name their protocol; with it, a stream stalls 40 ms.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
+        if sharing is Sharing.FIRST and port:
+            socket.create_server((host, port), family=family).close()  # another cluster's port is not shared
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sharing is not Sharing.ALONE:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
         listener.listen(_BACKLOG)
     except (OSError, OverflowError) as error:

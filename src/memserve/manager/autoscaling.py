@@ -19,7 +19,7 @@ from typing import Protocol
 import msgspec
 
 from memserve.cluster.autoscaler import Autoscaler, Bounds, Change, Observation, Resize
-from memserve.cluster.service_levels import Levels, ServiceLevels, Targets
+from memserve.cluster.service_levels import Levels, LevelSource, Targets
 from memserve.cluster.view import ClusterView
 from memserve.core.clock import Clock
 from memserve.core.enums import AutoscaleMode, Role
@@ -94,7 +94,7 @@ class Autoscaling:
         autoscaler: Autoscaler,
         *,
         mode: AutoscaleMode,
-        levels: ServiceLevels,
+        levels: LevelSource,
         view: Callable[[], ClusterView],
         elasticity: Elastic,
         clock: Clock,

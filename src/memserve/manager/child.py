@@ -1,4 +1,4 @@
-"""One instance as a child process of this one.
+"""One instance, or another process that is supervised, as a child of this one.
 
 Owns the process and its log file. Decides nothing: what to run is in the LaunchSpec, what an end
 means is for whoever started it. The child has a guard above it (guard.py), which ends the child's
@@ -11,25 +11,32 @@ import asyncio
 import os
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from memserve.core.errors import ConfigError
 from memserve.manager.failure import reason
 from memserve.manager.guard import AT_ONCE, command, remove_files
-from memserve.manager.launch_plan import LaunchSpec
+from memserve.manager.launch_plan import ProcessSpec
 from memserve.manager.machine import Machine
 from memserve.security.secret import ClusterSecret
+
+S = TypeVar("S", bound=ProcessSpec)
+
+Handed = AbstractContextManager[tuple[tuple[str, ...], tuple[int, ...]]]
+"""More arguments, and the descriptors that the child inherits: of one life only, so they stand in no plan."""
+NOTHING: Handed = nullcontext(((), ()))
 
 _STOP_S = 8.0
 """The guard needs up to 5 s before it kills; beyond this it is killed itself, and its child by the kernel."""
 _LOG_TAIL_BYTES = 256 << 10
 
 
-class Child:
-    """One running instance under its guard."""
+class Child(Generic[S]):
+    """One running process under its guard."""
 
-    def __init__(self, spec: LaunchSpec, process: asyncio.subprocess.Process, *, log_begin: int) -> None:
+    def __init__(self, spec: S, process: asyncio.subprocess.Process, *, log_begin: int) -> None:
         """What it says stands in the log from `log_begin` bytes on: an earlier life may have written before."""
         self.spec = spec
         self._process = process
@@ -72,16 +79,13 @@ class Child:
         return f"Child({self.spec.instance}, pid {self.pid}, {state})"
 
 
-async def start(spec: LaunchSpec, machine: Machine, secret: ClusterSecret | None = None) -> Child:
-    """Start the child; its output goes to `spec.log`. Raises ConfigError when that cannot be done.
-
-    With a `secret`, its HTTP server has a certificate of the cluster, and talks to who has one, too.
-    """
+async def start(spec: S, machine: Machine, handed: Handed = NOTHING) -> Child[S]:
+    """Start the child; its output goes to `spec.log`. Raises ConfigError when that cannot be done."""
     try:
         log = await asyncio.to_thread(_open_log, Path(spec.log))
         log_begin = os.fstat(log).st_size
         try:
-            with _certified(secret) as (options, inherited):
+            with handed as (options, inherited):
                 process = await asyncio.create_subprocess_exec(
                     *command(
                         argv=(*spec.argv, *options),
@@ -105,8 +109,11 @@ async def start(spec: LaunchSpec, machine: Machine, secret: ClusterSecret | None
 
 
 @contextmanager
-def _certified(secret: ClusterSecret | None) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
-    """The server's options and the descriptors it inherits; they stand in no plan, as they are of one life only."""
+def certified(secret: ClusterSecret | None) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """For an instance: with a secret, its HTTP server has a certificate of the cluster, and talks to who has one, too.
+
+    Fits Handed.
+    """
     if secret is None:
         yield (), ()
         return

@@ -33,26 +33,32 @@ _GPU_SHARE = 0.9
 _TLS = ("--ssl-certfile", "--ssl-keyfile", "--ssl-ca-certs", "--ssl-cert-reqs", "--enable-ssl-refresh")
 
 
-class LaunchSpec(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One child process. Paths and URLs as text, so that a plan can be printed or stored."""
 
     instance: InstanceId
-    role: Role
-    url: str
+    """Its name; of whatever else is supervised here as well."""
     argv: tuple[str, ...]
-    env: dict[str, str]
+    env: dict[str, str] = {}
     """On top of the environment of the process that launches."""
-    cores: tuple[int, ...]
+    cores: tuple[int, ...] = ()
     """The child may run on these only; () leaves it to the kernel."""
     log: str
     """File that takes its output."""
-    shared_memory: str
+    shared_memory: str = ""
     """Every file whose path begins so belongs to the child and goes when it ends."""
+    outlives: bool = False
+    """It goes on when whoever started it is gone: others know of it."""
+
+
+class LaunchSpec(ProcessSpec, frozen=True, kw_only=True):
+    """An instance."""
+
+    role: Role
+    url: str
     first_rank: int = 0
     """Ranks are numbered through the machine; each has a device, or its share of the cores."""
     num_ranks: int = 1
-    outlives: bool = False
-    """It goes on when whoever started it is gone: others know of it."""
 
     def shell(self) -> str:
         """A line to paste into a shell; only the pinning to cores and the log are left out."""

@@ -13,7 +13,7 @@ import sys
 import msgspec
 
 from memserve.core.errors import ConfigError
-from memserve.manager.child import Child, start
+from memserve.manager.child import Child, certified, start
 from memserve.manager.launch_plan import LaunchSpec
 from memserve.manager.machine import Machine
 from memserve.security.secret import read_secret
@@ -42,7 +42,7 @@ class InstanceHost:
     """One instance, once."""
 
     def __init__(self) -> None:
-        self._child: Child | None = None
+        self._child: Child[LaunchSpec] | None = None
 
     async def place(self, host: str) -> str:
         """Where an instance may listen on this host, or on the node's own address where `host` is ""; as JSON."""
@@ -62,7 +62,7 @@ class InstanceHost:
         """
         try:
             secret = read_secret(secret_file) if secret_file else None
-            self._child = await start(msgspec.json.decode(spec, type=LaunchSpec), Machine.here(), secret)
+            self._child = await start(msgspec.json.decode(spec, type=LaunchSpec), Machine.here(), certified(secret))
         except ConfigError as error:
             return msgspec.json.encode(HostedEnd(exit_code=_NOT_STARTED, why=str(error))).decode()
         code = await self._child.wait()

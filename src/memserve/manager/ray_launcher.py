@@ -148,7 +148,7 @@ class RayInstance:
         return f"RayInstance({self._spec.instance} on {self._node})"
 
 
-class RayLauncher(Supervisor):
+class RayLauncher(Supervisor[LaunchSpec]):
     """On one event loop; the connection belongs to whoever made it."""
 
     def __init__(

@@ -1,7 +1,7 @@
 """Keeps instances running, however one is started: started again with growing waits when it ends.
 
 Owns one task for each instance. Decides nothing: when to start again is in cluster/restarts.py, what to run in the
-LaunchSpec, what an end means is for whoever listens; how one is started is handed in.
+ProcessSpec, what an end means is for whoever listens; how one is started is handed in.
 
     start -> running -> (ended -> waiting -> running)* -> stopped or given up
 """
@@ -9,23 +9,27 @@ LaunchSpec, what an end means is for whoever listens; how one is started is hand
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from memserve.cluster.restarts import RestartRules, Restarts
 from memserve.core.clock import Clock
 from memserve.core.errors import ConfigError
 from memserve.core.ids import InstanceId
-from memserve.manager.launch_plan import LaunchSpec
+from memserve.manager.launch_plan import ProcessSpec
 from memserve.manager.launcher import EndListener, InstanceEnded
 
 _log = logging.getLogger(__name__)
 
 
-class RunningInstance(Protocol):
+S = TypeVar("S", bound=ProcessSpec)
+S_co = TypeVar("S_co", bound=ProcessSpec, covariant=True)
+
+
+class RunningInstance(Protocol[S_co]):
     """One life of an instance."""
 
     @property
-    def spec(self) -> LaunchSpec:
+    def spec(self) -> S_co:
         """As it runs."""
         ...
 
@@ -46,35 +50,35 @@ class RunningInstance(Protocol):
         ...
 
 
-Starter = Callable[[LaunchSpec], Awaitable[RunningInstance]]
+Starter = Callable[[S], Awaitable[RunningInstance[S]]]
 """Raises ConfigError when it cannot be done."""
 
 
-class _Supervised:
+class _Supervised(Generic[S]):
     """One instance: the present life, or none while it waits to be started again."""
 
-    def __init__(self, life: RunningInstance, restarts: Restarts, task: "asyncio.Task[None] | None" = None) -> None:
+    def __init__(self, life: RunningInstance[S], restarts: Restarts, task: "asyncio.Task[None] | None" = None) -> None:
         self.spec = life.spec
-        self.life: RunningInstance | None = life
+        self.life: RunningInstance[S] | None = life
         self.restarts = restarts
         self.task = task
 
 
-class Supervisor:
-    """On one event loop. Fits Launcher."""
+class Supervisor(Generic[S]):
+    """On one event loop. Of instances, it fits Launcher."""
 
-    def __init__(self, start_one: Starter, *, rules: RestartRules, clock: Clock, on_end: EndListener) -> None:
+    def __init__(self, start_one: Starter[S], *, rules: RestartRules, clock: Clock, on_end: EndListener) -> None:
         self._start_one = start_one
         self._rules = rules
         self._clock = clock
         self._on_end = on_end
-        self._supervised: dict[InstanceId, _Supervised] = {}
+        self._supervised: dict[InstanceId, _Supervised[S]] = {}
 
     @property
-    def specs(self) -> Mapping[InstanceId, LaunchSpec]:
+    def specs(self) -> Mapping[InstanceId, S]:
         return {name: one.spec for name, one in self._supervised.items()}
 
-    async def start(self, spec: LaunchSpec) -> None:
+    async def start(self, spec: S) -> None:
         """Raises ConfigError."""
         if spec.instance in self._supervised:
             raise ConfigError(f"{spec.instance} runs here already: choose another name")
@@ -101,7 +105,7 @@ class Supervisor:
     async def close(self) -> None:
         await asyncio.gather(*(self.stop(instance) for instance in tuple(self._supervised)))
 
-    async def _supervise(self, one: _Supervised) -> None:
+    async def _supervise(self, one: _Supervised[S]) -> None:
         """Until it is stopped or given up."""
         while one.life is not None:
             life, began = one.life, self._clock.now()
@@ -124,7 +128,7 @@ class Supervisor:
                 self._supervised.pop(one.spec.instance, None)
                 self._tell(one, why, None)
 
-    def _tell(self, one: _Supervised, why: str, wait_s: float | None) -> None:
+    def _tell(self, one: _Supervised[S], why: str, wait_s: float | None) -> None:
         self._on_end(
             InstanceEnded(
                 instance=one.spec.instance, why=why, restart_in_s=wait_s, num_restarts=one.restarts.num_in_row

@@ -118,6 +118,11 @@ class Scheduler:
         self._view: ClusterView | None = None
         self._everyone = candidates(ClusterView(), caching=caching)
 
+    @property
+    def policy(self) -> str:
+        """By which requests are routed."""
+        return self._policy.name
+
     def use(self, policy: PolicyKind) -> None:
         """Route by this policy from the next request on."""
         self._policy = policy

@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from memserve.cluster.autoscaler import Autoscaler, AutoscaleRules, Bounds
-from memserve.cluster.service_levels import ServiceLevels, Targets
+from memserve.cluster.service_levels import Levels, LevelSource, ServiceLevels, Targets, over_all
 from memserve.config import AutoscalerSettings, ServeConfig
 from memserve.core.clock import Clock
 from memserve.core.enums import AutoscaleMode, Role
 from memserve.gateway.context import no_autoscaler
 from memserve.gateway.metrics import GatewayMetrics
+from memserve.gateway.other_workers import OtherWorkers
 from memserve.manager.autoscaling import AutoscalerReport, Autoscaling
 from memserve.manager.elasticity import Elasticity
 from memserve.manager.manager import ClusterManager
@@ -44,11 +45,23 @@ def service_levels(config: ServeConfig, clock: Clock) -> ServiceLevels | None:
     return ServiceLevels(clock=clock, targets=_targets(settings), window_s=settings.window_s)
 
 
+class LevelsOfAll:
+    """Of this process and of the other workers of the gateway. Fits LevelSource."""
+
+    def __init__(self, own: ServiceLevels, others: OtherWorkers) -> None:
+        self._own = own
+        self._others = others
+
+    def now(self) -> Levels:
+        told = (books.levels for books in self._others.books())
+        return over_all((self._own.now(), *(levels for levels in told if levels is not None)))
+
+
 @asynccontextmanager
 async def autoscaling(
     config: ServeConfig,
     *,
-    levels: ServiceLevels | None,
+    levels: LevelSource | None,
     manager: ClusterManager,
     elasticity: Elasticity,
     metrics: GatewayMetrics,

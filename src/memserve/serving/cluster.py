@@ -13,7 +13,6 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from random import Random
 
 import msgspec
 from starlette.types import ASGIApp
@@ -22,7 +21,6 @@ from memserve.cluster.view import ClusterView, InstanceState
 from memserve.config import ServeConfig
 from memserve.core.clock import Clock, SystemClock
 from memserve.core.enums import AutoscaleMode, Role
-from memserve.core.errors import InstanceUnavailable
 from memserve.core.http_address import base_url
 from memserve.core.ids import InstanceId
 from memserve.core.notation import parse_address
@@ -34,10 +32,12 @@ from memserve.gateway.records import RequestHistory
 from memserve.gateway.release import RpcReleases
 from memserve.gateway.reports import ReportLog
 from memserve.gateway.served_model import ServedModel
-from memserve.gateway.server import running
+from memserve.gateway.server import Sharing, running
 from memserve.gateway.switches import Switches
 from memserve.gateway.tenants import Tenants
 from memserve.gateway.tokenization import Tokenization, load_tokenization
+from memserve.gateway.worker_ids import ending_of
+from memserve.gateway.worker_messages import Choices
 from memserve.manager.elasticity import START_S, Elasticity
 from memserve.manager.etcd_registry import registry_in_etcd
 from memserve.manager.event_subscriptions import EventSubscriptions
@@ -46,15 +46,16 @@ from memserve.manager.launcher import EndListener, Launcher
 from memserve.manager.manager import SILENT_S, ClusterManager
 from memserve.manager.own_registry import OwnRegistry
 from memserve.manager.role_args import role_args
-from memserve.scheduler.pull_policy import PullPolicy
-from memserve.scheduler.scheduler import Scheduler
-from memserve.serving.autoscaling import autoscaling, service_levels
+from memserve.serving.autoscaling import LevelsOfAll, autoscaling, service_levels
 from memserve.serving.growth import more_instances
 from memserve.serving.launching import launching
 from memserve.serving.model_facts import served_model
 from memserve.serving.prepare import PreparedRun
-from memserve.serving.profiles import PEER_PATH, profile_for, profile_identity
+from memserve.serving.routing import RoutingFacts, make_scheduler, routing_facts
 from memserve.serving.watcher import Watcher
+from memserve.serving.workers.head import Head
+from memserve.serving.workers.plan import WorkerPlan
+from memserve.serving.workers.running import running_workers
 from memserve.storage.shared_memory import sweep
 from memserve.wire.messages import DeadInstance
 
@@ -95,6 +96,11 @@ class _Changes:
         self._cluster = cluster
         self._ready: set[tuple[str, int]] = set()
         self._subscriptions: EventSubscriptions | None = None
+        self._head: Head | None = None
+
+    def tell(self, head: Head) -> None:
+        """Of each view."""
+        self._head = head
 
     def follow(self, subscriptions: EventSubscriptions, view: ClusterView) -> None:
         """Keep these up with the cluster, too, from this view on."""
@@ -115,6 +121,8 @@ class _Changes:
                 self._watcher.ready(instance)
         if self._subscriptions is not None:
             self._subscriptions.update(view)
+        if self._head is not None:
+            self._head.changed()
 
 
 @asynccontextmanager
@@ -127,12 +135,18 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
     listener = watcher or Watcher()
     changes = _Changes(listener, cluster=run.cluster)
     levels = service_levels(run.config, clock)
-    history = RequestHistory(clock=clock, levels=levels)
-    metrics = GatewayMetrics(lambda: manager.view)
+    history, metrics, switches = RequestHistory(clock=clock, levels=levels), GatewayMetrics(), Switches()
     reports = ReportLog(history=history, metrics=metrics)
+    head = Head(
+        num_workers=run.config.gateway.workers,
+        choices=lambda: Choices(policy=scheduler.policy, transfer=switches.transfer),
+        own_report=reports.ingest_own if _has_others(run) else reports.ingest,
+        secret=run.secret,
+    )
+    changes.tell(head)
     async with AsyncExitStack() as stack:
         launcher = await stack.enter_async_context(launching(run, clock))
-        manager = _manager(run, reports, changes, launcher, clock)
+        manager = _manager(run, head, changes, launcher, clock)
         stack.callback(changes.sweep)
         stack.push_async_callback(manager.stop)
         tokenizer, model = await _start(run, manager, listener)
@@ -141,21 +155,31 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
         stack.push_async_callback(releases.close)
         pools = RpcPools(run.secret)
         stack.push_async_callback(pools.close)
-        scheduler = _scheduler(run, manager.view, clock)
+        facts = routing_facts(run, manager.view)
+        scheduler = make_scheduler(run.config, facts, clock)
+        metrics.show_cluster(lambda: manager.view)
         metrics.follow(scheduler)
         metrics.show_paths(lambda: manager.path_checks)
         metrics.show_registry(lambda: manager.registry_stats)
+        metrics.show_workers(head)
         reports.follow(scheduler.answered)
         subscriptions = EventSubscriptions(scheduler, clock=clock, secret=run.secret)
         await stack.enter_async_context(subscriptions.running())
         changes.follow(subscriptions, manager.view)
-        elasticity = _elasticity(run, manager, scheduler, listener)
+        elasticity = _elasticity(run, manager, lambda i: scheduler.num_in_flight(i) + head.num_in_flight(i), listener)
         await stack.enter_async_context(elasticity.running())
         autoscaler = await stack.enter_async_context(
-            autoscaling(run.config, levels=levels, manager=manager, elasticity=elasticity, metrics=metrics, clock=clock)
+            autoscaling(
+                run.config,
+                levels=None if levels is None else LevelsOfAll(levels, head),
+                manager=manager,
+                elasticity=elasticity,
+                metrics=metrics,
+                clock=clock,
+            )
         )
         context = GatewayContext(
-            settings=run.config.gateway,
+            settings=run.config.gateway.part(0),
             base_models=frozenset({run.model_name, ""}),
             model=model,
             scheduler=scheduler,
@@ -169,25 +193,49 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
             metrics=metrics,
             reports=reports,
             tenants=Tenants(run.config.tenants),
-            switches=Switches(),
+            switches=switches,
+            workers=head,
+            id_ending=ending_of(0) if run.config.gateway.workers > 1 else "",
             secret=run.secret,
         )
-        url = await stack.enter_async_context(_listening(run, create_app(context)))
+        url = await stack.enter_async_context(_listening(run, create_app(context), head, manager, facts))
         stack.push_async_callback(manager.stop)
         yield Cluster(url=url, model=run.model_name, manager=manager, num_own=num_instances(run.config))
 
 
 @asynccontextmanager
-async def _listening(run: PreparedRun, app: ASGIApp) -> AsyncIterator[str]:
-    """The gateway for its clients; gives its URL."""
-    host = run.config.gateway.host
-    async with running(app, host=host, port=run.config.gateway.port, certificate=run.certificate) as port:
-        yield base_url(host, port, scheme="https" if run.certificate is not None else "http")
+async def _listening(
+    run: PreparedRun, app: ASGIApp, head: Head, manager: ClusterManager, facts: RoutingFacts
+) -> AsyncIterator[str]:
+    """The gateway for its clients, all of its workers; gives its URL."""
+    host, certificate = run.config.gateway.host, run.certificate
+    sharing = Sharing.FIRST if run.config.gateway.workers > 1 else Sharing.ALONE
+    async with (
+        running(app, host=host, port=run.config.gateway.port, certificate=certificate, sharing=sharing) as port,
+        head.running(app, manager),
+    ):
+        plan = WorkerPlan(
+            worker=0,
+            head=head.endpoint,
+            key=head.key,
+            config=run.config,
+            model_name=run.model_name,
+            port=port,
+            certificate=certificate,
+            facts=facts,
+        )
+        async with running_workers(head, plan, machine=run.machine, log_folder=run.log_folder, clock=SystemClock()):
+            yield base_url(host, port, scheme="https" if certificate is not None else "http")
+
+
+def _has_others(run: PreparedRun) -> bool:
+    """Reports of requests that somebody else serves may come here."""
+    return bool(run.config.cluster.registry) or run.config.gateway.workers > 1
 
 
 def _manager(
     run: PreparedRun,
-    reports: ReportLog,
+    head: Head,
     changes: _Changes,
     launcher: Callable[[EndListener], Launcher],
     clock: Clock,
@@ -206,7 +254,7 @@ def _manager(
         if shared
         else OwnRegistry,
         dead_s=math.inf if shared else SILENT_S,
-        on_report=reports.ingest_own if shared else reports.ingest,
+        on_report=head.ingest,
         on_change=changes.changed,
         launcher=launcher,
         config=msgspec.json.encode(_told(run.config)),
@@ -220,7 +268,9 @@ def _told(config: ServeConfig) -> ServeConfig:
     return msgspec.structs.replace(config, cluster=cluster, tenants=())
 
 
-def _elasticity(run: PreparedRun, manager: ClusterManager, scheduler: Scheduler, watcher: Watcher) -> Elasticity:
+def _elasticity(
+    run: PreparedRun, manager: ClusterManager, in_flight: Callable[[InstanceId], int], watcher: Watcher
+) -> Elasticity:
     async def make_specs(roles: Sequence[Role], taken: Collection[InstanceId]) -> Sequence[LaunchSpec]:
         beside = tuple(manager.launcher.specs.values())
         specs = await asyncio.to_thread(
@@ -229,7 +279,7 @@ def _elasticity(run: PreparedRun, manager: ClusterManager, scheduler: Scheduler,
         watcher.starting(LaunchPlan(specs=specs, machine=run.machine))
         return specs
 
-    return Elasticity(manager, in_flight=scheduler.num_in_flight, make_specs=make_specs)
+    return Elasticity(manager, in_flight=in_flight, make_specs=make_specs)
 
 
 async def _start(run: PreparedRun, manager: ClusterManager, watcher: Watcher) -> tuple[Tokenization, ServedModel]:
@@ -252,35 +302,3 @@ async def _start(run: PreparedRun, manager: ClusterManager, watcher: Watcher) ->
         tokenizer.close()
         raise
     return tokenizer, model
-
-
-def _scheduler(run: PreparedRun, view: ClusterView, clock: Clock) -> Scheduler:
-    """Routes in blocks of the size that the engines chose."""
-    sizes = {instance.peer.identity.block_size for instance in view.active()}
-    if len(sizes) != 1:
-        raise InstanceUnavailable(
-            f"the instances' block sizes are {sorted(sizes)} tokens; they must be one and the same"
-        )
-    return Scheduler(
-        block_size=sizes.pop(),
-        policy=run.config.cluster.policy,
-        clock=clock,
-        random=Random(),  # noqa: S311 - chooses among equals, keeps no secret
-        caching=run.config.cluster.caching,
-        pulls=_pulls(run, view),
-    )
-
-
-def _pulls(run: PreparedRun, view: ClusterView) -> PullPolicy:
-    """With what was calibrated for this engine on this machine, else with what is assumed until it is seen."""
-    instance = next(iter(view.active()))
-    identity = profile_identity(instance.peer.identity, machine=run.machine.name)
-    profile = profile_for(identity, named=run.config.cluster.profile, cache=run.cache)
-    if profile is None:
-        return PullPolicy()
-    return PullPolicy(
-        prefill=profile.prefill,
-        decode=profile.decode,
-        path=profile.paths[PEER_PATH],
-        kv_capacity_tokens=profile.kv_capacity_tokens,
-    )

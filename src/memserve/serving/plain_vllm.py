@@ -36,7 +36,7 @@ def plain_specs(run: PreparedRun, *, count: int, args: Sequence[str]) -> tuple[L
 
 
 @asynccontextmanager
-async def running(specs: Sequence[LaunchSpec], machine: Machine) -> AsyncIterator[tuple[Child, ...]]:
+async def running(specs: Sequence[LaunchSpec], machine: Machine) -> AsyncIterator[tuple[Child[LaunchSpec], ...]]:
     """All of them started at once and healthy inside the block.
 
     Raises ConfigError with the reason from its log when one ends while starting, DeadlineExceeded.
@@ -57,7 +57,7 @@ def _without_connector(spec: LaunchSpec) -> LaunchSpec:
     return msgspec.structs.replace(spec, argv=spec.argv[:at] + spec.argv[at + 2 :])
 
 
-async def _until_ready(child: Child) -> None:
+async def _until_ready(child: Child[LaunchSpec]) -> None:
     name = child.spec.instance
     ended = asyncio.create_task(child.wait(), name=f"end of {name}")
     try:

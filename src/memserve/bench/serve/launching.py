@@ -167,7 +167,7 @@ async def _calm_spinning_threads(pids: Sequence[int]) -> None:
     )
 
 
-def _pids(children: Sequence[Child]) -> tuple[int, ...]:
+def _pids(children: Sequence[Child[LaunchSpec]]) -> tuple[int, ...]:
     return tuple(child.pid for child in children)
 
 

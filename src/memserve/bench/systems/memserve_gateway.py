@@ -122,7 +122,8 @@ class Gateway:
 
     def _context(self, urls: list[str], policy: str) -> GatewayContext:
         cluster, clock = FixedCluster(urls), SystemClock()
-        metrics = GatewayMetrics(lambda: cluster.view)
+        metrics = GatewayMetrics()
+        metrics.show_cluster(lambda: cluster.view)
         history = RequestHistory(clock=clock)
         scheduler = Scheduler(
             block_size=_BLOCK_SIZE,
