@@ -12,6 +12,7 @@ from memserve.cli.admin import ask
 from memserve.cli.sizes import size_text
 from memserve.cluster.view import ClusterView, InstanceView
 from memserve.core.enums import AutoscaleMode
+from memserve.gateway.other_workers import WorkerState
 from memserve.gateway.pool_routes import InstancePaths
 from memserve.manager.autoscaling import AutoscalerReport
 from memserve.manager.operations import Operation, OperationState
@@ -36,6 +37,7 @@ class _Cluster(msgspec.Struct, frozen=True, kw_only=True):
     view: ClusterView
     path_checks: tuple[PathCheck, ...] = ()
     failures: tuple[str, ...] = ()
+    workers: tuple[WorkerState, ...] = ()
 
 
 def show_status(url: str, access: GatewayAccess = ANY_GATEWAY) -> None:
@@ -50,7 +52,7 @@ def show_status(url: str, access: GatewayAccess = ANY_GATEWAY) -> None:
         console.print(render_paths(paths))
     missing = [f"missing: {failure}" for failure in cluster.failures]
     changes = [*changes_text(operations), *autoscaler_text(autoscaler)]
-    for line in (*missing, *paths_text(cluster.path_checks), *changes):
+    for line in (*missing, *workers_text(cluster.workers), *paths_text(cluster.path_checks), *changes):
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -62,6 +64,19 @@ def paths_text(checks: tuple[PathCheck, ...]) -> list[str]:
     wrong = [check for check in tried if not check.is_right]
     lines = [f"paths between instances: {len(tried) - len(wrong)} of {len(tried)} brought a block over as it was"]
     return lines + [f"  NOT {check.source} -> {check.target} by {check.path}: {check.fault}" for check in wrong]
+
+
+def workers_text(others: Sequence[WorkerState]) -> list[str]:
+    """How many processes serve; a line for each that does not, or that was started again."""
+    if not others:
+        return []
+    serving = 1 + sum(bool(one.pid) for one in others)
+    lines = [f"gateway workers: {serving} of {1 + len(others)} serve"]
+    for one in others:
+        again = f", started again {one.num_restarts} times" if one.num_restarts else ""
+        if again or not one.pid:
+            lines.append(f"  worker {one.worker}: {f'serves as process {one.pid}' if one.pid else 'NOT there'}{again}")
+    return lines
 
 
 def changes_text(operations: Sequence[Operation]) -> list[str]:

@@ -172,6 +172,6 @@ class Follower:
         return f"Follower(worker {self._worker}, epoch {self._view.epoch}, {'in step' if self._answers else 'away'})"
 
 
-def books_of(view: ClusterView, num_in_flight: Callable[[InstanceId], int]) -> dict[InstanceId, int]:
+def draining(view: ClusterView, num_in_flight: Callable[[InstanceId], int]) -> dict[InstanceId, int]:
     """Requests that still need those instances of the view which are on their way out."""
     return {i.instance: num_in_flight(i.instance) for i in view.instances if i.state is InstanceState.DRAINING}

@@ -43,7 +43,7 @@ from memserve.serving.garbage import sparing_what_stays
 from memserve.serving.model_facts import served_model
 from memserve.serving.routing import make_scheduler
 from memserve.serving.signals import StopSignals
-from memserve.serving.workers.follower import Follower, books_of
+from memserve.serving.workers.follower import Follower, draining
 from memserve.serving.workers.plan import WorkerPlan, read_plan
 
 _HOST = "127.0.0.1"
@@ -132,7 +132,7 @@ class _Parts:
         stats = self.scheduler.stats()
         return Books(
             num_in_flight=stats.num_in_flight,
-            draining=books_of(view, self.scheduler.num_in_flight),
+            draining=draining(view, self.scheduler.num_in_flight),
             queued_tokens=stats.queued_tokens,
             levels=None if self.levels is None else self.levels.now(),
         )
