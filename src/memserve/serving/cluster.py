@@ -27,13 +27,8 @@ from memserve.core.notation import parse_address
 from memserve.gateway.app import create_app
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.metrics import GatewayMetrics
-from memserve.gateway.pool_control import RpcPools
-from memserve.gateway.records import RequestHistory
-from memserve.gateway.release import RpcReleases
-from memserve.gateway.reports import ReportLog
 from memserve.gateway.served_model import ServedModel
 from memserve.gateway.server import Sharing, running
-from memserve.gateway.switches import Switches
 from memserve.gateway.tenants import Tenants
 from memserve.gateway.tokenization import Tokenization, load_tokenization
 from memserve.gateway.worker_ids import ending_of
@@ -46,10 +41,11 @@ from memserve.manager.launcher import EndListener, Launcher
 from memserve.manager.manager import SILENT_S, ClusterManager
 from memserve.manager.own_registry import OwnRegistry
 from memserve.manager.role_args import role_args
-from memserve.serving.autoscaling import LevelsOfAll, autoscaling, service_levels
+from memserve.serving.autoscaling import LevelsOfAll, autoscaling
 from memserve.serving.growth import more_instances
 from memserve.serving.launching import launching
 from memserve.serving.model_facts import served_model
+from memserve.serving.parts import GatewayParts, instance_clients
 from memserve.serving.prepare import PreparedRun
 from memserve.serving.routing import RoutingFacts, make_scheduler, routing_facts
 from memserve.serving.watcher import Watcher
@@ -89,18 +85,14 @@ class Cluster:
 
 
 class _Changes:
-    """Turns views of the cluster into what the Watcher, the Cluster and the event readers want to know."""
+    """Turns views of the cluster into what the Watcher, the workers and the event readers want to know."""
 
-    def __init__(self, watcher: Watcher, *, cluster: str) -> None:
+    def __init__(self, watcher: Watcher, head: Head, *, cluster: str) -> None:
         self._watcher = watcher
+        self._head = head
         self._cluster = cluster
         self._ready: set[tuple[str, int]] = set()
         self._subscriptions: EventSubscriptions | None = None
-        self._head: Head | None = None
-
-    def tell(self, head: Head) -> None:
-        """Of each view."""
-        self._head = head
 
     def follow(self, subscriptions: EventSubscriptions, view: ClusterView) -> None:
         """Keep these up with the cluster, too, from this view on."""
@@ -121,8 +113,7 @@ class _Changes:
                 self._watcher.ready(instance)
         if self._subscriptions is not None:
             self._subscriptions.update(view)
-        if self._head is not None:
-            self._head.changed()
+        self._head.changed()
 
 
 @asynccontextmanager
@@ -133,17 +124,15 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
     """
     clock = SystemClock()
     listener = watcher or Watcher()
-    changes = _Changes(listener, cluster=run.cluster)
-    levels = service_levels(run.config, clock)
-    history, metrics, switches = RequestHistory(clock=clock, levels=levels), GatewayMetrics(), Switches()
-    reports = ReportLog(history=history, metrics=metrics)
+    parts = GatewayParts(run.config, clock)
+    metrics, reports = parts.metrics, parts.reports
     head = Head(
         num_workers=run.config.gateway.workers,
-        choices=lambda: Choices(policy=scheduler.policy, transfer=switches.transfer),
+        choices=lambda: Choices(policy=scheduler.policy, transfer=parts.switches.transfer),
         own_report=reports.ingest_own if _has_others(run) else reports.ingest,
         secret=run.secret,
     )
-    changes.tell(head)
+    changes = _Changes(listener, head, cluster=run.cluster)
     async with AsyncExitStack() as stack:
         launcher = await stack.enter_async_context(launching(run, clock))
         manager = _manager(run, head, changes, launcher, clock)
@@ -151,32 +140,19 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
         stack.push_async_callback(manager.stop)
         tokenizer, model = await _start(run, manager, listener)
         stack.callback(tokenizer.close)
-        releases = RpcReleases(run.secret)
-        stack.push_async_callback(releases.close)
-        pools = RpcPools(run.secret)
-        stack.push_async_callback(pools.close)
+        releases, pools = await stack.enter_async_context(instance_clients(run.secret))
         facts = routing_facts(run, manager.view)
         scheduler = make_scheduler(run.config, facts, clock)
-        metrics.show_cluster(lambda: manager.view)
-        metrics.follow(scheduler)
-        metrics.show_paths(lambda: manager.path_checks)
-        metrics.show_registry(lambda: manager.registry_stats)
-        metrics.show_workers(head)
-        reports.follow(scheduler.answered)
+        parts.follow(scheduler)
+        _show(metrics, manager, head)
         subscriptions = EventSubscriptions(scheduler, clock=clock, secret=run.secret)
         await stack.enter_async_context(subscriptions.running())
         changes.follow(subscriptions, manager.view)
         elasticity = _elasticity(run, manager, lambda i: scheduler.num_in_flight(i) + head.num_in_flight(i), listener)
         await stack.enter_async_context(elasticity.running())
+        levels = None if parts.levels is None else LevelsOfAll(parts.levels, head)
         autoscaler = await stack.enter_async_context(
-            autoscaling(
-                run.config,
-                levels=None if levels is None else LevelsOfAll(levels, head),
-                manager=manager,
-                elasticity=elasticity,
-                metrics=metrics,
-                clock=clock,
-            )
+            autoscaling(run.config, levels=levels, manager=manager, elasticity=elasticity, metrics=metrics, clock=clock)
         )
         context = GatewayContext(
             settings=run.config.gateway.part(0),
@@ -189,11 +165,11 @@ async def running_cluster(run: PreparedRun, *, watcher: Watcher | None = None) -
             tokenizer=tokenizer,
             releases=releases,
             pools=pools,
-            history=history,
+            history=parts.history,
             metrics=metrics,
             reports=reports,
             tenants=Tenants(run.config.tenants),
-            switches=switches,
+            switches=parts.switches,
             workers=head,
             id_ending=ending_of(0) if run.config.gateway.workers > 1 else "",
             secret=run.secret,
@@ -226,6 +202,14 @@ async def _listening(
         )
         async with running_workers(head, plan, machine=run.machine, log_folder=run.log_folder, clock=SystemClock()):
             yield base_url(host, port, scheme="https" if certificate is not None else "http")
+
+
+def _show(metrics: GatewayMetrics, manager: ClusterManager, head: Head) -> None:
+    """What a scrape tells of the cluster."""
+    metrics.show_cluster(lambda: manager.view)
+    metrics.show_paths(lambda: manager.path_checks)
+    metrics.show_registry(lambda: manager.registry_stats)
+    metrics.show_workers(head)
 
 
 def _has_others(run: PreparedRun) -> bool:

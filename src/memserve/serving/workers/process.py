@@ -21,13 +21,7 @@ from memserve.core.errors import ProtocolError
 from memserve.gateway.app import create_app
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.in_process import answer_of
-from memserve.gateway.metrics import GatewayMetrics
-from memserve.gateway.pool_control import RpcPools
-from memserve.gateway.records import RequestHistory
-from memserve.gateway.release import RpcReleases
-from memserve.gateway.reports import ReportLog
 from memserve.gateway.server import Sharing, running
-from memserve.gateway.switches import Switches
 from memserve.gateway.tenants import Tenants
 from memserve.gateway.tokenization import load_tokenization
 from memserve.gateway.worker_front import WorkerFront
@@ -38,9 +32,9 @@ from memserve.manager.role_args import role_args
 from memserve.rpc.channel import RpcClient, RpcServer, Sender
 from memserve.scheduler.policies import find_policy
 from memserve.security.secret import ClusterSecret, read_secret
-from memserve.serving.autoscaling import service_levels
 from memserve.serving.garbage import sparing_what_stays
 from memserve.serving.model_facts import served_model
+from memserve.serving.parts import GatewayParts, instance_clients
 from memserve.serving.routing import make_scheduler
 from memserve.serving.signals import StopSignals
 from memserve.serving.workers.follower import Follower, draining
@@ -114,18 +108,13 @@ class _Door:
         return await answer_of(self.app, message)
 
 
-class _Parts:
-    """What this worker has for itself."""
+class _Parts(GatewayParts):
+    """Of this worker."""
 
     def __init__(self, plan: WorkerPlan, clock: Clock) -> None:
-        self.levels = service_levels(plan.config, clock)
+        super().__init__(plan.config, clock)
         self.scheduler = make_scheduler(plan.config, plan.facts, clock)
-        self.switches = Switches()
-        self.history = RequestHistory(clock=clock, levels=self.levels)
-        self.metrics = GatewayMetrics()
-        self.reports = ReportLog(history=self.history, metrics=self.metrics)
-        self.metrics.follow(self.scheduler)
-        self.reports.follow(self.scheduler.answered)
+        self.follow(self.scheduler)
 
     def books(self, view: ClusterView) -> Books:
         """What is under way here now."""
@@ -150,9 +139,7 @@ async def _context(plan: WorkerPlan, parts: _Parts, follower: Follower, stack: A
     secret = read_secret(config.cluster.secret) if config.cluster.secret else None
     tokenizer = await asyncio.to_thread(load_tokenization, config.model)
     stack.callback(tokenizer.close)
-    releases, pools = RpcReleases(secret), RpcPools(secret)
-    stack.push_async_callback(releases.close)
-    stack.push_async_callback(pools.close)
+    releases, pools = await stack.enter_async_context(instance_clients(secret))
     args = [arg for role in Role for arg in role_args(config, role)]
     return GatewayContext(
         settings=config.gateway.part(plan.worker),
