@@ -69,15 +69,14 @@ class Holdings:
             engines = _walk(self._mirrors, kinds, asked).levels
         return Held(sorted([*pools, *engines]) if engines else pools, pools, ready, engines, in_dram)
 
-    def tiers(self, place: Place, asked: Asked, held: Held) -> dict[Tier, int]:
-        """Where this instance has what it holds of the beginning of the prompt, in tokens, as `match` just found it.
+    def tiers(self, place: Place, asked: Asked, held: Held, *, matched: int) -> dict[Tier, int]:
+        """Where this instance has the `matched` tokens that it holds of the prompt, as `match` just found it.
 
         What the engine holds itself, it takes from there: the pool's copy of it does not count.
         """
-        bit = self._slots.find(place.instance)
         if held.in_dram and not held.in_engines:
-            in_pool = tokens_of(held.in_pools, bit)
-            return {Tier.DRAM: in_pool} if in_pool else {}
+            return {Tier.DRAM: matched} if matched else {}
+        bit = self._slots.find(place.instance)
         in_pool, in_engine = tokens_of(held.in_pools, bit), tokens_of(held.in_engines, bit)
         rest = self._pool_tiers(place, asked, in_pool, held)
         if in_engine:
@@ -141,6 +140,8 @@ def tokens_of(levels: Sequence[Level], bit: int) -> int:
 
 def longest(levels: Sequence[Level], among: int) -> Level:
     """The most that any of these holds, and who of them does; 0 tokens and nobody where none holds anything."""
+    if levels and (len(levels) == 1 or levels[-2][0] < levels[-1][0]) and (found := levels[-1][1] & among):
+        return levels[-1][0], found
     most, who = 0, 0
     for num_tokens, holders in reversed(levels):
         if num_tokens < most:

@@ -66,11 +66,8 @@ def instance_loads(loads: GroupLoads) -> InstanceLoads:
     )
 
 
-class _Share(msgspec.Struct, frozen=True, kw_only=True):
-    column: int
-    num_tokens: int
-    seconds: float
-    context_tokens: int
+_Share = tuple[int, int, float, int]
+"""Column of its instance, tokens, seconds of a prefill, context of a decode."""
 
 
 class _Queue(NamedTuple):
@@ -117,12 +114,12 @@ class LoadLedger:
         if request in shares:
             self.drop(request, phase)
         column = self._table.column(instance)
-        shares[request] = _Share(column=column, num_tokens=num_tokens, seconds=seconds, context_tokens=context_tokens)
+        shares[request] = column, num_tokens, seconds, context_tokens
         self._table.numbers[TOKENS][column] += num_tokens
         if phase is Phase.PREFILL:
             self._enqueue(column, seconds)
         else:
-            self._decode(column, +1, context_tokens)
+            self._decode(column, 1, context_tokens)
 
     def drop(self, request: RequestId, phase: Phase) -> None:
         """The phase is over."""
@@ -130,11 +127,12 @@ class LoadLedger:
         share = shares.pop(request, None)
         if share is None:
             return
-        self._table.numbers[TOKENS][share.column] -= share.num_tokens
+        column, num_tokens, seconds, context_tokens = share
+        self._table.numbers[TOKENS][column] -= num_tokens
         if phase is Phase.PREFILL:
-            self._leave(share.column, share.seconds)
+            self._leave(column, seconds)
         else:
-            self._decode(share.column, -1, -share.context_tokens)
+            self._decode(column, -1, -context_tokens)
 
     def drop_all(self, request: RequestId) -> None:
         """The request is over, whatever became of it."""
@@ -159,7 +157,7 @@ class LoadLedger:
         if column is None:
             return
         for shares, phase in ((self._prefills, Phase.PREFILL), (self._decodes, Phase.DECODE)):
-            for request in [request for request, share in shares.items() if share.column == column]:
+            for request in [request for request, share in shares.items() if share[0] == column]:
                 self.drop(request, phase)
         self._table.release(column)
 
@@ -198,10 +196,10 @@ class LoadLedger:
 
     def _decode(self, column: int, sign: int, context_tokens: int) -> None:
         numbers = self._table.numbers
-        numbers[DECODES][column] += sign
-        numbers[CONTEXT][column] += context_tokens
-        numbers[BESIDE][column] = numbers[DECODES][column] * numbers[PACE][column]
-        self._most_context = max(self._most_context, numbers[CONTEXT][column])
+        decodes = numbers[DECODES][column] = numbers[DECODES][column] + sign
+        context = numbers[CONTEXT][column] = numbers[CONTEXT][column] + context_tokens
+        numbers[BESIDE][column] = decodes * numbers[PACE][column]
+        self._most_context = max(self._most_context, context)
 
     def _enqueue(self, column: int, seconds: float) -> None:
         now, queue = self._clock.now(), self._queues.get(column)

@@ -23,10 +23,11 @@ class Places:
         """The first one with these instances in these roles: to be kept in place of those of newer views."""
         self.bits = tuple(map(slots.find, group.instances))
         """Of each instance, in order; 0 for those that hold nothing anywhere."""
-        self._by_bit = {bit: place for place, bit in enumerate(self.bits) if bit}
-        self.members = sum(self._by_bit)
+        self.by_bit = {bit: place for place, bit in enumerate(self.bits) if bit}
+        """Place of each bit."""
+        self.members = sum(self.by_bit)
         """As bits; who holds nothing anywhere has none."""
-        self.num_strangers = len(self.bits) - len(self._by_bit)
+        self.num_strangers = len(self.bits) - len(self.by_bit)
         """Members without a bit."""
         self._found: dict[int, npt.NDArray[np.intp]] = {}
 
@@ -36,12 +37,12 @@ class Places:
         if found is None:
             if len(self._found) >= _MAX_SETS:
                 self._found.clear()
-            within = [self._by_bit[bit] for bit in each_bit(bits & self.members)]
+            within = [self.by_bit[bit] for bit in each_bit(bits & self.members)]
             found = self._found[bits] = np.array(within, dtype=np.intp)
         return found
 
     def __repr__(self) -> str:
-        return f"Places({len(self._by_bit)} known, {len(self._found)} sets)"
+        return f"Places({len(self.by_bit)} known, {len(self._found)} sets)"
 
 
 class AllPlaces:

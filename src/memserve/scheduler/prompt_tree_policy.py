@@ -15,6 +15,7 @@ longer. `spread` prefers, among instances that cost nearly the same, those that 
 from math import inf
 from random import Random
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -40,7 +41,9 @@ class PromptTreePolicy:
 
     def score_terms(self, question: Question) -> ScoreTerms | None:
         """None where the KV may not fit somewhere: what it costs to wait for room is in no such form."""
-        return None if question.most_context + _too_much(question) > 0 else _terms(question)
+        if question.kv_capacity_tokens is not None and question.most_context + _too_much(question) > 0:
+            return None
+        return _terms(question)
 
     def scores(self, choice: Choice) -> npt.ArrayLike:
         """As by `score_terms`, with `room`."""
@@ -58,34 +61,34 @@ class PromptTreePolicy:
 
 
 def _terms(question: Question) -> ScoreTerms:
+    decode, phase = question.decode, question.phase
     steps = question.decode_pace * question.output_tokens
-    sequence, context, step = _steps(question, steps)
-    each = _added_s(question) * steps
-    if question.phase is Phase.DECODE:
-        return ScoreTerms(wait=1.0, each=each, sequence=sequence, context=context, step=step)
-    wait = 1.0 + (_FIRST_TOKEN if question.may_split else _FIRST_TOKEN_ALONE)
-    crowd = wait * max(question.mean_wait_s / max(question.whole_s, 1e-9), 1.0)
-    share = _SPREAD * question.whole_s
-    if question.phase is Phase.PREFILL:
-        return ScoreTerms(wait=wait, crowd=crowd, share=share)
-    return ScoreTerms(wait=wait, crowd=crowd, share=share, each=each, sequence=sequence, context=context, step=step)
-
-
-def _added_s(question: Question) -> float:
-    """What the request adds to every step that it takes part in."""
-    return question.decode.per_sequence_s + question.decode.per_context_token_s * question.prompt_tokens
-
-
-def _steps(question: Question, steps: float) -> tuple[float, float, float]:
-    """What so many decode steps take for each sequence and each token of context that is there, and for the request."""
-    terms = question.decode
-    return terms.per_sequence_s * steps, terms.per_context_token_s * steps, (terms.fixed_s + _added_s(question)) * steps
+    each = (decode.per_sequence_s + decode.per_context_token_s * question.prompt_tokens) * steps
+    if phase is Phase.DECODE:
+        wait, crowd, share = 1.0, 0.0, 0.0
+    else:
+        wait = 1.0 + (_FIRST_TOKEN if question.may_split else _FIRST_TOKEN_ALONE)
+        crowd = wait * max(question.mean_wait_s / max(question.whole_s, 1e-9), 1.0)
+        share = _SPREAD * question.whole_s
+        if phase is Phase.PREFILL:
+            return ScoreTerms(wait=wait, crowd=crowd, share=share)
+    return ScoreTerms(
+        wait=wait,
+        crowd=crowd,
+        share=share,
+        each=each,
+        sequence=decode.per_sequence_s * steps,
+        context=decode.per_context_token_s * steps,
+        step=decode.fixed_s * steps + each,
+    )
 
 
 def _steps_s(question: Question, loads: InstanceLoads) -> Numbers:
     """Of all its decode steps together with those that are there, prefills between steps included."""
-    sequence, context, step = _steps(question, question.decode_pace * question.output_tokens)
-    steps_s: Numbers = (sequence * loads.decodes + context * loads.context + step) / (1.0 - loads.prefill_share)
+    terms = _terms(msgspec.structs.replace(question, phase=Phase.DECODE))
+    steps_s: Numbers = (terms.sequence * loads.decodes + terms.context * loads.context + terms.step) / (
+        1.0 - loads.prefill_share
+    )
     return steps_s
 
 

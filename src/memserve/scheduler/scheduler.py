@@ -177,7 +177,7 @@ class Scheduler:
             source=source,
             pull=pull,
             forecast=self._forecast(prospect, made, pull),
-            tiers=self._holdings.tiers(place, asked, prospect.held),
+            tiers=self._holdings.tiers(place, asked, prospect.held, matched=made.first.matched_tokens),
         )
 
     def sent(self, request: RequestId) -> None:

@@ -85,14 +85,17 @@ class FormScores:
         where one of the many might be best.
         """
         terms, loads = self._terms, self._loads
-        crowd, step = terms.crowd, terms.step
+        crowd, step, by_bit = terms.crowd, terms.step, self._places.by_bit
         least, most, equals = inf, inf, list[int]()
         for num_tokens, holders, compute_s, move_s in self._alike:
             if compute_s * crowd * loads.least_pace + move_s + step > most:
                 continue
             if not num_tokens or holders.bit_count() > _FEW:
                 return None
-            for place in self._places.of(holders).tolist():
+            rest = holders
+            while rest:
+                place = by_bit[rest & -rest]
+                rest &= rest - 1
                 _, wait_s, pace, share, decodes, context = loads.one(place)
                 score = (
                     terms.wait * wait_s

@@ -8,6 +8,8 @@ from memserve.core.ids import InstanceId
 
 _MAX_SETS = 4096
 """Of those whose names are kept at hand."""
+_FEW = 8
+"""Of so few it is faster not to keep them."""
 
 
 class Slots:
@@ -50,6 +52,14 @@ class Slots:
                 self._sets.clear()
             found = self._sets[bits] = tuple(self._names[bit] for bit in each_bit(bits))
         return found
+
+    def pick(self, bits: int, number: int) -> InstanceId:
+        """The one with so many others of these before it."""
+        if bits.bit_count() > _FEW:
+            return self.names(bits)[number]
+        for _ in range(number):
+            bits &= bits - 1
+        return self._names[bits & -bits]
 
     def __repr__(self) -> str:
         return f"Slots({len(self._bits)} instances)"

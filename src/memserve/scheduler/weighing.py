@@ -25,7 +25,6 @@ from memserve.scheduler.path_queues import PathQueues
 from memserve.scheduler.places import AllPlaces, Places
 from memserve.scheduler.predictions import Predictions
 from memserve.scheduler.prefix_heat import PrefixHeat
-from memserve.scheduler.prompt_tree import Level
 from memserve.scheduler.prospect import Prospect
 from memserve.scheduler.score_terms import FormScores, HeldAlike, Question
 from memserve.scheduler.slots import Slots
@@ -127,7 +126,8 @@ class Weigher:
     ) -> Choice:
         """All there is to know of everybody."""
         predictions, places, count = self._predictions, self._places.of(group), len(group.instances)
-        matched, compute_s, move_s = np.full(count, alike[-1][0]), *(np.full(count, s) for s in alike[-1][2:])
+        most_tokens, _, most_s, most_move_s = alike[-1]
+        matched, compute_s, move_s = np.full(count, most_tokens), np.full(count, most_s), np.full(count, most_move_s)
         for num_tokens, holders, own_s, own_move_s in alike[:-1]:
             where = places.of(holders)
             matched[where], compute_s[where], move_s[where] = num_tokens, own_s, own_move_s
@@ -160,10 +160,12 @@ class Weigher:
 
     def _least_busy(self, holders: int) -> tuple[InstanceId, float]:
         """And for how long it is. Of a few drawn at random: as good as of all, and cheaper where all hold a prefix."""
+        count = holders.bit_count()
+        are_free = self._paths.are_free()
+        if are_free or count == 1:
+            source = self._slots.pick(holders, int(self._random.random() * count))
+            return source, 0.0 if are_free else self._paths.wait_s(source)
         sources = self._slots.names(holders)
-        if len(sources) == 1 or self._paths.are_free():
-            source = sources[int(self._random.random() * len(sources))]
-            return source, self._paths.wait_s(source)
         if len(sources) > _SOURCES_TRIED:
             sources = tuple(self._random.sample(sources, _SOURCES_TRIED))
         waits = [self._paths.wait_s(source) for source in sources]
@@ -186,17 +188,21 @@ class Weigher:
 
 def _held_alike(prospect: Prospect, phase: Phase, places: Places) -> list[HeldAlike]:
     """Those that hold most first. The last ones, often the most of all, have no bits where they hold nothing."""
-    lengths: list[Level] = []
+    computes, compute_s, move_s = phase is not Phase.DECODE, 0.0, 0.0
+    alike: list[HeldAlike] = []
     rest = places.members
     for num_tokens, holders in reversed(prospect.held.levels):
-        if own := holders & rest:
+        own = holders & rest
+        if own:
             rest ^= own
-            lengths.append((num_tokens, own))
+            if computes:
+                compute_s = prospect.compute_s(num_tokens)
+            else:
+                move_s = prospect.move_s(num_tokens)
+            alike.append((num_tokens, own, compute_s, move_s))
     if rest or places.num_strangers:
-        lengths.append((0, 0))
-    if phase is Phase.DECODE:
-        return [(num_tokens, own, 0.0, prospect.move_s(num_tokens)) for num_tokens, own in lengths]
-    if prospect.is_spreading:
-        least_s = min(prospect.compute_s(num_tokens) for num_tokens, _ in lengths)
-        return [(num_tokens, own, least_s, 0.0) for num_tokens, own in lengths]
-    return [(num_tokens, own, prospect.compute_s(num_tokens), 0.0) for num_tokens, own in lengths]
+        alike.append((0, 0, prospect.compute_s(0), 0.0) if computes else (0, 0, 0.0, prospect.move_s(0)))
+    if computes and prospect.is_spreading:
+        least_s = min(compute_s for _, _, compute_s, _ in alike)
+        return [(num_tokens, own, least_s, 0.0) for num_tokens, own, _, _ in alike]
+    return alike
