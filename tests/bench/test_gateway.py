@@ -18,8 +18,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> GatewayReport:
 def test_every_load_of_each_of_our_policies_is_measured(report: GatewayReport) -> None:
     measured = {(row.system, row.policy, row.concurrency, row.streaming) for row in report.results}
     assert measured == {
-        ("memserve", policy, concurrency, streaming)
-        for policy in POLICIES["memserve"]
+        (system, policy, concurrency, streaming)
+        for system in ("memserve", "memserve x2")
+        for policy in POLICIES[system]
         for concurrency in CONCURRENCIES
         for streaming in (False, True)
     }

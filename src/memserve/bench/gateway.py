@@ -1,7 +1,8 @@
 """`memserve bench gateway`: what a router adds to a request, beside vllm-router and sglang-router.
 
 All routers stand before the same two engines that compute nothing, one router at a time and in turn, under the
-same load. What is added is the latency through the router over the latency without one, at the same concurrency.
+same load. "memserve x2" is a gateway of two processes (`memserve serve --workers 2`). What is added is the latency
+through the router over the latency without one, at the same concurrency.
 """
 
 from collections import defaultdict
@@ -19,11 +20,13 @@ from memserve.core.errors import InstanceUnavailable, MemserveError
 CONCURRENCIES = (1, 16, 64)
 ROUTERS = (
     SystemSpec(name="memserve", module="memserve_gateway"),
+    SystemSpec(name="memserve x2", module="memserve_gateway", arguments=("2",)),
     SystemSpec(name="vllm-router", module="rust_router", environment="vllm-router", arguments=("vllm-router",)),
     SystemSpec(name="sglang-router", module="rust_router", environment="sglang-router", arguments=("sglang-router",)),
 )
 POLICIES = {
     "memserve": ("prompt-tree", "round-robin"),
+    "memserve x2": ("prompt-tree",),
     "vllm-router": ("cache_aware", "round_robin"),
     "sglang-router": ("cache_aware", "round_robin"),
 }
