@@ -2,7 +2,7 @@
 
 import pytest
 
-from memserve.cluster.service_levels import Levels, ServiceLevels, Targets
+from memserve.cluster.service_levels import Levels, ServiceLevels, Targets, over_all
 from memserve.core.clock import ManualClock
 from memserve.core.ids import RequestId
 
@@ -78,3 +78,13 @@ def test_what_is_older_than_the_window_is_over(levels: ServiceLevels, clock: Man
     levels.first_token(ONE)
     clock.advance(10.1)
     assert levels.now().num_requests == 0
+
+
+def test_of_several_processes_numbers_add_up_and_the_slowest_time_counts() -> None:
+    one = Levels(num_requests=3, ttft_s=1.0, num_answers=2, tpot_s=0.2, fastest_tpot_s=0.1, num_prompts=0.5)
+    idle = Levels()
+    two = Levels(num_requests=1, ttft_s=2.0, num_answers=1, tpot_s=0.1, fastest_tpot_s=0.05, num_prompts=1.0)
+    assert over_all((one, idle, two)) == Levels(
+        num_requests=4, ttft_s=2.0, num_answers=3, tpot_s=0.2, fastest_tpot_s=0.05, num_prompts=1.5
+    )
+    assert over_all(()) == idle

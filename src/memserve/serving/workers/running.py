@@ -46,6 +46,7 @@ async def running_workers(
             yield
         finally:
             watching.cancel()
+            await asyncio.wait([watching])
     finally:
         await crew.close()
 
@@ -72,12 +73,14 @@ class _Crew:
                 ProcessSpec(instance=name, argv=(self._machine.python, "-m", _MODULE), log=log)
             )
         serving = asyncio.gather(*(self._head.wait_serving(number) for number in self._numbers.values()))
-        await asyncio.wait({serving, self._failure}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
-        self._starting = False
-        if not serving.done():
+        try:
+            await asyncio.wait({serving, self._failure}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+            self._starting = False
+            if not serving.done():
+                silent = f"not every worker serves after {START_S:g} s; their logs are in {self._log_folder}"
+                raise ConfigError(self._failure.result() if self._failure.done() else silent)
+        finally:
             serving.cancel()
-            why = self._failure.result() if self._failure.done() else f"not every worker serves after {START_S:g} s"
-            raise ConfigError(f"{why}; its log is in {self._log_folder}")
 
     def fence(self, number: int) -> None:
         self._supervisor.fence(_name(number))
