@@ -1,7 +1,7 @@
 """`memserve bench gateway`: what a router adds to a request, beside vllm-router and sglang-router.
 
 All routers stand before the same two engines that compute nothing, one router at a time and in turn, under the
-same load. "memserve x2" is a gateway of two processes (`memserve serve --workers 2`). What is added is the latency
+same load. "memserve x2" is our gateway as two processes (`memserve serve --workers 2`). What is added is the latency
 through the router over the latency without one, at the same concurrency.
 """
 
@@ -18,15 +18,14 @@ from memserve.bench.records import Missing, Run, now, this_command, this_commit,
 from memserve.core.errors import InstanceUnavailable, MemserveError
 
 CONCURRENCIES = (1, 16, 64)
+OURS = SystemSpec(name="memserve", module="memserve_gateway")
 ROUTERS = (
-    SystemSpec(name="memserve", module="memserve_gateway"),
-    SystemSpec(name="memserve x2", module="memserve_gateway", arguments=("2",)),
+    OURS,
     SystemSpec(name="vllm-router", module="rust_router", environment="vllm-router", arguments=("vllm-router",)),
     SystemSpec(name="sglang-router", module="rust_router", environment="sglang-router", arguments=("sglang-router",)),
 )
 POLICIES = {
     "memserve": ("prompt-tree", "round-robin"),
-    "memserve x2": ("prompt-tree",),
     "vllm-router": ("cache_aware", "round_robin"),
     "sglang-router": ("cache_aware", "round_robin"),
 }
@@ -40,6 +39,8 @@ class GatewayPlan(msgspec.Struct, frozen=True, kw_only=True):
     num_rounds: int = 3
     seconds: float = 2.0
     """Of each cell in each round."""
+    num_workers: int = 2
+    """Processes of our own gateway, which is measured as one, too; 1: as nothing else."""
 
 
 class GatewayRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +78,12 @@ class _Sample(msgspec.Struct, frozen=True, kw_only=True):
 class _Router(msgspec.Struct, frozen=True, kw_only=True):
     child: SystemChild
     policy: str
+    num_workers: int = 1
+
+    @property
+    def system(self) -> str:
+        name = self.child.spec.name
+        return name if self.num_workers == 1 else f"{name} x{self.num_workers}"
 
 
 def run_gateway(*, peers: Path, plan: GatewayPlan, say: Say) -> GatewayReport:
@@ -91,7 +98,7 @@ def run_gateway(*, peers: Path, plan: GatewayPlan, say: Say) -> GatewayReport:
             stack.enter_context(router)
         urls = [backend.ask("open") for backend in backends]
         run = _Run(load=load, urls=urls, plan=plan, say=say)
-        rows = list(run.rows([_Router(child=c, policy=p) for c in routers for p in POLICIES[c.spec.name]]))
+        rows = list(run.rows([one for child in routers for one in _variants(child, plan)]))
         missing += run.failed
     return GatewayReport(
         bench="gateway",
@@ -102,6 +109,13 @@ def run_gateway(*, peers: Path, plan: GatewayPlan, say: Say) -> GatewayReport:
         commit=this_commit(),
         results=tuple(rows),
     )
+
+
+def _variants(child: SystemChild, plan: GatewayPlan) -> Iterator[_Router]:
+    policies = POLICIES[child.spec.name]
+    yield from (_Router(child=child, policy=policy) for policy in policies)
+    if child.spec is OURS and plan.num_workers > 1:
+        yield _Router(child=child, policy=policies[0], num_workers=plan.num_workers)
 
 
 _BACKENDS = tuple(SystemSpec(name=f"backend {number}", module="fake_backend") for number in range(_NUM_BACKENDS))
@@ -121,12 +135,12 @@ class _Run:
     def rows(self, routers: list[_Router]) -> Iterator[GatewayRow]:
         direct: dict[Cell, list[_Sample]] = defaultdict(list)
         through: dict[tuple[str, str], dict[Cell, list[_Sample]]] = {}
-        versions = {router.child.spec.name: router.child.version for router in routers}
+        versions = {router.system: router.child.version for router in routers}
         for number in range(self._plan.num_rounds):
             self._say(f"round {number + 1} of {self._plan.num_rounds}")
             self._measure(self._urls, direct)
             for router in list(routers):
-                key = (router.child.spec.name, router.policy)
+                key = (router.system, router.policy)
                 if not self._through(router, through.setdefault(key, defaultdict(list))):
                     routers.remove(router)
         for (system, policy), samples in through.items():
@@ -140,13 +154,13 @@ class _Run:
     def _through(self, router: _Router, samples: dict[Cell, list[_Sample]]) -> bool:
         """False when the router failed; it is left out from then on."""
         try:
-            url = router.child.ask("open", backends=self._urls, policy=router.policy)
+            url = router.child.ask("open", backends=self._urls, policy=router.policy, num_workers=router.num_workers)
             try:
                 self._measure([url], samples)
             finally:
                 router.child.ask("close")
         except MemserveError as error:
-            self.failed.append(Missing(system=f"{router.child.spec.name} {router.policy}", reason=str(error)))
+            self.failed.append(Missing(system=f"{router.system} {router.policy}", reason=str(error)))
             samples.clear()
             return False
         return True

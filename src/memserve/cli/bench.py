@@ -9,6 +9,7 @@ from rich.console import Console
 
 from memserve.cli import simulated
 from memserve.cli.refusals import refusals
+from memserve.config import MAX_WORKERS
 from memserve.core.errors import ConfigError, MemserveError
 
 if TYPE_CHECKING:
@@ -110,12 +111,16 @@ def gateway(
     peers: Peers = PEERS,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     seconds: Annotated[float, typer.Option(min=0.1, help="Of each load in each round.")] = 2.0,
+    workers: Annotated[
+        int, typer.Option(min=1, max=MAX_WORKERS, help="Measure our gateway with so many processes, too; 1: do not.")
+    ] = 2,
 ) -> None:
     """Gateway: requests a second and added latency, beside vllm-router and sglang-router."""
     from memserve.bench.gateway import GatewayPlan, as_gateway_lines, run_gateway  # noqa: PLC0415
 
     try:
-        report = run_gateway(peers=peers, plan=GatewayPlan(num_rounds=rounds, seconds=seconds), say=_say)
+        plan = GatewayPlan(num_rounds=rounds, seconds=seconds, num_workers=workers)
+        report = run_gateway(peers=peers, plan=plan, say=_say)
         report.write(json)
         for line in as_gateway_lines(report):
             typer.echo(line)

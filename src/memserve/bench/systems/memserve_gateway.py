@@ -1,12 +1,11 @@
 """memserve's gateway with its real tokenizer, scheduler and admission, before engines that compute nothing.
 
-Child of `memserve bench gateway`: `memserve_gateway [WORKERS]`. Only the cluster is made up: two colocated instances
+Child of `memserve bench gateway`. Only the cluster is made up: two colocated instances
 that never change. Further workers are the processes that `memserve serve --workers` starts.
 """
 
 import asyncio
 import os
-import sys
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -101,9 +100,9 @@ class FixedCluster:
 class Gateway:
     """The server on a thread of its own, beside the channel to the parent; one at a time."""
 
-    def __init__(self, *, num_workers: int) -> None:
+    def __init__(self) -> None:
         self._model = str(bundled_model(cache_folder(os.environ)))
-        self._settings = GatewaySettings(workers=num_workers)
+        self._settings = GatewaySettings()
         self._tokenizer = load_tokenization(self._model)
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -115,6 +114,7 @@ class Gateway:
         """URL once it answers."""
         self._ready.clear()
         cluster, policy = FixedCluster(request["backends"]), request["policy"]
+        self._settings = GatewaySettings(workers=request["num_workers"])
         self._thread = threading.Thread(target=lambda: uvloop.run(self._serve(cluster, policy)), daemon=True)
         self._thread.start()
         self._ready.wait(60)
@@ -195,7 +195,7 @@ class Gateway:
 
 
 def _system() -> System:
-    gateway = Gateway(num_workers=int(sys.argv[1]) if len(sys.argv) > 1 else 1)
+    gateway = Gateway()
     return System(version=version("memserve"), handlers={"open": gateway.open, "close": gateway.close})
 
 
