@@ -1,7 +1,9 @@
 """Worker 0 and one that follows it, over real control RPC in one process; the cluster is a script."""
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,14 +13,21 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from memserve.cluster.view import ClusterView, InstanceState
+from memserve.config import GatewaySettings, ServeConfig, TenantSettings
+from memserve.core.clock import SystemClock
 from memserve.core.enums import Phase, Role, TransferMode
 from memserve.core.errors import ConfigError, DeadlineExceeded, SecretRefused
 from memserve.core.ids import Incarnation, InstanceId, RequestId
 from memserve.gateway.worker_messages import AppRequest, Books, Choices, WorkerMessage
+from memserve.manager.machine import Machine
 from memserve.rpc.channel import RpcClient
+from memserve.security.https import ServerCertificate
 from memserve.security.secret import ClusterSecret
+from memserve.serving.routing import RoutingFacts
 from memserve.serving.workers.follower import Follower, draining
 from memserve.serving.workers.head import Head
+from memserve.serving.workers.plan import WorkerPlan, handed, read_plan
+from memserve.serving.workers.running import running_workers
 from memserve.wire.messages import Load, RequestReport
 from tests.fakes.waiting import Changes
 from tests.gateway.rig import ScriptedCluster
@@ -165,3 +174,39 @@ async def test_who_does_not_know_the_runs_key_is_not_talked_to() -> None:
         with pytest.raises(SecretRefused):
             await stranger.call(AppRequest(method="PUT", path="/admin/hello"), deadline_s=5)
         await stranger.close()
+
+
+async def test_a_worker_that_ends_while_it_starts_is_told_with_the_reason_and_where_its_log_is(tmp_path: Path) -> None:
+    made = Two()
+    async with made.head.running(Starlette(), made.cluster):
+        plan = WorkerPlan(
+            worker=0,
+            head=made.head.endpoint,
+            key=made.head.key,
+            config=ServeConfig(gateway=GatewaySettings(workers=2)),
+            model_name="tiny",
+            port=1,
+            certificate=None,
+            facts=RoutingFacts(block_size=4),
+        )
+        broken = msgspec.structs.replace(Machine.here(), python="/bin/false")
+        workers = running_workers(made.head, plan, machine=broken, log_folder=tmp_path, clock=SystemClock())
+        with pytest.raises(ConfigError, match=r"gateway-worker-1 ended: .* its log is .*gateway-worker-1\.log"):
+            async with workers:
+                pass
+
+
+def test_a_plan_reaches_its_worker_with_keys_and_all() -> None:
+    plan = WorkerPlan(
+        worker=3,
+        head="tcp://127.0.0.1:1",
+        key=b"\x00\xff" * 16,
+        config=ServeConfig(tenants=(TenantSettings(name="a", api_key="ka"),)),
+        model_name="tiny",
+        port=8000,
+        certificate=ServerCertificate(certfile="c", keyfile="k"),
+        facts=RoutingFacts(block_size=16),
+    )
+    with handed(plan) as ((told,), (fd,)):
+        assert told == str(fd)
+        assert read_plan(os.dup(fd)) == plan

@@ -72,7 +72,7 @@ class _Crew:
             await self._supervisor.start(
                 ProcessSpec(instance=name, argv=(self._machine.python, "-m", _MODULE), log=log)
             )
-        serving = asyncio.gather(*(self._head.wait_serving(number) for number in self._numbers.values()))
+        serving = asyncio.create_task(self._until_serving(), name="workers start")
         try:
             await asyncio.wait({serving, self._failure}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
             self._starting = False
@@ -81,6 +81,11 @@ class _Crew:
                 raise ConfigError(self._failure.result() if self._failure.done() else silent)
         finally:
             serving.cancel()
+            await asyncio.wait([serving])
+
+    async def _until_serving(self) -> None:
+        for number in self._numbers.values():
+            await self._head.wait_serving(number)
 
     def fence(self, number: int) -> None:
         self._supervisor.fence(_name(number))
