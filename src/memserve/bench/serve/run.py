@@ -32,7 +32,7 @@ from memserve.demo.stage import Progress
 Start = Callable[[System, str], AbstractAsyncContextManager[Stack]]
 """Starts a system for the length of a block; the text tells this start from others."""
 
-_WARM_UP_REQUESTS, _WARM_UP_TOKENS = 4, 4
+_WARM_UP_REQUESTS, _WARM_UP_TOKENS, _WARM_UP_REPEATS = 4, 12, 64
 _WARM_UP_S, _POLL_S = 60.0, 1.0
 
 
@@ -151,13 +151,14 @@ class ServeRun:
         self._journal.append(result, lines)
 
     async def _warm_up(self, player: Player) -> None:
-        """A few requests that share nothing with the sessions: the first ones of an engine are slow, and a router
-        that has just started knows no engine yet. Raises InstanceUnavailable when none is answered in time."""
+        """A few requests that share nothing with the sessions, of about 500 tokens, one after the other: the first
+        ones of an engine are slow, a router that has just started knows no engine yet, and one that goes by predicted
+        times has seen none. Raises InstanceUnavailable when none is answered in time."""
         deadline = self._clock.now() + _WARM_UP_S
         while True:
-            asked = (self._warm_up_request(player, number) for number in range(_WARM_UP_REQUESTS))
             try:
-                await asyncio.gather(*asked)
+                for number in range(_WARM_UP_REQUESTS):
+                    await self._warm_up_request(player, number)
             except InstanceUnavailable:
                 if self._clock.now() > deadline:
                     raise
@@ -166,7 +167,7 @@ class ServeRun:
                 return
 
     async def _warm_up_request(self, player: Player, number: int) -> None:
-        prompt = f"{number} begins what nobody asks later. " * 8
+        prompt = f"{number} begins what nobody asks later. " * _WARM_UP_REPEATS
         await player.ask(prompt, max_tokens=_WARM_UP_TOKENS, request=f"warm-up-{number}-{self._clock.now():.3f}")
 
     def _tell(self, played: Played) -> None:
