@@ -44,21 +44,20 @@ def is_the_same(ours: dict[str, Any], truth: dict[str, Any]) -> bool:
 
 def mixed_load(random: Random) -> list[tuple[list[int], int]]:
     """Prompts and how many tokens are to follow: documents between chats."""
-    chats = [(tokens(random, 40), 64) for _ in range(6)]
-    documents = [(tokens(random, 900), 4) for _ in range(6)]
+    chats = [(tokens(random, 40), 48) for _ in range(6)]
+    documents = [(tokens(random, 800), 4) for _ in range(6)]
     return [pair for both in zip(documents, chats, strict=True) for pair in both]
 
 
 def ask_at_once(cluster: Served, plain: Served, asked: list[tuple[list[int], int]]) -> int:
     """How many were asked; each answer is plain vLLM's."""
 
-    def ask(pair: tuple[list[int], int]) -> dict[str, Any]:
-        return cluster.complete(pair[0], num_tokens=pair[1])
+    def answers(server: Served) -> list[dict[str, Any]]:
+        with ThreadPoolExecutor(6) as pool:
+            return list(pool.map(lambda pair: server.complete(pair[0], num_tokens=pair[1]), asked))
 
-    with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(ask, asked))
-    truths = [plain.complete(prompt, num_tokens=number) for prompt, number in asked]
-    assert all(is_the_same(ours, truth) for ours, truth in zip(answers, truths, strict=True))
+    ours, truths = answers(cluster), answers(plain)
+    assert all(is_the_same(mine, truth) for mine, truth in zip(ours, truths, strict=True))
     return len(asked)
 
 

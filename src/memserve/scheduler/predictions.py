@@ -14,8 +14,9 @@ ASSUMED_PREFILL = PrefillTerms(fixed_s=0.0, per_token_s=1 / 5_000, per_pair_s=0.
 """5,000 tokens/s: assumed until something was measured."""
 ASSUMED_DECODE = DecodeTerms(fixed_s=0.03, per_sequence_s=0.001, per_context_token_s=1e-6)
 """30 ms a step, 1 ms for every further sequence, 1 ms for 1,000 tokens of context: as above."""
-ASSUMED_PATH = PathTerms(latency_s=0.005, bytes_per_s=5e8)
-"""5 ms and 0.5 GB/s until something was pulled: the slower end of what two processes of a two-core host showed."""
+ASSUMED_PATH = PathTerms(latency_s=0.002, bytes_per_s=4e9)
+"""2 ms and 4 GB/s until something was pulled: the faster end of what was seen. The first pull corrects what is too
+fast; what is too slow would never be tried."""
 
 _LEAST_PREFILL_TOKENS = 256
 """Of a shorter prefill most of the time is not spent computing."""
