@@ -44,6 +44,37 @@ def test_what_another_engine_computed_is_loaded_with_the_same_bytes(pair: tuple[
     assert b.kv("pulled", 4 * BLOCK_SIZE) == a.kv("again", 4 * BLOCK_SIZE)
 
 
+def test_a_prompt_is_pulled_while_its_answer_is_still_produced() -> None:
+    a, b = engine("a", DataPath.SHM), engine("b", DataPath.SHM)
+    a.admit("asked", whole("asked"), PROMPT)
+    a.compute("asked", [1, 2, 3])
+    a.step_until(lambda: num_cached(a) == 4 * BLOCK_SIZE)
+    assert b.admit("pulled", whole("pulled", a.pool.info), PROMPT) == 4 * BLOCK_SIZE
+    assert b.kv("pulled", 4 * BLOCK_SIZE) == a.kv("asked", 4 * BLOCK_SIZE)
+    a.finish("asked", [1, 2, 3])
+    a.step_until(a.is_idle)
+    b.close()
+    a.close()
+
+
+def test_an_answer_is_saved_behind_its_prompt_which_is_not_copied_twice() -> None:
+    a = engine("a", DataPath.SHM)
+    answer = list(range(BLOCK_SIZE))
+    a.admit("asked", whole("asked"), PROMPT)
+    a.compute("asked", answer[:1])
+    scheduled = {"asked": (a.blocks["asked"], len(PROMPT) + 1)}
+    late = a.scheduler.plan_step(scheduled=scheduled, preempted=())
+    a.finish("asked", answer)
+    assert [len(job.arena_blocks) for job in late.jobs] == [4]
+    assert a.pool.stats().tiers[0].num_reserved == 4, "nothing more is ordered while the prompt is copied"
+    for worker in a.workers:
+        worker.begin_step(late)
+    a.step_until(a.is_idle)
+    with a.pool.match([*PROMPT, *answer]) as match:
+        assert match.num_tokens == 5 * BLOCK_SIZE
+    a.close()
+
+
 def test_the_report_tells_what_was_pulled_and_how_it_came(pair: tuple[MiniEngine, MiniEngine]) -> None:
     a, b = pair
     b.run("local", whole("local"), PROMPT[: BLOCK_SIZE + 1])

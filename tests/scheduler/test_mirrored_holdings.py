@@ -104,6 +104,17 @@ def test_nobody_is_sent_to_pull_what_only_an_engine_holds(cluster: Cluster) -> N
     assert (decision.decode, decision.source) == (C1, C0)
 
 
+def test_nobody_is_sent_to_pull_what_a_response_told_before_the_pool_has_it(cluster: Cluster) -> None:
+    first = cluster.decide("first", but=[C1])
+    cluster.scheduler.prefilled(first.request)
+    decision = cluster.decide("early")
+    assert (decision.decode, decision.source) == (C1, None), "least is queued there, and there is nothing to pull"
+    assert {c.instance: c.matched_tokens for c in decision.candidates}[C0] == 4_000
+    cluster.scheduler.finish(decision.request, outcome=Outcome.FAILED)
+    cluster.tell(stored(1, PROMPT, is_mirrored=False))
+    assert cluster.decide("late").source == C0
+
+
 def test_a_snapshot_tells_of_both_and_replaces_both(cluster: Cluster) -> None:
     run = (TierRun(tier=Tier.DRAM, num_blocks=1),)
     in_pool = IndexEntry(namespace=b"", at=0, tokens=packed(PROMPT[:4]), tiers=run)

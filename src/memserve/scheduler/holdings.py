@@ -86,9 +86,15 @@ class Holdings:
         return {tier: num_tokens for tier, num_tokens in rest.items() if num_tokens}
 
     def believe(self, place: Place, tokens: bytes, namespace: Namespace) -> None:
-        """This instance holds these tokens, as a response told."""
-        keep_s = self._confirm_s if self._feeds.is_followed(place.instance) else self._ttl_s
-        self._trees[place.role].insert(place.instance, tokens, namespace, keep_s=min(keep_s, self._ttl_s))
+        """This instance holds these tokens, as a response told.
+
+        Of one that announces what it holds, others can have them only once it does: its engine comes first, its pool
+        a moment later.
+        """
+        if self._feeds.is_followed(place.instance):
+            self.expect(place, tokens, namespace, within_s=self._confirm_s)
+        else:
+            self._trees[place.role].insert(place.instance, tokens, namespace, keep_s=self._ttl_s)
 
     def expect(self, place: Place, tokens: bytes, namespace: Namespace, *, within_s: float) -> None:
         """This instance is about to compute these tokens: then it holds them."""

@@ -89,8 +89,9 @@ class OwnCache:
         path = self._pool.path_from(source)
         return Incoming(source=source, path=path, arrived=arrived, clock=self._clock, wait_s=PULL_WAIT_S)
 
-    def save(self, state: RequestState, tokens: bytes) -> None:
-        """Write through to the own DRAM tier what it lacks; a full pool saves nothing."""
+    def save(self, state: RequestState, tokens: bytes, engine_blocks: Sequence[int]) -> None:
+        """Write through to the own DRAM tier what it lacks of these, with KV in `engine_blocks`; a full pool saves
+        nothing."""
         match = self._pool.local.match(tokens, owner=state.key, namespace=state.namespace)
         num_held = len(match.blocks)
         num_new = len(tokens) // 4 // self._block_size - num_held
@@ -103,12 +104,13 @@ class OwnCache:
             if match.lease is not None:
                 self._pool.local.release(match.lease)
             return
-        saving = Saving(tokens=tokens, blocks=(*match.blocks, *new), new=new, lease=match.lease)
-        pairs = state.engine_blocks[num_held : num_held + num_new], positions(new)
-        self._book.open(state, saving, kind=JobKind.SAVE, arena=self._arena, pairs=pairs)
+        state.saving = Saving(tokens=tokens, blocks=(*match.blocks, *new), new=new, lease=match.lease)
+        pairs = tuple(engine_blocks[num_held : num_held + num_new]), positions(new)
+        self._book.open(state, state.saving, kind=JobKind.SAVE, arena=self._arena, pairs=pairs)
 
     def saved(self, state: RequestState, saving: Saving, result: JobResult) -> None:
         """The copy has ended: index it, or give the blocks back, also when the prefix was deleted meanwhile."""
+        state.saving = None
         try:
             if result.failed:
                 raise TransferFailed(f"the copy of {len(saving.new)} blocks failed")

@@ -80,6 +80,10 @@ class RequestState:
         self.num_output_tokens = 0
         self.loading: Loading | None = None
         self.saving: Saving | None = None
+        self.is_prompt_saved = False
+        """Its copy into the own pool was ordered, before the answer was complete."""
+        self.unsaved = b""
+        """All its tokens, to be saved once the copy of its prompt has ended."""
         self.pulling: Incoming | None = None
         """Another instance -> own pool."""
         self.promoting: Awaited | None = None

@@ -187,6 +187,7 @@ class SchedulerSide:
             state = self._states.get(key)
             if state is not None:
                 self.hbm.planned(key, state.prompt, engine_blocks, num_tokens, namespace=state.namespace)
+                self._save_prompt(state, engine_blocks, num_tokens=num_tokens)
             outgoing = _by_layer(state) if state is not None else None
             if state is not None and outgoing is not None:
                 self._send(state, outgoing, engine_blocks, num_tokens=num_tokens, pace=Pace.BY_LAYER)
@@ -194,6 +195,18 @@ class SchedulerSide:
         winding_down = [state for state in self._states.values() if state.is_finished]
         released = tuple(s.key for s in winding_down if self._wind_down(s) and s.is_kept_by_us)
         return StepPlan(jobs=self._book.take_queued(), released=released, settle_first=bool(preempted))
+
+    def _save_prompt(self, state: RequestState, engine_blocks: Sequence[int], *, num_tokens: int) -> None:
+        """The steps before this one have computed the prompt: others may pull it while the answer is produced."""
+        if state.phase is not Phase.WHOLE or state.is_prompt_saved or num_tokens <= state.num_prompt_tokens:
+            return
+        state.is_prompt_saved = True
+        tokens = self._whole_blocks(state.prompt)
+        if tokens and caches_for(state.phase, self._caching):
+            self._cache.save(state, tokens, engine_blocks)
+
+    def _whole_blocks(self, tokens: bytes) -> bytes:
+        return tokens[: len(tokens) // (4 * self._block_size) * (4 * self._block_size)]
 
     def jobs_ended(self, results: Mapping[int, JobResult]) -> None:
         """The workers' reports of one step."""
@@ -205,6 +218,7 @@ class SchedulerSide:
             part.record(result)
         elif isinstance(part, Saving):
             self._cache.saved(state, part, result)
+            self._save_rest(state)
         else:
             if result.failed:
                 self.hbm.check_all()
@@ -212,6 +226,12 @@ class SchedulerSide:
             elif part.lease is None:
                 self._pool.engine_path.finish_handoff(state.request, state.handed)
             self._cache.drop(state)
+
+    def _save_rest(self, state: RequestState) -> None:
+        """All of a finished request, after the copy of its prompt, which is not made twice."""
+        if state.unsaved and state.saving is None:
+            tokens, state.unsaved = state.unsaved, b""
+            self._cache.save(state, tokens, state.engine_blocks)
 
     def _restart(self, key: str) -> None:
         state = self._states.get(key)
@@ -238,10 +258,11 @@ class SchedulerSide:
         state.ended_at = self._clock.now()
         state.engine_blocks = tuple(engine_blocks)
         state.num_output_tokens = num_output_tokens
-        whole = _as_bytes(tokens)[: len(tokens) // self._block_size * self._block_size * 4]
+        whole = self._whole_blocks(_as_bytes(tokens))
         self.hbm.ended(key, whole, engine_blocks, namespace=state.namespace)
-        if caches_for(state.phase, self._caching) and whole:
-            self._cache.save(state, whole)
+        if caches_for(state.phase, self._caching):
+            state.unsaved = whole
+            self._save_rest(state)
         if state.phase is Phase.DECODE and state.peer is not None and self._caching is CachingMode.RETURN and whole:
             state.returning = self._reservations.ask(state, whole)
         report = report_of(state, instance=self._pool.info.instance, moved=())
