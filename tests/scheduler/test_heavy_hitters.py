@@ -32,7 +32,7 @@ class Served:
     def request(self, number: int, *, tokens: list[int] | None = None) -> Decision:
         prompt = [*(SYSTEM if tokens is None else tokens), *range(10_000 * number, 10_000 * number + 40)]
         decision = self.scheduler.decide(request=RequestId(str(number)), tokens=prompt, view=self.view)
-        self.clock.advance(0.1)
+        self.clock.advance(decision.forecast.pull_s + decision.forecast.prefill_s)
         self.scheduler.prefilled(decision.request)
         self.scheduler.finish(decision.request, outcome=Outcome.SERVED)
         self.clock.advance(self.every_s)

@@ -64,8 +64,20 @@ def test_the_first_observation_replaces_a_guess_and_corrects_a_measurement_by_ha
     for factors in (guessed, measured):
         factors.learn(A, 4.0)
     assert guessed.of(A) == pytest.approx(4.0)
-    assert measured.of(A) == pytest.approx(2.0)
+    assert measured.of(None) == pytest.approx(2.0)
     assert (guessed.is_guess, measured.is_guess) == (False, False)
+
+
+def test_one_slow_answer_does_not_make_a_slow_instance_and_twenty_do() -> None:
+    factors = Factors(prior=0)
+    for _ in range(5):
+        factors.learn(A, 1.0)
+    factors.learn("b", 3.0)
+    assert factors.of("b") < 1.5
+    for _ in range(19):
+        factors.learn("b", 3.0)
+    assert factors.of("b") > 2.0
+    assert factors.of(A) < 1.1
 
 
 def test_what_is_queued_takes_longer_once_its_instance_turns_out_to_be_slower() -> None:

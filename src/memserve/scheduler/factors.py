@@ -1,7 +1,8 @@
 """Factors by which predictions were off, per key and over all keys: what a profile cannot know, learnt while serving.
 
-Each is a running mean in the logarithm. A key that was not seen yet gets the factor of all together. Bounded: the
-key that was learnt first goes first.
+Each is a running mean in the logarithm. A key that was not seen yet gets the factor of all together, and what is seen
+of it moves it away from that by degrees: one slow answer does not make a slow instance. Bounded: the key that was
+learnt first goes first.
 """
 
 from collections import OrderedDict
@@ -9,6 +10,8 @@ from collections.abc import Hashable
 from math import exp, log
 
 _LEAST_WEIGHT = 0.1
+_OTHERS = 4
+"""How many observations of a key the experience with all others counts for."""
 _MAX_LOG = log(1e4)
 _FADING = 0.99
 _MAX_KEYS = 8192
@@ -30,9 +33,9 @@ class Factors:
     def learn(self, key: Hashable, factor: float) -> None:
         """`factor` is what really happened over what the terms alone predict."""
         seen = min(max(log(factor), -_MAX_LOG), _MAX_LOG)
-        for name in (key, None):
-            mean, count = self._means.get(name) or self._means[None]
-            weight = max(_LEAST_WEIGHT, 1 / (count + 1 + self._prior))
+        for name, prior in ((None, self._prior), (key, _OTHERS)):
+            mean, count = self._means.get(name) or (self._means[None][0], 0)
+            weight = max(_LEAST_WEIGHT, 1 / (count + 1 + prior))
             self._means[name] = mean + weight * (seen - mean), count + 1
         self._means.move_to_end(None)
         self._keep_usual()
