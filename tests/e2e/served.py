@@ -161,7 +161,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def serve(*arguments: str, log: Path, secret: Path | None = None, port: int | None = None) -> Served:
+def serve(
+    *arguments: str,
+    log: Path,
+    secret: Path | None = None,
+    port: int | None = None,
+    env: dict[str, str] | None = None,
+) -> Served:
     """`memserve serve ARGUMENTS`, on a free port unless one is given.
 
     With a new secret in that file, every question shows its token.
@@ -173,7 +179,7 @@ def serve(*arguments: str, log: Path, secret: Path | None = None, port: int | No
         headers["Authorization"] = f"Bearer {read_secret(secret).token(Purpose.ADMIN_HTTP)}"
     port = port or free_port()
     command = [sys.executable, "-m", "memserve", "serve", "--port", str(port), *arguments]
-    return Served(command, log=log, url=f"http://127.0.0.1:{port}", headers=headers)
+    return Served(command, log=log, url=f"http://127.0.0.1:{port}", headers=headers, env=env)
 
 
 def plain_vllm(model: Path, *arguments: str, log: Path) -> Served:
