@@ -39,6 +39,17 @@ class Saving:
 class RequestState:
     """Mutable; owned and changed by SchedulerSide alone."""
 
+    is_running = False
+    """vLLM has given it room; False again after a preemption."""
+    is_finished = False
+    is_kept_by_us = False
+    """vLLM was told to keep the engine blocks until a StepPlan releases them."""
+    is_aborted = False
+    is_prompt_saved = False
+    """The copy of its prompt into the own pool was ordered, before the answer was complete."""
+    unsaved = b""
+    """All its tokens, to be saved once the copy of its prompt has ended."""
+
     def __init__(
         self,
         *,
@@ -80,10 +91,6 @@ class RequestState:
         self.num_output_tokens = 0
         self.loading: Loading | None = None
         self.saving: Saving | None = None
-        self.is_prompt_saved = False
-        """Its copy into the own pool was ordered, before the answer was complete."""
-        self.unsaved = b""
-        """All its tokens, to be saved once the copy of its prompt has ended."""
         self.pulling: Incoming | None = None
         """Another instance -> own pool."""
         self.promoting: Awaited | None = None
@@ -96,12 +103,6 @@ class RequestState:
         """Copies that some worker has not reported yet."""
         self.engine_blocks: tuple[int, ...] = ()
         """Set when the request has finished; vLLM keeps them until the request is released."""
-        self.is_running = False
-        """vLLM has given it room; False again after a preemption."""
-        self.is_finished = False
-        self.is_kept_by_us = False
-        """vLLM was told to keep the engine blocks until a StepPlan releases them."""
-        self.is_aborted = False
 
     def note_start(self, now: float) -> None:
         """vLLM has given it room; only the first time counts."""
