@@ -36,7 +36,7 @@ MAX_FAULTS = 256
 FORWARD_S = 75.0
 """For what worker 0 has to ask of an instance first."""
 _FOLLOW_S = 3.0
-_PAUSE_S = 0.02
+_PAUSE_S = 0.1
 """Between two questions: what comes meanwhile is told in one go."""
 _AGAIN_S = 0.5
 _log = logging.getLogger(__name__)
