@@ -70,8 +70,11 @@ class GroupLoads:
             columns = self._columns
             where = slice(columns.start, columns.stop) if isinstance(columns, range) else columns
             rows = self._rows = self._table[:, where]
-            np.maximum(rows[ENDS_AT] - self._now, rows[LEAST_S], out=rows[WAIT_S])
-            np.minimum(rows[SPENT] * self._faded, _MAX_SHARE, out=rows[SHARE])
+            wait_s, share = rows[WAIT_S], rows[SHARE]
+            np.subtract(rows[ENDS_AT], self._now, out=wait_s)
+            np.maximum(wait_s, rows[LEAST_S], out=wait_s)
+            np.multiply(rows[SPENT], self._faded, out=share)
+            np.minimum(share, _MAX_SHARE, out=share)
         return self._rows
 
 

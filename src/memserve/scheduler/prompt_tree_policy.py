@@ -15,13 +15,11 @@ longer. `spread` prefers, among instances that cost nearly the same, those that 
 from math import inf
 from random import Random
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from memserve.core.enums import Phase
 from memserve.scheduler.choice import Choice
-from memserve.scheduler.load import InstanceLoads
 from memserve.scheduler.load_table import Numbers
 from memserve.scheduler.score_terms import Question, ScoreTerms
 
@@ -39,64 +37,49 @@ class PromptTreePolicy:
     def __init__(self, random: Random) -> None:
         pass
 
-    def score_terms(self, question: Question) -> ScoreTerms | None:
-        """None where the KV may not fit somewhere: what it costs to wait for room is in no such form."""
-        if question.kv_capacity_tokens is not None and question.most_context + _too_much(question) > 0:
-            return None
+    def score_terms(self, question: Question) -> ScoreTerms:
         return _terms(question)
 
     def scores(self, choice: Choice) -> npt.ArrayLike:
-        """As by `score_terms`, with `room`."""
-        loads, costs, question = choice.loads, choice.costs, choice.question()
-        terms, too_much = _terms(question), _too_much(question)
-        scores: Numbers = terms.wait * loads.prefill_s + terms.share * loads.prefill_share
+        loads, costs, terms = choice.loads, choice.costs, _terms(choice.question())
+        context = loads.context
+        steps_s = (terms.sequence * loads.decodes + terms.context * context + terms.step) / (1.0 - loads.prefill_share)
+        room_s = np.maximum(context + terms.too_much, 0.0) / np.maximum(context, 1.0) * steps_s
+        scores: Numbers = terms.wait * np.maximum(loads.prefill_s, room_s) + terms.share * loads.prefill_share
         scores += costs.compute_s * (loads.decodes + terms.crowd)
-        scores += costs.move_s + terms.each * loads.decodes
-        if question.phase is not Phase.PREFILL:
-            scores += _steps_s(question, loads)
-        if question.most_context + too_much > 0:
-            share = np.maximum(loads.context + too_much, 0.0) / np.maximum(loads.context, 1.0)
-            scores += terms.wait * np.maximum(share * _steps_s(question, loads) - loads.prefill_s, 0.0)
+        scores += costs.move_s + terms.each * loads.decodes + terms.answer * steps_s
         return scores
 
 
 def _terms(question: Question) -> ScoreTerms:
     decode, phase = question.decode, question.phase
     steps = question.decode_pace * question.output_tokens
-    each = (decode.per_sequence_s + decode.per_context_token_s * question.prompt_tokens) * steps
-    if phase is Phase.DECODE:
-        wait, crowd, share = 1.0, 0.0, 0.0
-    else:
+    added = (decode.per_sequence_s + decode.per_context_token_s * question.prompt_tokens) * steps
+    wait, crowd, share = 1.0, 0.0, 0.0
+    if phase is not Phase.DECODE:
         wait = 1.0 + (_FIRST_TOKEN if question.may_split else _FIRST_TOKEN_ALONE)
         crowd = wait * max(question.mean_wait_s / max(question.whole_s, 1e-9), 1.0)
         share = _SPREAD * question.whole_s
-        if phase is Phase.PREFILL:
-            return ScoreTerms(wait=wait, crowd=crowd, share=share)
+    answers = phase is not Phase.PREFILL
     return ScoreTerms(
         wait=wait,
         crowd=crowd,
         share=share,
-        each=each,
+        each=added if answers else 0.0,
         sequence=decode.per_sequence_s * steps,
         context=decode.per_context_token_s * steps,
-        step=decode.fixed_s * steps + each,
+        step=decode.fixed_s * steps + added,
+        answer=1.0 if answers else 0.0,
+        too_much=-inf if question.kv_capacity_tokens is None else _too_much(question),
     )
-
-
-def _steps_s(question: Question, loads: InstanceLoads) -> Numbers:
-    """Of all its decode steps together with those that are there, prefills between steps included."""
-    terms = _terms(msgspec.structs.replace(question, phase=Phase.DECODE))
-    steps_s: Numbers = (terms.sequence * loads.decodes + terms.context * loads.context + terms.step) / (
-        1.0 - loads.prefill_share
-    )
-    return steps_s
 
 
 def _too_much(question: Question) -> float:
-    """Tokens of KV beyond what fits, beside those of the answers in progress: in the time of an answer, about all go.
+    """Tokens of KV beyond what fits, with those of the answers in progress: in the time of an answer, about all go.
 
     Only asked for where a request cannot be split: elsewhere it made requests be split that had better not be.
     """
     if question.phase is Phase.DECODE or question.may_split or question.kv_capacity_tokens is None:
         return -inf
-    return question.prompt_tokens + question.output_tokens - question.kv_capacity_tokens
+    too_much = question.prompt_tokens + question.output_tokens - question.kv_capacity_tokens
+    return too_much if question.most_context + too_much > 0 else -inf

@@ -1,7 +1,9 @@
 """Scores of a form that all instances share, so that few have to be looked at, or all at once by one small product.
 
-    wait * wait_s  +  compute_s * (decodes + crowd)  +  share * prefill_share  +  move_s  +  each * decodes
-    +  (sequence * decodes + context * context_tokens + step) / (1 - prefill_share)
+    wait * max(wait_s, room_s)  +  compute_s * (decodes + crowd)  +  share * prefill_share  +  move_s  +  each * decodes
+    +  answer * steps_s
+    steps_s  =  (sequence * decodes + context * context_tokens + step) / (1 - prefill_share)
+    room_s   =  max(context_tokens + too_much, 0) / max(context_tokens, 1) * steps_s
 
 What differs between instances but for what they hold of the prompt are rows of the load table. Few lengths are held, so
 what holding makes of `compute_s` and `move_s` is put in afterwards, one length after the other. Owns the form, and
@@ -16,7 +18,7 @@ import numpy as np
 
 from memserve.core.enums import Phase
 from memserve.scheduler.cost_model import DecodeTerms
-from memserve.scheduler.load_table import BESIDE, FORM, PACE, GroupLoads, Numbers
+from memserve.scheduler.load_table import CONTEXT, FORM, WAIT_S, GroupLoads, Numbers
 from memserve.scheduler.places import Places
 
 _FEW = 8
@@ -49,7 +51,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScoreTerms(msgspec.Struct, frozen=True, kw_only=True):
-    """The numbers of the form above; `compute_s` counts in no phase that computes nothing."""
+    """The numbers of the form above. Without `crowd` nothing is computed, with it nothing is moved."""
 
     wait: float
     crowd: float = 0.0
@@ -58,6 +60,8 @@ class ScoreTerms(msgspec.Struct, frozen=True, kw_only=True):
     sequence: float = 0.0
     context: float = 0.0
     step: float = 0.0
+    answer: float = 1.0
+    too_much: float = -inf
 
 
 HeldAlike = tuple[int, int, float, float]
@@ -85,10 +89,10 @@ class FormScores:
         where one of the many might be best.
         """
         terms, loads = self._terms, self._loads
-        crowd, step, by_bit = terms.crowd, terms.step, self._places.by_bit
+        crowd, answer_s, by_bit = terms.crowd, terms.answer * terms.step, self._places.by_bit
         least, most, equals = inf, inf, list[int]()
         for num_tokens, holders, compute_s, move_s in self._alike:
-            if compute_s * crowd * loads.least_pace + move_s + step > most:
+            if compute_s * crowd * loads.least_pace + move_s + answer_s > most:
                 continue
             if not num_tokens or holders.bit_count() > _FEW:
                 return None
@@ -97,13 +101,17 @@ class FormScores:
                 place = by_bit[rest & -rest]
                 rest &= rest - 1
                 _, wait_s, pace, share, decodes, context = loads.one(place)
+                steps_s = (terms.sequence * decodes + terms.context * context + terms.step) / (1.0 - share)
+                lacking = context + terms.too_much
+                if lacking > 0.0:
+                    wait_s = max(wait_s, lacking / max(context, 1.0) * steps_s)
                 score = (
                     terms.wait * wait_s
                     + compute_s * pace * (decodes + crowd)
                     + terms.share * share
                     + move_s
                     + terms.each * decodes
-                    + (terms.sequence * decodes + terms.context * context + step) / (1.0 - share)
+                    + terms.answer * steps_s
                 )
                 if score * ROUNDED < least:
                     least, most, equals = score, score * ROUNDED, [place]
@@ -118,21 +126,54 @@ class FormScores:
         return self._all
 
     def _told(self) -> Numbers:
-        terms, rows = self._terms, self._loads.rows()
-        _, _, compute_s, move_s = self._alike[-1]
+        terms, rows, alike = self._terms, self._loads.rows(), self._alike
         # fmt: off
         matrix = np.array((  # wait_s, pace, pace * decodes, share, decodes, context, 1
-            terms.wait, compute_s * terms.crowd, compute_s, terms.share, terms.each, 0.0, move_s,
+            terms.wait, 0.0, 0.0, terms.share, terms.each, 0.0, 0.0,
+            0.0, terms.crowd, 1.0, 0.0, 0.0, 0.0, 0.0,
             0.0, 0.0, 0.0, 0.0, terms.sequence, terms.context, terms.step,
             0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 1.0,
         ))
         # fmt: on
         scores: Numbers
-        scores, steps_s, rest = matrix.reshape(3, -1).dot(rows[FORM])
+        scores, delays, steps_s, rest = matrix.reshape(4, 7).dot(rows[FORM])
         steps_s /= rest
-        scores += steps_s
-        for _, holders, own_s, own_move_s in self._alike[:-1]:
-            where = self._places.of(holders)
-            lasts = rows[PACE, where] * terms.crowd + rows[BESIDE, where]
-            scores[where] += lasts * (own_s - compute_s) + (own_move_s - move_s)
+        if terms.too_much > -inf:
+            scores += _beyond_s(terms, rows, steps_s)
+        if terms.answer:
+            scores += steps_s * terms.answer if terms.answer != 1.0 else steps_s
+        if terms.crowd:
+            delays *= self._prices([compute_s for _, _, compute_s, _ in alike])
+            scores += delays
+        else:
+            scores += self._prices([move_s for _, _, _, move_s in alike])
         return scores
+
+    def _prices(self, prices: list[float]) -> Numbers | float:
+        """Of everybody, from those of each that are alike."""
+        usual = prices[-1]
+        if prices.count(usual) == len(prices):
+            return usual
+        found, by_bit = np.empty(self._loads.count), self._places.by_bit
+        found.fill(usual)
+        for (_, holders, _, _), price in zip(self._alike[:-1], prices, strict=False):
+            if holders.bit_count() > _FEW:
+                found[self._places.of(holders)] = price
+                continue
+            rest = holders
+            while rest:
+                found[by_bit[rest & -rest]] = price
+                rest &= rest - 1
+        return found
+
+
+def _beyond_s(terms: ScoreTerms, rows: Numbers, steps_s: Numbers) -> Numbers:
+    """What waiting for room costs beyond waiting for the prefills before it."""
+    context = rows[CONTEXT]
+    room_s: Numbers = np.maximum(context + terms.too_much, 0.0)
+    room_s /= np.maximum(context, 1.0)
+    room_s *= steps_s
+    room_s -= rows[WAIT_S]
+    np.maximum(room_s, 0.0, out=room_s)
+    room_s *= terms.wait
+    return room_s
