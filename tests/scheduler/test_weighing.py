@@ -119,8 +119,9 @@ class Cluster:
         terms, loaded, total = self.predictions.decode, self.loaded[name], len(PROMPT) // 4
         added = terms.per_sequence_s + terms.per_context_token_s * total
         others = len(loaded.contexts) * terms.per_sequence_s + sum(loaded.contexts) * terms.per_context_token_s
-        steps_s = (others + terms.fixed_s + added) / (1 - loaded.share(self.now)) * OUTPUT
-        answer = steps_s + len(loaded.contexts) * added * OUTPUT
+        steps = OUTPUT + (2 if phase is Phase.DECODE else 0)
+        steps_s = (others + terms.fixed_s + added) / (1 - loaded.share(self.now)) * steps
+        answer = steps_s + len(loaded.contexts) * added * steps
         wait = loaded.wait_s(self.now)
         if phase is Phase.DECODE:
             return wait + self.predictions.path.seconds((total - loaded.held) * prospect.bytes_per_token) + answer

@@ -27,6 +27,9 @@ _FIRST_TOKEN = 4.0
 """F where a request may be split: more makes first tokens come sooner and the last ones of mixed workloads later."""
 _FIRST_TOKEN_ALONE = 20.0
 """F where it may not: the last tokens lose nothing by it (docs/simulation.md)."""
+_JOINING_STEPS = 2.0
+"""Of an instance that takes an answer over from another one: a step ends before it begins to load, another one computes
+the last token of the prompt once more. 1.5 to 2.7 were seen on vLLM (docs/evaluation.md, `basic` and `return`)."""
 _SPREAD = 0.1
 """Of the seconds that the whole prompt takes, what a busy instance counts as slower."""
 
@@ -53,7 +56,8 @@ class PromptTreePolicy:
 
 def _terms(question: Question) -> ScoreTerms:
     decode, phase = question.decode, question.phase
-    steps = question.decode_pace * question.output_tokens
+    joining = _JOINING_STEPS if phase is Phase.DECODE else 0.0
+    steps = question.decode_pace * (question.output_tokens + joining)
     added = (decode.per_sequence_s + decode.per_context_token_s * question.prompt_tokens) * steps
     wait, crowd, share = 1.0, 0.0, 0.0
     if phase is not Phase.DECODE:
