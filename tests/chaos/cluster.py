@@ -18,6 +18,8 @@ import aiohttp
 import msgspec
 import psutil
 
+from memserve.serving.prepare import free_ports
+
 MARK = "CHAOS_RUN"
 _STOP_S = 20.0
 _POLL_S = 0.1
@@ -216,14 +218,6 @@ def marked_processes(name: str) -> Iterator[psutil.Process]:
                 yield process
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _is_open(port: int) -> bool:

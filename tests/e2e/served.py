@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from memserve.security.secret import Purpose, make_secret, read_secret
+from memserve.serving.prepare import free_ports
 
 START_S = 300.0
 STOP_S = 15.0
@@ -156,9 +156,7 @@ class Served:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def serve(

@@ -8,8 +8,10 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
+from random import Random
 
 import msgspec
 
@@ -29,6 +31,9 @@ from memserve.serving.autoscaling import autoscale_rules
 from memserve.serving.profiles import read_profile
 
 LOOPBACK = "127.0.0.1"
+
+_SERVER_PORTS = range(20_000, 32_768)
+"""Linux gives ports from 32768 on to outgoing connections (ip_local_port_range)."""
 
 _KEPT_LOG_FOLDERS = 20
 
@@ -106,12 +111,24 @@ def prepare(config: ServeConfig, *, cache: Path, tell: Callable[[str], None] = l
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback address that nobody listens on at this moment, all different."""
-    sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Ports of the loopback address that nobody listens on at this moment, all different.
+
+    None of those that hosts give to outgoing connections: a server listens long after its port was chosen. Raises
+    ConfigError when there are not so many.
+    """
+    found = list(islice(_free_ports(), count))
+    if len(found) < count:
+        raise ConfigError(f"{len(found)} of the ports {_SERVER_PORTS} are free on {LOOPBACK}, {count} are needed")
+    return found
+
+
+def _free_ports() -> Iterator[int]:
+    for port in Random().sample(_SERVER_PORTS, len(_SERVER_PORTS)):  # noqa: S311 - so that two runs seldom meet
+        try:
+            socket.create_server((LOOPBACK, port)).close()
+        except OSError:
+            continue
+        yield port
 
 
 def find_model(model: str, cache: Path) -> str:
