@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 from memserve.bench.evaluation.parts import parts_of
-from memserve.bench.records import Row, make_report, timed_row
+from memserve.bench.records import Machine, Row, make_report, timed_row
 from memserve.bench.report.make import Made, make_page, sections
 from memserve.bench.report.page import names
+from memserve.bench.serve.record import ServeReport
 from memserve.bench.simulated.paper import PAPER as PAPER_GAINS
 from memserve.bench.simulated.record import (
     AgainstReport,
@@ -141,6 +142,26 @@ def test_serving_is_shown_over_the_rate_and_beside_the_papers_gains(report: Repo
     assert "An unfinished run: 12 cells so far" in shown
     drawn = (report.out / "figures" / "evaluation" / "serve-sharegpt.svg").read_text()
     assert all(label in drawn for label in ("rate (sessions/s)", "TTFT average (s)", "JCT P99 (s)"))
+
+
+def test_cells_that_a_run_took_over_from_before_are_named_with_their_commit(report: Report) -> None:
+    cells = (cell("basic", commit="old"), cell("return", commit="new"))
+    (report.results / "serve-sharegpt.jsonl").write_bytes(lines(*cells))
+    whole = ServeReport(
+        bench="serve",
+        started="2026-01-02T00:00:00+00:00",
+        machine=Machine(processor="a processor", num_cores=2, kernel="", python=""),
+        missing=(),
+        seed=0,
+        commit="new",
+        model="m",
+        scaling="as they are",
+        command="memserve bench serve",
+        results=cells,
+    )
+    whole.write(report.results / "serve-sharegpt.json")
+    report.make()
+    assert "but for basic at commit old (2026-01-01).*" in report.shown("serve-sharegpt")
 
 
 def test_a_saturated_cell_is_marked_and_not_drawn(report: Report) -> None:

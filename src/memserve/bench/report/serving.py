@@ -59,7 +59,7 @@ def _build(file: Path) -> Block:
     if whole.exists():
         report = read_json(whole, ServeReport)
         lines += ["", f"Lengths: {report.scaling}", *missing_lines(report.missing)]
-        lines += origin(report, seed=report.seed)
+        lines += origin(report, seed=report.seed, more=_older(results, report.commit))
     else:
         lines += ["", f"*{_unfinished(results)}*"]
     return Block(lines=tuple(lines), drawings=tuple(drawings))
@@ -167,6 +167,16 @@ def _unfinished(results: Sequence[ServeResult]) -> str:
         f"An unfinished run: {len(results)} cells so far, seed {last.seed}, commit {last.commit or 'unknown'}, "
         f"{last.machine}, {last.started}."
     )
+
+
+def _older(results: Sequence[ServeResult], commit: str) -> str:
+    """Which cells a run took over from before: it does not play again what is done."""
+    systems: dict[str, list[str]] = {}
+    for result in results:
+        if result.commit != commit:
+            systems.setdefault(f"commit {result.commit or 'unknown'} ({result.started[:10]})", []).append(result.system)
+    told = [f"{', '.join(dict.fromkeys(names))} at {where}" for where, names in systems.items()]
+    return f"but for {'; '.join(told)}" if told else ""
 
 
 def _spread(values: Sequence[float]) -> str:
