@@ -53,6 +53,6 @@ def _panel(axes: "Axes", fits: Sequence[Fit[Any]], title: str) -> None:
     axes.set_xlabel("predicted (ms)")
     axes.set_ylabel("measured (ms)")
     errors = [f"{f.kind} {f.error.median:.0%}/{f.error.p90:.0%}" for f in fits if f.error is not None]
-    axes.set_title(f"{title}\nmedian/P90 error: {', '.join(errors) or 'not judged'}", fontsize=9)
+    axes.set_title(f"{title}, median/P90 error:\n{', '.join(errors) or 'not judged'}", fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
