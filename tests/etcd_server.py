@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,16 +14,9 @@ from memserve.core.errors import RegistryUnavailable
 from memserve.core.etcd_address import parse_etcd
 from memserve.rpc.etcd import EtcdClient
 from memserve.security.tls_files import NO_TLS, TlsFiles
+from memserve.serving.prepare import free_ports
 
 needs_etcd = pytest.mark.skipif(shutil.which("etcd") is None, reason="etcd is not installed (apt install etcd-server)")
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class EtcdServer:

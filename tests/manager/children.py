@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,14 +13,13 @@ from typing import Any
 from memserve.core.enums import Role
 from memserve.core.ids import InstanceId
 from memserve.manager.launch_plan import LaunchSpec
+from memserve.serving.prepare import free_ports
 
 SCRIPT = Path(__file__).parent / "fake_instance.py"
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def spec(

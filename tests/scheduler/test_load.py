@@ -3,7 +3,8 @@
 from memserve.core.clock import ManualClock
 from memserve.core.enums import Phase
 from memserve.core.ids import InstanceId, RequestId
-from memserve.scheduler.load import RECENT_S, LoadLedger
+from memserve.scheduler.load import LoadLedger
+from memserve.scheduler.load_table import RECENT_S
 
 A, B = InstanceId("a"), InstanceId("b")
 ONE, TWO = RequestId("1"), RequestId("2")

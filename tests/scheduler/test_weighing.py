@@ -1,6 +1,7 @@
 """What all instances are weighed at, in arrays at once, against the same formula written out for one of them."""
 
 from array import array
+from collections.abc import Iterator
 from math import exp
 from random import Random
 
@@ -19,7 +20,8 @@ from memserve.scheduler.choice import Choice
 from memserve.scheduler.cost_model import DecodeTerms, PathTerms, PrefillTerms
 from memserve.scheduler.flight import Asked, Place
 from memserve.scheduler.holdings import Holdings
-from memserve.scheduler.load import RECENT_S, LoadLedger
+from memserve.scheduler.load import LoadLedger
+from memserve.scheduler.load_table import RECENT_S
 from memserve.scheduler.path_queues import PathQueues
 from memserve.scheduler.predictions import Predictions
 from memserve.scheduler.prompt_tree_policy import PromptTreePolicy
@@ -134,6 +136,12 @@ class Cluster:
         score = first * wait + self.compute_s(loaded, prospect) * delayed + 0.1 * whole * loaded.share(self.now)
         return score + (answer if phase is Phase.WHOLE else 0.0)
 
+    def groups(self) -> Iterator[tuple[Phase, Group]]:
+        """Who may do what, where anybody may."""
+        found = self.found
+        pairs = ((Phase.WHOLE, found.whole), (Phase.PREFILL, found.prefill), (Phase.DECODE, found.decode))
+        return ((phase, group) for phase, group in pairs if group.instances)
+
     def compute_s(self, loaded: Loaded, prospect: Prospect) -> float:
         total, most = len(PROMPT) // 4, max(self.loaded[i].pool for i in self.found.givers.instances)
         own = self.predictions.prefill.seconds(total, loaded.held / total)
@@ -161,20 +169,14 @@ def clusters(draw: st.DrawFn) -> Cluster:
 @given(clusters())
 def test_each_instance_is_weighed_as_if_it_were_weighed_alone(cluster: Cluster) -> None:
     prospect = cluster.look()
-    groups = {
-        Phase.WHOLE: cluster.found.whole,
-        Phase.PREFILL: cluster.found.prefill,
-        Phase.DECODE: cluster.found.decode,
-    }
-    for phase, group in groups.items():
-        if group.instances:
-            weighed = cluster.weigher.weigh(PromptTreePolicy(Random(0)), group, phase, prospect)
-            told = [weighed.candidate((0.0, place)).matched_tokens for place in range(len(group.instances))]
-            assert told == [cluster.loaded[i].held for i in group.instances]
-            expected = [cluster.score(group, phase, name, prospect) for name in group.instances]
-            assert weighed.scores.all().tolist() == pytest.approx(expected, rel=1e-9)
-            without_terms = cluster.weigher.weigh(ShownEverybody(), group, phase, prospect)
-            assert without_terms.scores.all().tolist() == pytest.approx(expected, rel=1e-9)
+    for phase, group in cluster.groups():
+        weighed = cluster.weigher.weigh(PromptTreePolicy(Random(0)), group, phase, prospect)
+        told = [weighed.candidate((0.0, place)).matched_tokens for place in range(len(group.instances))]
+        assert told == [cluster.loaded[i].held for i in group.instances]
+        expected = [cluster.score(group, phase, name, prospect) for name in group.instances]
+        assert weighed.scores.all().tolist() == pytest.approx(expected, rel=1e-9)
+        without_terms = cluster.weigher.weigh(ShownEverybody(), group, phase, prospect)
+        assert without_terms.scores.all().tolist() == pytest.approx(expected, rel=1e-9)
 
 
 @given(clusters(), st.integers(0, 9))
@@ -194,16 +196,10 @@ def test_the_chosen_one_has_the_lowest_score_and_the_next_best_follow(cluster: C
 @given(clusters(), st.integers(0, 9))
 def test_a_look_at_a_few_finds_whom_a_look_at_all_finds(cluster: Cluster, seed: int) -> None:
     prospect = cluster.look()
-    groups = {
-        Phase.WHOLE: cluster.found.whole,
-        Phase.PREFILL: cluster.found.prefill,
-        Phase.DECODE: cluster.found.decode,
-    }
-    for phase, group in groups.items():
-        if group.instances:
-            weighed = cluster.weigher.weigh(PromptTreePolicy(Random(0)), group, phase, prospect)
-            score, place = weighed.best(Random(seed))
-            scores = [cluster.score(group, phase, name, prospect) for name in group.instances]
-            equals = [at for at, other in enumerate(scores) if other == pytest.approx(min(scores), rel=1e-9)]
-            assert place == equals[int(Random(seed).random() * len(equals))]
-            assert score == pytest.approx(min(scores), rel=1e-9)
+    for phase, group in cluster.groups():
+        weighed = cluster.weigher.weigh(PromptTreePolicy(Random(0)), group, phase, prospect)
+        score, place = weighed.best(Random(seed))
+        scores = [cluster.score(group, phase, name, prospect) for name in group.instances]
+        equals = [at for at, other in enumerate(scores) if other == pytest.approx(min(scores), rel=1e-9)]
+        assert place == equals[int(Random(seed).random() * len(equals))]
+        assert score == pytest.approx(min(scores), rel=1e-9)

@@ -2,15 +2,14 @@
 
 import asyncio
 import signal
-import socket
 
+from memserve.serving.prepare import free_ports
 from tests.serving.processes import memserve
 from tests.serving.test_elastic_cluster import members, run, traffic, until_members
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 async def refusal(*arguments: str) -> str:

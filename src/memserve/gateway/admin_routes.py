@@ -16,6 +16,7 @@ from memserve.core.enums import SERVING_ROLES, TransferMode
 from memserve.core.errors import ConfigError
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.errors import bad_request, unavailable
+from memserve.gateway.json_answer import JsonAnswer
 from memserve.gateway.worker_messages import Books
 from memserve.gateway.worker_metrics import labelled
 from memserve.scheduler.policies import find_policy
@@ -63,7 +64,7 @@ class AdminRoutes:
     async def cluster(self, _: Request) -> Response:
         """The view, who is missing, what the scheduler has queued, where instances join, how blocks get to others."""
         cluster, workers = self._context.cluster, self._context.workers
-        return _json(
+        return JsonAnswer(
             {
                 "view": cluster.view,
                 "scheduler": _over_all(self._context.scheduler.stats(), workers.books()),
@@ -83,7 +84,7 @@ class AdminRoutes:
             raise bad_request(f"{error}; send {modes}", param="transfer") from error
         self._context.switches.transfer = asked.transfer
         await self._context.workers.follow_choices()
-        return _json(asked)
+        return JsonAnswer(asked)
 
     async def set_policy(self, request: Request) -> Response:
         """Route by it from the next request on: {"policy": "least-load"}; an unknown one is answered with the known."""
@@ -95,7 +96,7 @@ class AdminRoutes:
         except ConfigError as error:
             raise bad_request(str(error), param="policy") from error
         await self._context.workers.follow_choices()
-        return _json(asked)
+        return JsonAnswer(asked)
 
 
 def _over_all(stats: SchedulerStats, books: Sequence[Books]) -> SchedulerStats:
@@ -105,7 +106,3 @@ def _over_all(stats: SchedulerStats, books: Sequence[Books]) -> SchedulerStats:
         queued.update(one.queued_tokens)
     in_flight = stats.num_in_flight + sum(one.num_in_flight for one in books)
     return msgspec.structs.replace(stats, num_in_flight=in_flight, queued_tokens=dict(queued))
-
-
-def _json(content: object) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")

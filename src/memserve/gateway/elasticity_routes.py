@@ -17,6 +17,7 @@ from memserve.core.errors import ConfigError, InstanceUnavailable
 from memserve.core.ids import InstanceId
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.errors import ApiError, bad_request
+from memserve.gateway.json_answer import JsonAnswer
 from memserve.manager.operations import Operation
 
 T = TypeVar("T")
@@ -48,22 +49,22 @@ class ElasticityRoutes:
 
     async def join(self, _: Request) -> Response:
         """Where instances join this cluster."""
-        return _json({"manager": self._context.cluster.endpoint})
+        return JsonAnswer({"manager": self._context.cluster.endpoint})
 
     async def autoscaler(self, _: Request) -> Response:
         """What it sees, what it would have for right, and the latest 50 changes that it wanted."""
-        return _json(self._context.autoscaler())
+        return JsonAnswer(self._context.autoscaler())
 
     async def operations(self, _: Request) -> Response:
         """The latest 256, newest last."""
-        return _json({"operations": self._context.elasticity.operations.latest()})
+        return JsonAnswer({"operations": self._context.elasticity.operations.latest()})
 
     async def operation(self, request: Request) -> Response:
         number = request.path_params["number"]
         found = self._context.elasticity.operations.find(number)
         if found is None:
             raise ApiError(f"there is no operation {number}, or no longer", status=HTTPStatus.NOT_FOUND)
-        return _json(found)
+        return JsonAnswer(found)
 
     async def scale(self, request: Request) -> Response:
         """{"prefill": 2, "decode": 1}: start and drain instances until there are so many; others stay."""
@@ -106,8 +107,4 @@ def _refused(error: ConfigError | InstanceUnavailable) -> ApiError:
 
 
 def _begun(*operations: Operation) -> Response:
-    return _json({"operations": operations}, status=HTTPStatus.ACCEPTED)
-
-
-def _json(content: object, status: int = HTTPStatus.OK) -> Response:
-    return Response(msgspec.json.encode(content), status_code=status, media_type="application/json")
+    return JsonAnswer({"operations": operations}, status_code=HTTPStatus.ACCEPTED)

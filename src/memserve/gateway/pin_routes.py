@@ -18,6 +18,7 @@ from memserve.cluster.view import InstanceState, InstanceView
 from memserve.core.errors import MemserveError, QuotaExceeded
 from memserve.core.ids import InstanceId, PinId
 from memserve.gateway.errors import ApiError, bad_request, unavailable
+from memserve.gateway.json_answer import JsonAnswer
 from memserve.gateway.request_body import ClientRequest, parse
 from memserve.gateway.runtime import GatewayRuntime
 from memserve.wire.messages import PeerInfo, Pinned
@@ -76,7 +77,7 @@ class PinRoutes:
         pinned, refused = await self._ask(lambda peer: pools.pin(peer, tokens=tokens, namespace=namespace))
         places = _views(pinned)
         if places:
-            return _json(msgspec.structs.replace(places[0], refused=refused))
+            return JsonAnswer(msgspec.structs.replace(places[0], refused=refused))
         if refused:
             raise ApiError(
                 "; ".join(f"{r.instance}: {r.message}" for r in refused), status=HTTPStatus.CONFLICT, param="prompt"
@@ -90,7 +91,7 @@ class PinRoutes:
         """All pins of all instances that answer."""
         found, silent = await self._ask(self._context.pools.pins)
         listed = [(instance, pinned) for instance, pins in found for pinned in pins]
-        return _json({"pins": _views(listed), "silent": silent})
+        return JsonAnswer({"pins": _views(listed), "silent": silent})
 
     async def unpin(self, request: Request) -> Response:
         """Let it go everywhere; 404 when no instance has it."""
@@ -101,7 +102,7 @@ class PinRoutes:
             raise unavailable("; ".join(f"{s.instance}: {s.message}" for s in silent))
         if not instances:
             raise ApiError(f"no pin {pin}; GET /admin/pins lists them", status=HTTPStatus.NOT_FOUND)
-        return _json({"pin": pin, "instances": instances, "silent": silent})
+        return JsonAnswer({"pin": pin, "instances": instances, "silent": silent})
 
     async def _tokens(self, asked: ClientRequest) -> bytes:
         field = next((name for name in _PATHS if asked.values.get(name)), None)
@@ -148,7 +149,3 @@ def _views(found: list[tuple[InstanceId, Pinned]]) -> list[PinView]:
         )
         for pin, held in by_pin.items()
     ]
-
-
-def _json(content: object) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")

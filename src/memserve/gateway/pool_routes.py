@@ -20,8 +20,8 @@ from memserve.core.ids import InstanceId
 from memserve.core.notation import parse_size
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.errors import ApiError, bad_request, unavailable
+from memserve.gateway.json_answer import JsonAnswer
 
-_JSON = "application/json"
 _log = logging.getLogger(__name__)
 
 
@@ -55,7 +55,7 @@ class PoolRoutes:
         """By which ways KV goes between each two instances, as they say themselves; those that do not are left out."""
         instances = self._context.cluster.view.instances
         rows = await asyncio.gather(*(self._paths_of(one, instances) for one in instances))
-        return Response(msgspec.json.encode({"paths": [path for row in rows for path in row]}), media_type=_JSON)
+        return JsonAnswer({"paths": [path for row in rows for path in row]})
 
     async def _paths_of(self, one: InstanceView, all_of_them: Sequence[InstanceView]) -> list[InstancePaths]:
         others = tuple(other.peer for other in all_of_them if other is not one)
@@ -80,7 +80,7 @@ class PoolRoutes:
             raise unavailable(str(error)) from error
         except MemserveError as error:
             raise ApiError(f"{instance.instance}: {error}", status=HTTPStatus.CONFLICT, param="dram") from error
-        return Response(msgspec.json.encode(reply), media_type=_JSON)
+        return JsonAnswer(reply)
 
     def _instance(self, name: InstanceId) -> InstanceView:
         instances = self._context.cluster.view.instances

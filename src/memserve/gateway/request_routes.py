@@ -4,7 +4,6 @@ Owns the views. Where several processes serve, a record lies with the one that h
 by the name that a client gave its request, all of them are asked.
 """
 
-from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -17,13 +16,13 @@ from memserve.core.ids import RequestId
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.errors import ApiError, bad_request
 from memserve.gateway.explanation import explain
+from memserve.gateway.json_answer import JsonAnswer, encoded
 from memserve.gateway.records import RequestRecord
 from memserve.gateway.worker_ids import owner_of
 from memserve.gateway.worker_messages import AppReply
 
 _DEFAULT_LIMIT = 100
 _MAX_LIMIT = 10_000
-_JSON = "application/json"
 
 
 class _Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,21 +51,21 @@ class RequestRoutes:
         own = self._context.history.latest(limit)
         others = await self._context.workers.ask("/admin/requests", f"limit={limit}".encode())
         if not others:
-            return _json({"requests": own})
-        pages = [_encoded({"requests": own}), *(reply.body for reply in others.values())]
+            return JsonAnswer({"requests": own})
+        pages = [encoded({"requests": own}), *(reply.body for reply in others.values())]
         found = [record for page in pages for record in msgspec.json.decode(page, type=_Listed).requests]
         found.sort(key=lambda record: float(record["started"]), reverse=True)
-        return _json({"requests": found[:limit]})
+        return JsonAnswer({"requests": found[:limit]})
 
     async def request(self, request: Request) -> Response:
         """One request: its decisions and what every instance reported."""
         record = self._own(request)
-        return _json(record) if record is not None else await self._of_others(request)
+        return JsonAnswer(record) if record is not None else await self._of_others(request)
 
     async def explain(self, request: Request) -> Response:
         """The same in words, what was predicted beside what became of it."""
         record = self._own(request)
-        return _json(explain(record)) if record is not None else await self._of_others(request)
+        return JsonAnswer(explain(record)) if record is not None else await self._of_others(request)
 
     def _own(self, request: Request) -> RequestRecord | None:
         """By its id, or by what its client called it."""
@@ -86,19 +85,4 @@ class RequestRoutes:
 
 
 def _relayed(reply: AppReply) -> Response:
-    return Response(reply.body, status_code=reply.status, media_type=_JSON)
-
-
-def _json(content: object) -> Response:
-    return Response(_encoded(content), media_type=_JSON)
-
-
-def _encoded(content: object) -> bytes:
-    return msgspec.json.encode(content, enc_hook=_as_list)
-
-
-def _as_list(content: object) -> object:
-    """A decision's candidates, which are made when somebody asks."""
-    if isinstance(content, Sequence):
-        return list(content)
-    raise NotImplementedError(f"{type(content).__name__} has no form in JSON")
+    return Response(reply.body, status_code=reply.status, media_type=JsonAnswer.media_type)

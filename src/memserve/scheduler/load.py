@@ -32,8 +32,6 @@ from memserve.scheduler.load_table import (
     Numbers,
 )
 
-__all__ = ["RECENT_S", "InstanceLoads", "LoadLedger", "Numbers"]
-
 _FADED_OUT = 20.0
 """After so many times RECENT_S, what was noted at the beginning is faded for good, so that numbers stay small."""
 
