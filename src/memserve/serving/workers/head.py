@@ -3,7 +3,7 @@
 Owns what is known of each of the others, and what each has still to be told. Decides nothing of the cluster: the
 cluster manager beside it does.
 
-    built -> running (serve, watch the others) -> all ended        with one worker nothing of it runs
+    built -> running (serve, watch the others) -> all ended        with one worker it listens nowhere
 
 Bounds: the latest MAX_REPORTS reports wait for a worker, older ones are dropped; a worker that says nothing for
 SILENT_S while this process does not stand still itself is ended, and started again by whoever runs it.
