@@ -24,6 +24,7 @@ import msgspec
 from memserve.core.clock import Clock
 from memserve.core.enums import Tier
 from memserve.core.ids import InstanceId
+from memserve.scheduler.prompt_node import PromptNode, common_bytes
 from memserve.scheduler.slots import Slots
 from memserve.scheduler.tokens import TOKEN_BYTES
 from memserve.wire.identity import Namespace
@@ -61,46 +62,6 @@ class Walk(NamedTuple):
 NOTHING_HELD = Walk(levels=(), ready=(), in_dram=True)
 
 
-class _Node:
-    __slots__ = ("check_at", "children", "coming", "elsewhere", "holders", "mask", "parent", "run")
-
-    def __init__(self, run: bytes, parent: "_Node | None") -> None:
-        self.run = run  # whole blocks; a root keeps its namespace here
-        self.parent = parent
-        self.children: dict[bytes, _Node] = {}  # by first block
-        self.holders: dict[int, float] = {}  # bit -> when the entry expires
-        self.mask = 0  # the keys of holders, or'ed
-        self.coming = 0  # those of them that are only expected to hold it soon
-        self.check_at = float("inf")  # no holder expires before
-        self.elsewhere: dict[Tier, int] | None = None  # tier -> holders that have the run there; else it is in DRAM
-
-    def hold(self, bit: int, expires: float, *, is_coming: bool) -> None:
-        """An expectation changes nothing about what is known, but for how long."""
-        if self.holders.get(bit, 0.0) < expires:
-            self.holders[bit] = expires
-            self.check_at = min(self.check_at, expires)
-        if not is_coming:
-            self.coming &= ~bit
-        elif not self.mask & bit:
-            self.coming |= bit
-        self.mask |= bit
-
-    def tier(self, bit: int) -> Tier:
-        """Where this holder has the run."""
-        if self.elsewhere is not None:
-            for tier, mask in self.elsewhere.items():
-                if mask & bit:
-                    return tier
-        return Tier.DRAM
-
-    def put(self, bit: int, tier: Tier) -> None:
-        """This holder has the run in `tier`."""
-        masks = {other: mask & ~bit for other, mask in (self.elsewhere or {}).items()}
-        if tier is not Tier.DRAM:
-            masks[tier] = masks.get(tier, 0) | bit
-        self.elsewhere = {other: mask for other, mask in masks.items() if mask} or None
-
-
 class PromptTree:
     """One role's tree. Prompts are int32 bytes; whole blocks count, a partial one at the end does not."""
 
@@ -111,9 +72,9 @@ class PromptTree:
         self._ttl_s = ttl_s
         self._max_blocks = max_blocks
         self._num_blocks = 0
-        self._roots: dict[Namespace, _Node] = {}
+        self._roots: dict[Namespace, PromptNode] = {}
         # Least recently used first. A path is touched from its end to its start, so the first is always a leaf.
-        self._used: OrderedDict[_Node, None] = OrderedDict()
+        self._used: OrderedDict[PromptNode, None] = OrderedDict()
         self._slots = slots
         self._known = 0  # bits of those that were told of
 
@@ -145,7 +106,7 @@ class PromptTree:
             if child.elsewhere is not None:
                 in_dram = False
             if not tokens.startswith(run, at):
-                at += _common(run, tokens, at, end, width)
+                at += common_bytes(run, tokens, at, end, width)
                 break
             at += len(run)
         self._touch(node)
@@ -154,7 +115,7 @@ class PromptTree:
         known = tuple(levels)
         return Walk(known, self._ready(root, tokens, at) if coming else known, in_dram)
 
-    def _ready(self, node: _Node, tokens: bytes, end: int) -> tuple[Level, ...]:
+    def _ready(self, node: PromptNode, tokens: bytes, end: int) -> tuple[Level, ...]:
         """Levels down to `end`, as far as they are not only expected."""
         levels: list[Level] = []
         at, holders = 0, 0
@@ -197,7 +158,7 @@ class PromptTree:
                 node.hold(bit, expires, is_coming=is_coming)
                 break
             if not tokens.startswith(child.run, at):
-                child = self._split(child, _common(child.run, tokens, at, end, width))
+                child = self._split(child, common_bytes(child.run, tokens, at, end, width))
             if child.coming or child.holders.get(bit, 0.0) < expires:
                 child.hold(bit, expires, is_coming=is_coming)
             at += len(child.run)
@@ -219,7 +180,7 @@ class PromptTree:
             child = node.children.get(tokens[at : at + width])
             if child is None or not child.mask & bit:
                 return False
-            size = agreed = _common(child.run, tokens, at, end, width)
+            size = agreed = common_bytes(child.run, tokens, at, end, width)
             if at + agreed < end and agreed < len(child.run):
                 return False
             if child.tier(bit) is not tier and first < at + agreed:
@@ -242,7 +203,7 @@ class PromptTree:
             if child is None or not child.mask & bit:
                 break
             all_of_it = tokens.startswith(child.run, at)  # the usual case, one comparison
-            agreed = len(child.run) if all_of_it else _common(child.run, tokens, at, len(tokens), self._width)
+            agreed = len(child.run) if all_of_it else common_bytes(child.run, tokens, at, len(tokens), self._width)
             tier = child.tier(bit)
             found[tier] = found.get(tier, 0) + agreed // TOKEN_BYTES
             node = child if agreed == len(child.run) else None
@@ -263,7 +224,7 @@ class PromptTree:
             child = node.children.get(tokens[at : at + self._width])
             if child is None or not child.mask & bit:
                 return False
-            agreed = _common(child.run, tokens, at, end, self._width)
+            agreed = common_bytes(child.run, tokens, at, end, self._width)
             if at + agreed == end:
                 if child.mask == bit and last > at:
                     self._shorten(child, last - at)
@@ -297,17 +258,17 @@ class PromptTree:
         blocks = f"{self._num_blocks}/{self._max_blocks} blocks"
         return f"PromptTree({blocks}, {len(self._used)} nodes, {self._known.bit_count()} instances)"
 
-    def _new_root(self, namespace: Namespace) -> _Node:
-        root = self._roots[namespace] = _Node(namespace, None)
+    def _new_root(self, namespace: Namespace) -> PromptNode:
+        root = self._roots[namespace] = PromptNode(namespace, None)
         return root
 
-    def _touch(self, node: _Node) -> None:
+    def _touch(self, node: PromptNode) -> None:
         touch = self._used.move_to_end
         while (parent := node.parent) is not None:
             touch(node)
             node = parent
 
-    def _append(self, parent: _Node, run: bytes, bit: int, expires: float, *, is_coming: bool) -> _Node:
+    def _append(self, parent: PromptNode, run: bytes, bit: int, expires: float, *, is_coming: bool) -> PromptNode:
         """A node that ends with `run`: a new child, or `parent` itself, grown, if all of it is held alike."""
         self._num_blocks += len(run) // self._width
         fits = len(parent.run) + len(run) <= _GROW_BLOCKS * self._width
@@ -315,17 +276,17 @@ class PromptTree:
         if fits and alike and not parent.children and parent.holders[bit] == expires:
             parent.run += run
             return parent
-        node = _Node(run, parent)
+        node = PromptNode(run, parent)
         parent.children[run[: self._width]] = node
         self._used[node] = None
         return node
 
-    def _split(self, lower: _Node, size: int) -> _Node:
+    def _split(self, lower: PromptNode, size: int) -> PromptNode:
         """Cut `size` leading bytes off into a new parent of `lower`, which keeps children and place in the order."""
         parent = lower.parent
         if parent is None or not 0 < size < len(lower.run):
             return lower
-        upper = _Node(lower.run[:size], parent)
+        upper = PromptNode(lower.run[:size], parent)
         upper.holders = dict(lower.holders)
         upper.mask = lower.mask
         upper.coming = lower.coming
@@ -338,21 +299,21 @@ class PromptTree:
         self._used[upper] = None
         return upper
 
-    def _shorten(self, node: _Node, size: int) -> None:
+    def _shorten(self, node: PromptNode, size: int) -> None:
         """Take everything after the first `size` bytes of its run out of the tree."""
         for below in list(node.children.values()):
             self._drop(below)
         self._num_blocks -= (len(node.run) - size) // self._width
         node.run = node.run[:size]
 
-    def _expire(self, node: _Node, now: float) -> bool:
+    def _expire(self, node: PromptNode, now: float) -> bool:
         """Let go of holders that nobody confirmed in time; False when none is left and the node went."""
         for bit in [bit for bit, expires in node.holders.items() if expires <= now]:
             self._unhold(node, bit)
         node.check_at = min(node.holders.values(), default=float("inf"))
         return bool(node.mask)
 
-    def _release(self, top: _Node, bit: int) -> None:
+    def _release(self, top: PromptNode, bit: int) -> None:
         waiting = [top]
         while waiting:
             node = waiting.pop()
@@ -360,7 +321,7 @@ class PromptTree:
             if node.mask & bit:
                 self._unhold(node, bit)
 
-    def _unhold(self, node: _Node, bit: int) -> None:
+    def _unhold(self, node: PromptNode, bit: int) -> None:
         del node.holders[bit]
         node.mask &= ~bit
         node.coming &= ~bit
@@ -369,7 +330,7 @@ class PromptTree:
         if not node.mask:
             self._drop(node)
 
-    def _drop(self, top: _Node) -> None:
+    def _drop(self, top: PromptNode) -> None:
         """Take the node and all below it out; without holders here there can be none below."""
         if top not in self._used:
             return
@@ -382,19 +343,7 @@ class PromptTree:
             del self._used[node]
             self._num_blocks -= len(node.run) // self._width
 
-    def _cut(self, node: _Node, parent: _Node) -> None:
+    def _cut(self, node: PromptNode, parent: PromptNode) -> None:
         del parent.children[node.run[: self._width]]
         if parent.parent is None and not parent.children:
             del self._roots[parent.run]
-
-
-def _common(run: bytes, tokens: bytes, at: int, end: int, width: int) -> int:
-    """Bytes of whole blocks in which `run` and tokens[at:end] agree, by bisection over C comparisons."""
-    low, high = 0, min(len(run), end - at) // width
-    while low < high:
-        middle = (low + high + 1) // 2
-        if run[low * width : middle * width] == tokens[at + low * width : at + middle * width]:
-            low = middle
-        else:
-            high = middle - 1
-    return low * width
