@@ -28,8 +28,8 @@ from memserve.scheduler.event_feeds import EventStats
 from memserve.scheduler.flight import Asked, Flight, Place
 from memserve.scheduler.forecast import forecast
 from memserve.scheduler.holdings import Holdings
+from memserve.scheduler.lessons import Lessons
 from memserve.scheduler.load import LoadLedger
-from memserve.scheduler.overruns import Overruns
 from memserve.scheduler.path_queues import PathQueues
 from memserve.scheduler.planner import Plan, Policies, plan
 from memserve.scheduler.policies import PolicyKind, find_policy
@@ -44,10 +44,6 @@ from memserve.scheduler.weighing import MAX_REPLICAS, Weigher
 from memserve.wire.events import Applied, EventBatch, SnapshotPart
 from memserve.wire.identity import Namespace
 from memserve.wire.messages import RequestReport
-
-_FIRST_OUTPUT_GUESS = 128
-_OUTPUT_MEMORY = 0.05
-"""Least weight of the newest answer in the running mean of answer lengths; the first guess counts as one answer."""
 
 
 class SchedulerStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,9 +108,7 @@ class Scheduler:
         )
         self._flights: dict[RequestId, Flight] = {}
         self._promises = Promises(clock, confirm_s=confirm_s)
-        self._overruns = Overruns(clock)
-        self._expected_output = float(_FIRST_OUTPUT_GUESS)
-        self._num_answers = 0
+        self._lessons = Lessons(predictions=self._predictions, load=self._load, clock=clock)
         self._view: ClusterView | None = None
         self._everyone = candidates(ClusterView(), caching=caching)
 
@@ -150,7 +144,7 @@ class Scheduler:
         if request in self._flights:
             self._forget_request(request)
         self._renew_promises()
-        self._learn_from_overruns()
+        self._lessons.look_at_overruns(self._flights)
         found = self._candidates(view, exclude)
         if alone:
             found = found.unsplit()
@@ -158,7 +152,7 @@ class Scheduler:
             asked,
             found,
             givers=found.givers if self._pulls is not None else Group(),
-            output_tokens=self._expected_output,
+            output_tokens=self._lessons.output_tokens,
         )
         made = plan(self._weigher, self._by, found, prospect, self._random)
         pull = self._weigh_pull(prospect, made.first)
@@ -200,15 +194,7 @@ class Scheduler:
             return
         if self._caching is not CachingMode.BASIC:
             self._holdings.believe(flight.first, flight.asked.data, flight.asked.namespace)
-        if flight.started is not None:
-            instance = flight.first.instance
-            self._predictions.prefilled(
-                instance,
-                prompt_tokens=flight.asked.num_tokens,
-                held_tokens=flight.held_tokens,
-                seconds=self._clock.now() - flight.started,
-            )
-            self._set_pace(instance)
+        self._lessons.prefilled(flight)
 
     def finish(self, request: RequestId, *, outcome: Outcome, output_tokens: Sequence[int] = ()) -> None:
         """The request is over: its load goes. SERVED also tells what its instances now hold. Idempotent."""
@@ -219,14 +205,7 @@ class Scheduler:
 
     def answered(self, report: RequestReport) -> None:
         """Learn how long answers are from an instance that produced one, what its steps and moving blocks take."""
-        for moved in report.moved:
-            self._predictions.moved(moved)
-        if report.phase is not Phase.PREFILL and report.output_tokens > 0:
-            self._num_answers += 1
-            weight = max(_OUTPUT_MEMORY, 1 / (self._num_answers + 1))
-            self._expected_output += weight * (report.output_tokens - self._expected_output)
-            batch, context_tokens = self._load.decoding(report.instance)
-            self._predictions.answered(report, batch=batch, context_tokens=context_tokens)
+        self._lessons.answered(report)
 
     def admit(self, instance: InstanceId, incarnation: Incarnation, role: Role) -> None:
         """This incarnation will announce what it holds. What an older one held is forgotten; an older one ignored."""
@@ -273,7 +252,7 @@ class Scheduler:
             num_in_flight=len(self._flights),
             trees=self._holdings.tree_stats(),
             queued_tokens=self._load.snapshot(),
-            expected_output_tokens=self._expected_output,
+            expected_output_tokens=self._lessons.output_tokens,
         )
 
     def __repr__(self) -> str:
@@ -320,7 +299,7 @@ class Scheduler:
 
     def _enter(self, request: RequestId, prospect: Prospect, made: Plan, place: Place, *, held_tokens: int) -> None:
         asked, first, decode = prospect.asked, made.first, made.decode
-        output, total = round(self._expected_output), prospect.num_tokens
+        output, total = round(self._lessons.output_tokens), prospect.num_tokens
         prefill_s = self._predictions.prefill.seconds(total, held_tokens / max(total, 1))
         self._load.add(
             request=request,
@@ -340,8 +319,8 @@ class Scheduler:
         )
         pulls_nothing = held_tokens == first.matched_tokens
         begins = pulls_nothing and first.queued_tokens == 0
-        if begins and self._predictions.may_overrun(prompt_tokens=total, held_tokens=held_tokens):
-            self._overruns.look_in(prefill_s, request)
+        if begins:
+            self._lessons.begun(request, prompt_tokens=total, held_tokens=held_tokens, prefill_s=prefill_s)
         self._flights[request] = Flight(
             asked=asked,
             first=place,
@@ -361,22 +340,6 @@ class Scheduler:
     def _renew_promises(self) -> None:
         for request, since in self._promises.due():
             self._promise(request, since=since)
-
-    def _learn_from_overruns(self) -> None:
-        for request in self._overruns.due():
-            flight = self._flights.get(request)
-            if flight is None or flight.first is None or flight.started is None or flight.prefilled:
-                continue
-            seconds = self._clock.now() - flight.started
-            self._predictions.computing_still(
-                prompt_tokens=flight.asked.num_tokens, held_tokens=flight.held_tokens, seconds=seconds
-            )
-            self._set_pace(flight.first.instance)
-            self._overruns.look_in(seconds, request)
-
-    def _set_pace(self, instance: InstanceId) -> None:
-        pace = self._predictions.computing
-        self._load.set_pace(instance, pace.of(instance), usual=pace.usual)
 
     def _learn(self, flight: Flight, output_tokens: Sequence[int]) -> None:
         """The last output token was never fed back, so no instance holds its KV."""
