@@ -155,6 +155,8 @@ def test_who_is_chosen_for_its_load_pulls_from_who_holds_the_prompt() -> None:
     assert decision.pull is not None
     assert (decision.pull.source, decision.pull.gained_tokens) == (holder, 4_000)
     assert by.stats().queued_tokens[decision.decode] == 4 + 128
+    assert decision.forecast is not None
+    assert decision.forecast.prefill_s == pytest.approx(0.5 + 4 * 0.001)
 
 
 def test_a_prefix_below_the_crossover_is_recomputed_and_the_numbers_are_shown() -> None:

@@ -18,7 +18,7 @@ from memserve.core.enums import Role, Tier
 from memserve.core.ids import Incarnation, InstanceId
 from memserve.scheduler.event_feeds import EventFeeds, EventStats
 from memserve.scheduler.flight import Asked, Place
-from memserve.scheduler.prompt_tree import Level, PromptTree, PromptTreeStats, Walk
+from memserve.scheduler.prompt_tree import NOTHING_HELD, Level, PromptTree, PromptTreeStats, Walk
 from memserve.scheduler.slots import Slots
 from memserve.scheduler.tokens import TOKEN_BYTES
 from memserve.wire.events import Applied, EventBatch, SnapshotPart
@@ -60,13 +60,8 @@ class Holdings:
 
     def match(self, kinds: Sequence[Role], asked: Asked) -> Held:
         """What instances of these roles hold of the prompt."""
-        if len(kinds) == 1:
-            tokens, namespace, role = asked.data, asked.namespace, kinds[0]
-            pools, ready, in_dram = self._trees[role].walk(tokens, namespace)
-            engines = self._mirrors[role].walk(tokens, namespace).levels
-        else:
-            pools, ready, in_dram = _walk(self._trees, kinds, asked)
-            engines = _walk(self._mirrors, kinds, asked).levels
+        pools, ready, in_dram = _walk(self._trees, kinds, asked)
+        engines = _walk(self._mirrors, kinds, asked).levels
         return Held(sorted([*pools, *engines]) if engines else pools, pools, ready, engines, in_dram)
 
     def tiers(self, place: Place, asked: Asked, held: Held, *, matched: int) -> dict[Tier, int]:
@@ -158,7 +153,14 @@ def longest(levels: Sequence[Level], among: int) -> Level:
 
 
 def _walk(trees: Mapping[Role, PromptTree], kinds: Sequence[Role], asked: Asked) -> Walk:
-    walks = [trees[role].walk(asked.data, asked.namespace) for role in kinds]
-    levels = sorted(level for walk in walks for level in walk.levels)
-    ready = sorted(level for walk in walks for level in walk.ready)
-    return Walk(tuple(levels), tuple(ready), all(walk.in_dram for walk in walks))
+    """Usually prompts of one namespace are held by instances of one role or two, and by no engine for itself."""
+    tokens, namespace = asked.data, asked.namespace
+    found = NOTHING_HELD
+    for role in kinds:
+        walk = trees[role].walk(tokens, namespace)
+        if not found.levels:
+            found = walk
+        elif walk.levels:
+            levels, ready = sorted(found.levels + walk.levels), sorted(found.ready + walk.ready)
+            found = Walk(tuple(levels), tuple(ready), found.in_dram and walk.in_dram)
+    return found

@@ -114,7 +114,7 @@ class LoadLedger:
             self.drop(request, phase)
         column = self._table.column(instance)
         shares[request] = column, num_tokens, seconds, context_tokens
-        self._table.numbers[TOKENS][column] += num_tokens
+        self._table.loads[column][TOKENS] += num_tokens
         if phase is Phase.PREFILL:
             self._enqueue(column, seconds)
         else:
@@ -127,11 +127,14 @@ class LoadLedger:
         if share is None:
             return
         column, num_tokens, seconds, context_tokens = share
-        self._table.numbers[TOKENS][column] -= num_tokens
+        load = self._table.loads[column]
+        load[TOKENS] -= num_tokens
         if phase is Phase.PREFILL:
             self._leave(column, seconds)
         else:
             self._decode(column, -1, -context_tokens)
+        if not load[DECODES] and not load[SPENT] and column not in self._queues:
+            self._table.at_rest |= 1 << column
 
     def drop_all(self, request: RequestId) -> None:
         """The request is over, whatever became of it."""
@@ -185,19 +188,24 @@ class LoadLedger:
 
     def decoding(self, instance: InstanceId) -> tuple[float, float]:
         """Answers that it has been given to produce, and the tokens of their context; 0 for one that is not known."""
-        column, numbers = self._table.columns.get(instance), self._table.numbers
-        return (0.0, 0.0) if column is None else (numbers[DECODES][column], numbers[CONTEXT][column])
+        column = self._table.columns.get(instance)
+        if column is None:
+            return 0.0, 0.0
+        load = self._table.loads[column]
+        return load[DECODES], load[CONTEXT]
 
     def snapshot(self) -> dict[InstanceId, int]:
         """Tokens queued per instance; those with nothing are left out."""
-        tokens = self._table.numbers[TOKENS]
-        return {name: int(tokens[column]) for name, column in self._table.columns.items() if tokens[column]}
+        tokens = {name: int(self._table.loads[column][TOKENS]) for name, column in self._table.columns.items()}
+        return {name: queued for name, queued in tokens.items() if queued}
 
     def _decode(self, column: int, sign: int, context_tokens: int) -> None:
-        numbers = self._table.numbers
-        decodes = numbers[DECODES][column] = numbers[DECODES][column] + sign
-        context = numbers[CONTEXT][column] = numbers[CONTEXT][column] + context_tokens
-        numbers[BESIDE][column] = decodes * numbers[PACE][column]
+        load = self._table.loads[column]
+        decodes = load[DECODES] = load[DECODES] + sign
+        context = load[CONTEXT] = load[CONTEXT] + context_tokens
+        load[BESIDE] = decodes * load[PACE]
+        if decodes:
+            self._table.at_rest &= ~(1 << column)
         self._most_context = max(self._most_context, context)
 
     def _enqueue(self, column: int, seconds: float) -> None:
@@ -214,24 +222,24 @@ class LoadLedger:
         if queue.number > 1:  # the next one begins
             self._put_queue(column, queue.number - 1, queue.seconds - seconds, self._clock.now(), queue.paced_s)
             return
-        numbers = self._table.numbers
-        numbers[ENDS_AT][column], numbers[LEAST_S][column] = -inf, 0.0
+        load = self._table.loads[column]
+        load[ENDS_AT], load[LEAST_S] = -inf, 0.0
         del self._queues[column]
         self._queued_s = self._queued_s - queue.paced_s if self._queues else 0.0
 
     def _put_queue(self, column: int, number: int, seconds: float, since: float, paced_before_s: float) -> None:
         """In place of one that took `paced_before_s`."""
-        numbers = self._table.numbers
-        paced_s = seconds * numbers[PACE][column]
-        numbers[ENDS_AT][column] = since + paced_s
-        numbers[LEAST_S][column] = paced_s - paced_s / number
+        load = self._table.loads[column]
+        paced_s = seconds * load[PACE]
+        load[ENDS_AT] = since + paced_s
+        load[LEAST_S] = paced_s - paced_s / number
         self._queues[column] = _Queue(number, seconds, since, paced_s)
         self._queued_s += paced_s - paced_before_s
 
     def _put_pace(self, column: int, pace: float) -> None:
         """What is queued and what was spent count times the pace."""
-        numbers = self._table.numbers
-        numbers[SPENT][column] *= pace / numbers[PACE][column]
+        load = self._table.loads[column]
+        load[SPENT] *= pace / load[PACE]
         self._table.put_pace(column, pace)
         if column in self._queues:
             self._put_queue(column, *self._queues[column])
@@ -243,7 +251,9 @@ class LoadLedger:
             table.fade(exp(-gone))
             table.fades_since = now
             gone = 0.0
-        table.numbers[SPENT][column] += seconds * table.numbers[PACE][column] / RECENT_S * exp(gone)
+        load = table.loads[column]
+        load[SPENT] += seconds * load[PACE] / RECENT_S * exp(gone)
+        table.at_rest &= ~(1 << column)
 
     def __repr__(self) -> str:
         return f"LoadLedger({len(self._prefills)} prefills, {self.snapshot()})"

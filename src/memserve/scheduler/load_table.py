@@ -1,10 +1,12 @@
-"""The numbers of the load ledger: a row per kind, a column per instance, so that all instances are weighed at once.
+"""The numbers of the load ledger: those of an instance side by side, and so that all instances are weighed at once.
 
-Owns which column is whose. Single numbers are changed through a memoryview of each row, which takes half the time.
-What follows from these numbers and the time alone is told of a copy of them: GroupLoads.
+Owns which instance has which place in the table (its column, as the rows of all are told), and who is at rest. Single
+numbers are changed through a memoryview of each instance, which takes half the time. What follows from these numbers
+and the time alone is told of a copy of them: GroupLoads.
 """
 
 from math import exp, inf
+from struct import Struct
 
 import numpy as np
 import numpy.typing as npt
@@ -27,18 +29,21 @@ that times DECODES."""
 FORM = slice(WAIT_S, ONE + 1)
 """Rows that scores are made of."""
 _IDLE = [-inf, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+_KINDS = len(_IDLE)
+_LOAD = Struct(f"={_KINDS}d")
 
 
 class GroupLoads:
     """All rows of some instances, in order, as they were at one time."""
 
-    __slots__ = ("_columns", "_faded", "_now", "_rows", "_table", "least_pace")
+    __slots__ = ("_at_rest", "_columns", "_faded", "_now", "_rows", "_table", "least_pace")
 
     def __init__(
-        self, table: Numbers, columns: range | list[int], *, now: float, faded: float, least_pace: float
+        self, table: bytes, columns: range | list[int], *, now: float, faded: float, least_pace: float, at_rest: int
     ) -> None:
-        """These columns of a table that changes no more."""
+        """These columns of a table that changes no more; a bit for each column of it that is `at_rest`."""
         self._table = table
+        self._at_rest = at_rest
         self._columns = columns
         self._now = now
         self._faded = faded
@@ -48,7 +53,7 @@ class GroupLoads:
 
     def one(self, place: int) -> tuple[float, float, float, float, float, float]:
         """Tokens queued and seconds queued, pace, share, decodes and context of one instance."""
-        numbers = self._table[:, self._columns[place]].tolist()
+        numbers = _LOAD.unpack_from(self._table, self._columns[place] * _LOAD.size)
         ends_at, least_s, spent, tokens, _, pace, _, _, decodes, context, _ = numbers
         wait_s, share = ends_at - self._now, spent * self._faded
         return (
@@ -64,12 +69,19 @@ class GroupLoads:
     def count(self) -> int:
         return len(self._columns)
 
+    def at_rest(self) -> int:
+        """A bit for each place whose instance has nothing to do and spent nothing lately; 0 may be said of some."""
+        columns = self._columns
+        if not isinstance(columns, range):
+            return 0
+        return self._at_rest >> columns.start & (1 << len(columns)) - 1
+
     def rows(self) -> Numbers:
         """Of everybody."""
         if self._rows is None:
             columns = self._columns
             where = slice(columns.start, columns.stop) if isinstance(columns, range) else columns
-            rows = self._rows = self._table[:, where]
+            rows = self._rows = np.frombuffer(self._table).reshape(-1, _KINDS)[where].T.copy()
             wait_s, share = rows[WAIT_S], rows[SHARE]
             np.subtract(rows[ENDS_AT], self._now, out=wait_s)
             np.maximum(wait_s, rows[LEAST_S], out=wait_s)
@@ -84,19 +96,22 @@ class LoadTable:
         self.usual_pace = 1.0
         self.least_pace = 1.0
         """Of any instance, or less."""
+        self.at_rest = 0
+        """A bit for each column whose instance has nothing to do and spent nothing lately; the ledger keeps it."""
         self.fades_since = now
         self._free: list[int] = []
         self._groups: dict[int, tuple[tuple[InstanceId, ...], range | list[int]]] = {}  # by id
-        self._keep(np.zeros((len(_IDLE), 8)))
+        self._keep(np.zeros((8, _KINDS)))
 
     def column(self, instance: InstanceId) -> int:
         """Its own; a new one, with nothing to do, if it has none."""
         column = self.columns.get(instance)
         if column is None:
             column = self.columns[instance] = self._free.pop() if self._free else len(self.columns)
-            if column >= self._table.shape[1]:
-                self._keep(np.concatenate([self._table, np.zeros_like(self._table)], axis=1))
-            self._table[:, column] = _IDLE
+            if column >= len(self._table):
+                self._keep(np.concatenate([self._table, np.zeros_like(self._table)]))
+            self._table[column] = _IDLE
+            self.at_rest |= 1 << column
             self.put_pace(column, self.usual_pace)
         return column
 
@@ -109,25 +124,28 @@ class LoadTable:
         known = self._groups.get(id(instances))
         columns = self._find(instances) if known is None else known[1]
         faded = exp((self.fades_since - now) / RECENT_S)
-        return GroupLoads(self._table.copy(), columns, now=now, faded=faded, least_pace=self.least_pace)
+        return GroupLoads(
+            self._table.tobytes(), columns, now=now, faded=faded, least_pace=self.least_pace, at_rest=self.at_rest
+        )
 
     def put_pace(self, column: int, pace: float) -> None:
-        self.numbers[PACE][column] = pace
-        self.numbers[BESIDE][column] = self.numbers[DECODES][column] * pace
+        load = self.loads[column]
+        load[PACE] = pace
+        load[BESIDE] = load[DECODES] * pace
         used = len(self.columns) + len(self._free)
-        self.least_pace = float(np.minimum.reduce(self._table[PACE, :used]))
+        self.least_pace = float(np.minimum.reduce(self._table[:used, PACE]))
 
     def most(self, row: int) -> float:
-        return float(np.maximum.reduce(self._table[row, : len(self.columns) + len(self._free)], initial=0.0))
+        return float(np.maximum.reduce(self._table[: len(self.columns) + len(self._free), row], initial=0.0))
 
     def fade(self, by: float) -> None:
         """What was spent so far counts so much less."""
-        self._table[SPENT] *= by
+        self._table[:, SPENT] *= by
 
     def _keep(self, table: Numbers) -> None:
         self._table = table
-        self.numbers = [row.data.cast("B").cast("d") for row in table]
-        """By row and column."""
+        self.loads = [numbers.data.cast("B").cast("d") for numbers in table]
+        """By column and row."""
 
     def _find(self, instances: tuple[InstanceId, ...]) -> range | list[int]:
         """Columns in a row are the usual case."""

@@ -49,6 +49,10 @@ class Predictions:
         """On an idle path."""
         return self.path.seconds(num_bytes) * self.transferring.of((source, target))
 
+    def usual_transfer_s(self, num_bytes: float) -> float:
+        """On an idle path between any two."""
+        return self.path.seconds(num_bytes) * self.transferring.usual
+
     def prefilled(self, instance: InstanceId, *, prompt_tokens: int, held_tokens: int, seconds: float) -> None:
         """With nothing else to do, the instance has computed what it did not hold of a prompt."""
         if prompt_tokens - held_tokens >= _LEAST_PREFILL_TOKENS and seconds > 0:

@@ -90,14 +90,13 @@ class PromptTree:
         root = self._roots.get(namespace)
         if root is None:
             return NOTHING_HELD
-        now = self._clock.now()
         width = self._width
         end = len(tokens) - len(tokens) % width
         levels: list[Level] = []
         in_dram, coming = True, 0
         node, at, mask = root, 0, 0
         while at < end and (child := node.children.get(tokens[at : at + width])) is not None:
-            if child.check_at <= now and not self._expire(child, now):
+            if child.check_at != ANNOUNCED_S and not self._keeps(child):
                 break
             if at and mask != child.mask:
                 levels.append((at // TOKEN_BYTES, mask))
@@ -306,8 +305,11 @@ class PromptTree:
         self._num_blocks -= (len(node.run) - size) // self._width
         node.run = node.run[:size]
 
-    def _expire(self, node: PromptNode, now: float) -> bool:
+    def _keeps(self, node: PromptNode) -> bool:
         """Let go of holders that nobody confirmed in time; False when none is left and the node went."""
+        now = self._clock.now()
+        if node.check_at > now:
+            return True
         for bit in [bit for bit, expires in node.holders.items() if expires <= now]:
             self._unhold(node, bit)
         node.check_at = min(node.holders.values(), default=float("inf"))

@@ -5,10 +5,9 @@ Owns the shape and the seconds that follow from a length held. Pure.
 
 import msgspec
 
-from memserve.core.ids import InstanceId
-from memserve.scheduler.cost_model import PathTerms, PrefillTerms
 from memserve.scheduler.flight import Asked
 from memserve.scheduler.holdings import Held
+from memserve.scheduler.predictions import Predictions
 
 
 class Prospect(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,15 +17,12 @@ class Prospect(msgspec.Struct, frozen=True, kw_only=True):
     may_split: bool
     """Serve it on one instance or on two: there are candidates for both."""
     held: Held
-    source: InstanceId | None
-    """Of those that hold most and may give it to others, the one whose path is free soonest."""
+    sources: int
+    """Who holds most of those that may give it to others, as bits of Slots."""
     source_tokens: int
     source_wait_s: float
-    """Until its path is free."""
-    prefill: PrefillTerms
-    path: PathTerms
-    usual_pace: float
-    transfer_pace: float
+    """Until the path of one of them is free."""
+    predictions: Predictions
     bytes_per_token: float
     whole_s: float
     """To compute all of the prompt, on an instance of the usual pace."""
@@ -41,13 +37,14 @@ class Prospect(msgspec.Struct, frozen=True, kw_only=True):
         total, most = self.num_tokens or 1, self.source_tokens
         if held == most:
             return self.rest_s
-        own_s = self.prefill.seconds(total, held / total)
+        predictions = self.predictions
+        own_s = predictions.prefill.seconds(total, held / total)
         if held > most:
             return own_s
-        path_s = self.path.seconds((most - held) * self.bytes_per_token) * self.transfer_pace
-        pull_s = (self.source_wait_s + path_s) / self.usual_pace
+        path_s = predictions.usual_transfer_s((most - held) * self.bytes_per_token)
+        pull_s = (self.source_wait_s + path_s) / predictions.computing.usual
         return min(own_s, pull_s + self.rest_s)
 
     def move_s(self, held: int) -> float:
         """To bring what an instance lacks that holds so much, from one that has computed it."""
-        return self.path.seconds((self.num_tokens - held) * self.bytes_per_token) * self.transfer_pace
+        return self.predictions.usual_transfer_s((self.num_tokens - held) * self.bytes_per_token)

@@ -157,9 +157,12 @@ class Scheduler:
         made = plan(self._weigher, self._by, found, prospect, self._random)
         pull = self._weigh_pull(prospect, made.first)
         source = pull.source if pull is not None and pull.is_worth_it else None
-        gained = pull.gained_tokens if pull is not None and source is not None else 0
+        held_tokens = made.first.matched_tokens
+        if pull is not None and source is not None:
+            held_tokens += pull.gained_tokens
+        prefill_s = self._predictions.prefill.seconds(prospect.num_tokens, held_tokens / (prospect.num_tokens or 1))
         place = Place(instance=made.first.instance, role=made.first.role)
-        self._enter(request, prospect, made, place, held_tokens=made.first.matched_tokens + gained)
+        self._enter(request, prospect, made, place, held_tokens=held_tokens, prefill_s=prefill_s)
         self._decisions[placement(made.decode, source)] += 1
         return Decision(
             request=request,
@@ -170,7 +173,7 @@ class Scheduler:
             candidates=made.candidates,
             source=source,
             pull=pull,
-            forecast=self._forecast(prospect, made, pull),
+            forecast=self._forecast(prospect, made, pull, prefill_s),
             tiers=self._holdings.tiers(place, asked, prospect.held, matched=made.first.matched_tokens),
         )
 
@@ -268,24 +271,25 @@ class Scheduler:
 
     def _weigh_pull(self, prospect: Prospect, first: Candidate) -> PullWeighing | None:
         """Whether `first` should pull from who holds most; None when that is nobody else."""
-        if self._pulls is None or prospect.source is None or prospect.source_tokens <= first.matched_tokens:
+        if self._pulls is None or prospect.source_tokens <= first.matched_tokens:
             return None
+        source = self._weigher.source(prospect)
         pull = self._pulls.weigh(
             target=first.instance,
-            source=prospect.source,
+            source=source,
             prompt_tokens=prospect.num_tokens,
             held_tokens=first.matched_tokens,
             source_tokens=prospect.source_tokens,
             bytes_per_token=prospect.bytes_per_token,
-            queue_s=self._paths.wait_s(prospect.source, first.instance),
+            queue_s=self._paths.wait_s(source, first.instance),
         )
         if pull.is_worth_it:
-            self._paths.begin(prospect.source, first.instance, pull.transfer_s)
+            self._paths.begin(source, first.instance, pull.transfer_s)
         else:
             self._pulls.declined(pull, first.instance)
         return pull
 
-    def _forecast(self, prospect: Prospect, made: Plan, pull: PullWeighing | None) -> Forecast | None:
+    def _forecast(self, prospect: Prospect, made: Plan, pull: PullWeighing | None, prefill_s: float) -> Forecast | None:
         if self._pulls is None:
             return None
         return forecast(
@@ -293,14 +297,23 @@ class Scheduler:
             decode=made.decode,
             pull=pull,
             prompt_tokens=prospect.num_tokens,
+            prefill_s=prefill_s,
             bytes_per_token=prospect.bytes_per_token,
-            costs=self._pulls,
+            predictions=self._predictions,
         )
 
-    def _enter(self, request: RequestId, prospect: Prospect, made: Plan, place: Place, *, held_tokens: int) -> None:
+    def _enter(
+        self,
+        request: RequestId,
+        prospect: Prospect,
+        made: Plan,
+        place: Place,
+        *,
+        held_tokens: int,
+        prefill_s: float,
+    ) -> None:
         asked, first, decode = prospect.asked, made.first, made.decode
         output, total = round(self._lessons.output_tokens), prospect.num_tokens
-        prefill_s = self._predictions.prefill.seconds(total, held_tokens / max(total, 1))
         self._load.add(
             request=request,
             phase=Phase.PREFILL,

@@ -82,20 +82,25 @@ class FormScores:
         self._alike = alike
         self._all: Numbers | None = None
 
-    def few_best(self) -> tuple[float, list[int]] | None:
-        """The lowest score and the places of all that have it, where a look at a few is enough to tell.
+    def few_best(self) -> tuple[float, int] | None:
+        """The lowest score and a bit for the place of each that has it, where a look at a few is enough to tell.
 
         Whoever holds as much cannot have a lower score than an idle instance of the fastest pace would have. None
-        where one of the many might be best.
+        where one of the many might be best, unless it is known who of them is idle and nothing is to be computed.
         """
         terms, loads = self._terms, self._loads
         crowd, answer_s, by_bit = terms.crowd, terms.answer * terms.step, self._places.by_bit
-        least, most, equals = inf, inf, list[int]()
+        least, most, equals = inf, inf, 0
         for num_tokens, holders, compute_s, move_s in self._alike:
-            if compute_s * crowd * loads.least_pace + move_s + answer_s > most:
+            idle = compute_s * crowd * loads.least_pace + move_s + answer_s
+            if idle > most:
                 continue
             if not num_tokens or holders.bit_count() > _FEW:
-                return None
+                at_rest = 0 if crowd or num_tokens else self._without_any() & loads.at_rest()
+                if not at_rest:
+                    return None
+                least, equals = (idle, at_rest) if idle * ROUNDED < least else (least, equals | at_rest)
+                continue
             rest = holders
             while rest:
                 place = by_bit[rest & -rest]
@@ -114,10 +119,17 @@ class FormScores:
                     + terms.answer * steps_s
                 )
                 if score * ROUNDED < least:
-                    least, most, equals = score, score * ROUNDED, [place]
+                    least, most, equals = score, score * ROUNDED, 1 << place
                 elif score <= most:
-                    equals.append(place)
+                    equals |= 1 << place
         return least, equals
+
+    def _without_any(self) -> int:
+        """A bit for the place of each that holds nothing."""
+        holders = 0
+        for _, own, _, _ in self._alike[:-1]:
+            holders |= own
+        return self._places.other_than(holders)
 
     def all(self) -> Numbers:
         """In order."""

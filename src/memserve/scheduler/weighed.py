@@ -28,8 +28,8 @@ class Scores(Protocol):
         """Of everybody, in order."""
         ...
 
-    def few_best(self) -> tuple[float, list[int]] | None:
-        """The lowest score and the places of all that have it; None where everybody has to be looked at."""
+    def few_best(self) -> tuple[float, int] | None:
+        """The lowest score and a bit for the place of each that has it; None where everybody has to be looked at."""
         ...
 
 
@@ -59,7 +59,10 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True):
         if few is None:
             return self._best_of_all(random, besides)
         score, places = few
-        return score, places[0] if len(places) == 1 else sorted(places)[int(random.random() * len(places))]
+        count = places.bit_count()
+        for _ in range(int(random.random() * count) if count > 1 else 0):
+            places &= places - 1
+        return score, (places & -places).bit_length() - 1
 
     def _best_of_all(self, random: Random, besides: InstanceId | None) -> Best:
         scores, index = self.scores.all(), self.places.group.index

@@ -66,23 +66,19 @@ class Weigher:
         """What is held of the prompt and by whom; only `givers` are asked to give it to others."""
         held = self._holdings.match(found.kinds, asked)
         most, holders = longest(held.ready, self._places.of(givers).members)
-        source, source_wait_s = self._least_busy(holders) if holders else (None, 0.0)
         predictions, num_tokens = self._predictions, asked.num_tokens
-        prefill, usual_pace = predictions.prefill, predictions.computing.usual
+        prefill = predictions.prefill
         return Prospect(
             asked=asked,
             num_tokens=num_tokens,
             may_split=bool(found.prefill.instances and found.whole.instances),
             held=held,
-            source=source,
-            source_wait_s=source_wait_s,
+            sources=holders,
             source_tokens=most,
-            prefill=prefill,
-            path=predictions.path,
-            usual_pace=usual_pace,
-            transfer_pace=predictions.transferring.usual,
+            source_wait_s=0.0 if self._paths.are_free() else self._least_wait_s(holders),
+            predictions=predictions,
             bytes_per_token=found.bytes_per_token,
-            whole_s=prefill.seconds(num_tokens, 0.0) * usual_pace,
+            whole_s=prefill.seconds(num_tokens, 0.0) * predictions.computing.usual,
             rest_s=prefill.seconds(num_tokens, most / (num_tokens or 1)),
             is_spreading=self._is_spreading(asked, held, pullable=most),
             output_tokens=output_tokens,
@@ -158,20 +154,20 @@ class Weigher:
             raise InvariantError(f"{policy!r} gave {scores.size} scores to {choice.matched.size} instances: one each")
         return scores
 
-    def _least_busy(self, holders: int) -> tuple[InstanceId, float]:
-        """And for how long it is. Of a few drawn at random: as good as of all, and cheaper where all hold a prefix."""
-        count = holders.bit_count()
-        are_free = self._paths.are_free()
-        if are_free or count == 1:
-            source = self._slots.pick(holders, int(self._random.random() * count))
-            return source, 0.0 if are_free else self._paths.wait_s(source)
+    def source(self, prospect: Prospect) -> InstanceId:
+        """One of its sources whose path is free as soon as was told; there must be some."""
+        sources, count = prospect.sources, prospect.sources.bit_count()
+        if count > 1 and not self._paths.are_free():
+            soonest = prospect.source_wait_s  # time goes on, and nothing was ordered since
+            return self._random.choice([i for i in self._slots.names(sources) if self._paths.wait_s(i) <= soonest])
+        return self._slots.pick(sources, int(self._random.random() * count))
+
+    def _least_wait_s(self, holders: int) -> float:
+        """Until the path of one of them is free. Of a few drawn at random, where many hold a prefix."""
         sources = self._slots.names(holders)
         if len(sources) > _SOURCES_TRIED:
             sources = tuple(self._random.sample(sources, _SOURCES_TRIED))
-        waits = [self._paths.wait_s(source) for source in sources]
-        least = min(waits)
-        equals = [source for source, wait_s in zip(sources, waits, strict=True) if wait_s == least]
-        return equals[0] if len(equals) == 1 else equals[int(self._random.random() * len(equals))], least
+        return min(map(self._paths.wait_s, sources), default=0.0)
 
     def _is_spreading(self, asked: Asked, held: Held, *, pullable: int) -> bool:
         """What nobody can give yet is not spread: each further instance would have to compute it."""
