@@ -33,6 +33,8 @@ BLOCK = 4
 PROMPT = array("i", range(100, 100 + 10 * BLOCK)).tobytes()
 OUTPUT = 100.0
 CAPACITY = 3_000
+HELD = st.just(0) | st.integers(0, 10)
+"""Blocks: often none, as those that hold nothing are weighed in a way of their own."""
 
 
 class ShownEverybody:
@@ -46,8 +48,8 @@ class Loaded:
     """An instance by hand: what it holds of the prompt and what it has to do, all of it begun at time 0."""
 
     def __init__(self, draw: st.DrawFn) -> None:
-        self.pool = draw(st.integers(0, 10)) * BLOCK
-        self.engine = draw(st.integers(0, 10)) * BLOCK
+        self.pool = draw(HELD) * BLOCK
+        self.engine = draw(HELD) * BLOCK
         self.prefills = draw(st.lists(st.sampled_from([0.0, 0.5, 3.0]), max_size=3))
         self.contexts = draw(st.lists(st.sampled_from([10, 500, 2_900]), max_size=3))
         self.pace = draw(st.sampled_from([None, 0.5, 3.0]))
@@ -156,7 +158,7 @@ class Cluster:
 @st.composite
 def clusters(draw: st.DrawFn) -> Cluster:
     shapes = [
-        disaggregated(3, 2),
+        disaggregated(3, 4),
         flexible(4),
         view(*[instance(f"c{i}", Role.COLOCATED) for i in range(5)], instance("m", Role.MEMORY)),
         view(instance("f", Role.FLEXIBLE), instance("c", Role.COLOCATED), instance("d", Role.DECODE)),
