@@ -30,14 +30,6 @@ class Places:
         self.num_strangers = len(self.bits) - len(self.by_bit)
         """Members without a bit."""
         self._found: dict[int, npt.NDArray[np.intp]] = {}
-        self._everybody = (1 << len(self.bits)) - 1
-
-    def other_than(self, bits: int) -> int:
-        """A bit for the place of each that is none of those."""
-        left = self._everybody
-        for place in self.of(bits).tolist() if bits else ():
-            left ^= 1 << place
-        return left
 
     def of(self, bits: int) -> npt.NDArray[np.intp]:
         """Of those among these that belong to the group, in no particular order."""

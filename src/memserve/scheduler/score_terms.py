@@ -96,9 +96,10 @@ class FormScores:
             if idle > most:
                 continue
             if not num_tokens or holders.bit_count() > _FEW:
-                at_rest = 0 if crowd or num_tokens else self._without_any() & loads.at_rest()
+                at_rest = 0 if crowd or num_tokens else loads.at_rest()
                 if not at_rest:
                     return None
+                # Whoever is at rest and holds something has less to be moved: it was looked at, and this is passed by.
                 least, equals = (idle, at_rest) if idle * ROUNDED < least else (least, equals | at_rest)
                 continue
             rest = holders
@@ -123,13 +124,6 @@ class FormScores:
                 elif score <= most:
                     equals |= 1 << place
         return least, equals
-
-    def _without_any(self) -> int:
-        """A bit for the place of each that holds nothing."""
-        holders = 0
-        for _, own, _, _ in self._alike[:-1]:
-            holders |= own
-        return self._places.other_than(holders)
 
     def all(self) -> Numbers:
         """In order."""
