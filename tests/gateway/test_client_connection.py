@@ -88,5 +88,28 @@ async def test_an_error_before_the_answer_is_an_answer_and_inside_a_stream_an_ev
     assert inside.sent[-1]["body"] == b"data: " + error.body() + b"\n\ndata: [DONE]\n\n"
 
 
+async def test_an_error_after_the_complete_answer_is_not_told() -> None:
+    server = Server()
+    client = server.client()
+    await client.send_whole(status=200, body=b"{}", headers=[])
+    await client.fail(bad_request("late"))
+    assert [m.get("status") for m in server.sent] == [200, None]
+    assert server.sent[-1]["body"] == b"{}"
+
+
+async def test_an_answer_is_flushed_when_the_server_had_a_moment_to_write_it() -> None:
+    written: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        # As uvloop does it: at the next pause of the task.
+        asyncio.get_running_loop().call_soon(written.append, message.get("body", b""))
+
+    client = ClientConnection(SCOPE, Server().receive, send)
+    await client.send_whole(status=200, body=b"{}", headers=[])
+    assert not written
+    await client.flushed()
+    assert written == [b"", b"{}"]
+
+
 def test_an_error_without_a_word_of_its_own_is_named_by_its_status() -> None:
     assert b'"type":"Method Not Allowed"' in ApiError("no", status=405).body()

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import msgspec
 
-from memserve.core.enums import Role
+from memserve.core.enums import SERVING_ROLES, Role
 from memserve.core.ids import Epoch, Incarnation, InstanceId
 from memserve.wire.messages import Load, PeerInfo
 
@@ -54,6 +54,12 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def find(self, instance: InstanceId) -> InstanceView | None:
         return self._by_name.get(instance)
+
+    @cached_property
+    def num_answering(self) -> int:
+        """Active instances that produce answers; those that compute prompts, where nobody else is left."""
+        serving = self.active(*SERVING_ROLES)
+        return sum(i.role is not Role.PREFILL for i in serving) or len(serving)
 
     @cached_property
     def _by_name(self) -> dict[InstanceId, InstanceView]:

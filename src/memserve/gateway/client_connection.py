@@ -89,8 +89,9 @@ class ClientConnection:
         try:
             yield
         finally:
-            watcher.cancel()
-            await asyncio.wait({watcher})
+            if not watcher.done():  # it is when a complete answer was flushed, and then there is nothing to wait for
+                watcher.cancel()
+                await asyncio.wait({watcher})
 
     async def _end_when_gone(self, work: Scope) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -116,8 +117,17 @@ class ClientConnection:
         self._complete = True
         await self._send({"type": "http.response.body", "body": chunk})
 
+    async def flushed(self) -> None:
+        """Until the server has put what was sent on its socket, which it does when the task that sent it pauses."""
+        await asyncio.sleep(0)
+
     async def fail(self, error: ApiError) -> None:
-        """An error answer; inside a stream an error event and the end of the stream, as vLLM does it."""
+        """An error answer; inside a stream an error event and the end of the stream, as vLLM does it.
+
+        Nothing when the answer is complete: the client has what it asked for.
+        """
+        if self._complete:
+            return
         try:
             async with scope(deadline_s=_ERROR_DEADLINE_S):
                 if self._status is None:

@@ -49,6 +49,7 @@ class RequestFlow:
         self._runtime.retries.request_came()
         try:
             outcome = await self._serve_somewhere()
+            await self._client.flushed()  # what is learned of the request need not be waited for
         finally:
             self._context.scheduler.finish(self._job.id, outcome=outcome)
             self._occupancy.drop(self._job.id)
@@ -97,7 +98,8 @@ class RequestFlow:
     def _decide(self, gone: frozenset[Member], *, alone: bool) -> Route:
         """Without those that failed; one that has started again may be asked."""
         view = self._context.cluster.view
-        excluded = frozenset(i.instance for i in view.instances if (i.instance, i.incarnation) in gone)
+        still = (view.find(name) for name, _ in gone)
+        excluded = frozenset(i.instance for i in still if i is not None and (i.instance, i.incarnation) in gone)
         if alone and view.active(Role.DECODE, Role.COLOCATED, Role.FLEXIBLE):
             excluded |= {i.instance for i in view.instances if i.role is Role.PREFILL}
         decision = self._place(view, excluded, alone=alone)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from memserve.core.clock import SystemClock
-from memserve.core.enums import SERVING_ROLES, Role
+from memserve.core.enums import SERVING_ROLES
 from memserve.gateway.admission import Admission
 from memserve.gateway.context import GatewayContext
 from memserve.gateway.errors import InstanceLost, unavailable
@@ -85,9 +85,7 @@ class GatewayRuntime:
 
         With nobody left to serve, one request may pass at a time, to be told so.
         """
-        serving = self.context.cluster.view.active(*SERVING_ROLES)
-        answering = [i for i in serving if i.role is not Role.PREFILL] or serving
-        return max(1, len(answering) * self.context.settings.max_requests_per_instance)
+        return max(1, self.context.cluster.view.num_answering * self.context.settings.max_requests_per_instance)
 
     async def _follow_view(self) -> None:
         while True:
