@@ -81,7 +81,7 @@ def test_answers_count_with_the_context_that_they_keep() -> None:
 def test_who_was_not_seen_computing_is_as_fast_as_usual() -> None:
     load = LoadLedger(ManualClock())
     assert load.of((A, B)).pace.tolist() == [1.0, 1.0]
-    load.set_pace(A, 3.0, usual=2.0)
+    load.set_pace(A, 1.5, usual=2.0)
     assert load.of((A, B)).pace.tolist() == [3.0, 2.0]
 
 

@@ -10,6 +10,7 @@ from memserve.core.clock import ManualClock
 from memserve.core.ids import InstanceId, RequestId
 from memserve.scheduler.decision import Decision
 from memserve.scheduler.factors import Factors
+from memserve.scheduler.load import LoadLedger
 from memserve.scheduler.predictions import ASSUMED_PREFILL, Predictions
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
@@ -64,7 +65,7 @@ def test_the_first_observation_replaces_a_guess_and_corrects_a_measurement_by_ha
     for factors in (guessed, measured):
         factors.learn(A, 4.0)
     assert guessed.of(A) == pytest.approx(4.0)
-    assert measured.of(None) == pytest.approx(2.0)
+    assert measured.usual == pytest.approx(2.0)
     assert (guessed.is_guess, measured.is_guess) == (False, False)
 
 
@@ -75,9 +76,25 @@ def test_one_slow_answer_does_not_make_a_slow_instance_and_twenty_do() -> None:
     factors.learn("b", 3.0)
     assert factors.of("b") < 1.5
     for _ in range(19):
+        factors.learn(A, 1.0)
         factors.learn("b", 3.0)
     assert factors.of("b") > 2.0
-    assert factors.of(A) < 1.1
+    assert factors.of(A) < 1.3
+
+
+def test_an_instance_whose_first_answer_was_slow_is_not_taken_for_slow_while_only_others_are_asked() -> None:
+    factors = Factors(prior=0)
+    factors.learn("b", 1.4)
+    for _ in range(10):
+        factors.learn(A, 1.0)
+    assert factors.of("b") == pytest.approx(factors.of(A), rel=0.1)
+
+
+def test_the_pace_of_an_instance_that_nobody_asks_follows_that_of_all() -> None:
+    load = LoadLedger(ManualClock())
+    load.set_pace(A, 1.0, usual=1.4)
+    load.set_pace(InstanceId("b"), 0.9, usual=1.1)
+    assert load.of((A, InstanceId("b"))).pace.tolist() == pytest.approx([1.1, 0.99])
 
 
 def test_what_is_queued_takes_longer_once_its_instance_turns_out_to_be_slower() -> None:

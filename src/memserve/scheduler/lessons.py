@@ -74,7 +74,7 @@ class Lessons:
 
     def _set_pace(self, instance: InstanceId) -> None:
         pace = self._predictions.computing
-        self._load.set_pace(instance, pace.of(instance), usual=pace.usual)
+        self._load.set_pace(instance, pace.own(instance), usual=pace.usual)
 
     def __repr__(self) -> str:
         return f"Lessons({self._num_answers} answers of {self.output_tokens:.0f} tokens, {self._overruns})"

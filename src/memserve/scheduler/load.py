@@ -92,7 +92,7 @@ class LoadLedger:
         self._queues: dict[int, _Queue] = {}  # by column
         self._queued_s = 0.0  # of all queues, at the pace of their instances
         self._most_context = 0.0  # of any instance, or more
-        self._paced: set[InstanceId] = set()
+        self._paces: dict[InstanceId, float] = {}  # of those told of, as multiples of the usual one
 
     def add(
         self,
@@ -141,20 +141,21 @@ class LoadLedger:
         self.drop(request, Phase.PREFILL)
         self.drop(request, Phase.DECODE)
 
-    def set_pace(self, instance: InstanceId, factor: float, *, usual: float) -> None:
-        """It takes this many times as long as the terms alone predict; `usual` goes for those not told of."""
-        self._paced.add(instance)
+    def set_pace(self, instance: InstanceId, own: float, *, usual: float) -> None:
+        """Any instance takes `usual` times as long as the terms alone predict, and this one `own` times that."""
+        self._paces[instance] = own
         table = self._table
-        if usual != table.usual_pace:
-            table.usual_pace = usual
-            for name, column in table.columns.items():
-                if name not in self._paced:
-                    self._put_pace(column, usual)
-        self._put_pace(table.column(instance), factor)
+        column = table.column(instance)
+        if usual == table.usual_pace:
+            self._put_pace(column, usual * own)
+            return
+        table.usual_pace = usual
+        for name, column in table.columns.items():
+            self._put_pace(column, usual * self._paces.get(name, 1.0))
 
     def forget(self, instance: InstanceId) -> None:
         """The instance is gone; what was queued on it is queued no more."""
-        self._paced.discard(instance)
+        self._paces.pop(instance, None)
         column = self._table.columns.pop(instance, None)
         if column is None:
             return
