@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
+from uuid import uuid4
 
 import torch
 
-from memserve.config import ALL_PATHS, DiskPlace
+from memserve.config import ALL_PATHS, LOOPBACK, DiskPlace
 from memserve.core.clock import SystemClock
 from memserve.core.enums import CachingMode, DataPath, TransferMode
 from memserve.core.errors import InstanceUnavailable
@@ -25,7 +26,7 @@ from memserve.engines.vllm.worker_side import WorkerSide
 from memserve.instance.mempool import MemPool
 from memserve.storage.base import Storage
 from memserve.storage.shared_memory import attach
-from memserve.transport.tcp import TcpTransport
+from memserve.transport.room_writers import RoomWriters
 from memserve.wire.messages import ArenaRef, RequestParams, RequestReport
 from tests.engines.paged import BLOCK_BYTES, BLOCK_SIZE, paged_memory
 
@@ -76,7 +77,7 @@ class MiniEngine:
                 memory=memory,
                 attach=partial(self._attach, rank),
                 commit=partial(self._commit, rank),
-                network=TcpTransport(clock=SystemClock()),
+                network=RoomWriters(paths, name=f"{name}/{rank}/{uuid4()}", network=LOOPBACK, clock=SystemClock()),
                 rank=rank,
                 clock=SystemClock(),
                 copies=copies,

@@ -13,6 +13,7 @@ from memserve.core.ids import RequestId
 from memserve.wire.messages import RequestParams
 from tests.engines.mini_engine import BLOCK_SIZE, MiniEngine
 from tests.engines.paged import BLOCK_BYTES, HEAD_BYTES
+from tests.transport.paths import PATHS
 from tests.transport.proxy import Fault, FaultyProxy, Kind
 
 
@@ -58,7 +59,7 @@ def transfer(request: pytest.FixtureRequest) -> TransferMode:
     return request.param
 
 
-@pytest.fixture(params=ALL_PATHS)
+@pytest.fixture(params=PATHS)
 def path(request: pytest.FixtureRequest) -> DataPath:
     return request.param
 

@@ -35,7 +35,7 @@ from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
 from memserve.security.secret import ClusterSecret
 from memserve.wire.identity import KvIdentity, Namespace
-from memserve.wire.messages import Load, PathCheck, PeerInfo, PeerPaths, Pinned, ResizeReply, TierStats
+from memserve.wire.messages import Load, PathCheck, PeerInfo, PeerPath, Pinned, ResizeReply, TierStats
 from tests.fakes.engine import FakeEngine, Fault
 from tests.fakes.generation import Generation
 from tests.fakes.model import PIECES, TOKENIZER
@@ -173,10 +173,10 @@ class ScriptedPools:
     async def pins(self, peer: PeerInfo) -> tuple[Pinned, ...]:
         return tuple(self.held.get(peer.instance, {}).values())
 
-    async def paths(self, peer: PeerInfo, *, others: tuple[PeerInfo, ...]) -> tuple[PeerPaths, ...]:
+    async def paths(self, peer: PeerInfo, *, others: tuple[PeerInfo, ...]) -> tuple[PeerPath, ...]:
         if self.refusal is not None:
             raise self.refusal
-        return tuple(PeerPaths(peer=o.instance, reads=DataPath.NIXL, writes=DataPath.TCP) for o in others)
+        return tuple(PeerPath(peer=o.instance, path=DataPath.NIXL) for o in others)
 
 
 class CharacterTokens:

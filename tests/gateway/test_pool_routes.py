@@ -53,8 +53,8 @@ async def test_what_the_pool_refuses_is_told_with_its_numbers(rig: Rigs, refusal
 async def test_the_ways_between_each_two_instances_are_those_that_they_name(rig: Rigs) -> None:
     async with rig() as cluster, cluster.http.get(f"{cluster.url}/admin/paths") as answer:
         assert (await answer.json())["paths"] == [
-            {"instance": "p0", "peer": "d0", "reads": "nixl", "writes": "tcp"},
-            {"instance": "d0", "peer": "p0", "reads": "nixl", "writes": "tcp"},
+            {"instance": "p0", "peer": "d0", "path": "nixl"},
+            {"instance": "d0", "peer": "p0", "path": "nixl"},
         ]
 
 

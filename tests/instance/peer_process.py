@@ -15,15 +15,17 @@ from memserve.core.ids import RequestId, TransferId, block_index
 from memserve.instance.mempool import MemPool
 from memserve.storage.shared_memory import attach
 from memserve.transport.framed_socket import FramedSocket, TcpLimits
+from memserve.transport.nixl_agent import NixlAgent
 from memserve.transport.verified_copy import checksum
-from memserve.wire.data_messages import WriteRequest
+from memserve.wire.data_messages import ShownWriteRequest, WriteRequest
 from memserve.wire.messages import CommitRequest, PeerInfo, ReserveRequest
 from tests.instance.conftest import BLOCK_BYTES, BLOCK_SIZE
 from tests.instance.contents import PROMPT_BLOCKS, contents, prompt
 
 REQUEST = RequestId("killed")
-OPEN: list[socket.socket] = []
-"""Connections that end with the process."""
+OPEN: list[object] = []
+"""What ends with the process."""
+BLOCK = memoryview(bytearray(b"1" * BLOCK_BYTES))
 DATA = b"".join(token.to_bytes(4, "little") for token in range(10))
 
 
@@ -62,6 +64,21 @@ def reserve(pool: MemPool, peer: PeerInfo) -> tuple[TransferId, int]:
 
 def write_half(pool: MemPool, peer: PeerInfo) -> None:
     """Reserve two blocks for bytes over the network, send one of them and half of the other."""
+    framed, frame = two_blocks_for(pool, peer, DataPath.TCP)
+    framed.send(frame, num_follow=2 * BLOCK_BYTES)
+    framed.send_bytes([BLOCK, BLOCK[: BLOCK_BYTES // 2]])
+
+
+def show_only(pool: MemPool, peer: PeerInfo) -> None:
+    """Reserve two blocks for bytes by NIXL, show them, and leave NIXL to itself."""
+    framed, frame = two_blocks_for(pool, peer, DataPath.NIXL)
+    agent = NixlAgent(f"{pool.info.instance}/{time.time_ns()}", clock=SystemClock())
+    framed.send(ShownWriteRequest(write=frame, shown=agent.show([BLOCK, BLOCK])))
+    OPEN.append(agent)
+
+
+def two_blocks_for(pool: MemPool, peer: PeerInfo, path: DataPath) -> tuple[FramedSocket, WriteRequest]:
+    """A connection that ends with the process, and what announces twice BLOCK in room that is reserved for it."""
     asked = ReserveRequest(
         transfer=TransferId(f"{pool.info.instance}/{time.time_ns()}"),
         request=REQUEST,
@@ -73,24 +90,22 @@ def write_half(pool: MemPool, peer: PeerInfo) -> None:
         tail=False,
         handoff=True,
         ttl_s=60,
-        path=DataPath.TCP,
+        path=path,
     )
     reply = pool.engine_path.reserve(peer, asked).result()
     host, port = peer.data.removeprefix("tcp://").split(":")
-    sock = socket.create_connection((host, int(port)))
-    framed = FramedSocket(sock, peer=peer.data, limits=TcpLimits(), clock=SystemClock())
-    block = memoryview(b"1" * BLOCK_BYTES)
-    frame = WriteRequest(
+    framed = FramedSocket(
+        socket.create_connection((host, int(port))), peer=peer.data, limits=TcpLimits(), clock=SystemClock()
+    )
+    OPEN.append(framed)
+    return framed, WriteRequest(
         transfer=asked.transfer,
         ticket=reply.ticket,
         blocks=tuple(block_index(one) for one in reply.blocks),
         offset=0,
         length=BLOCK_BYTES,
-        checksums=(checksum(block),) * 2,
+        checksums=(checksum(BLOCK),) * 2,
     )
-    framed.send(frame, num_follow=2 * BLOCK_BYTES)
-    framed.send_bytes([block, block[: BLOCK_BYTES // 2]])
-    OPEN.append(sock)
 
 
 def commit(pool: MemPool, peer: PeerInfo) -> None:
@@ -123,6 +138,7 @@ DEEDS: dict[str, Callable[[MemPool, PeerInfo], object]] = {
     "connect": connect,
     "reserve": reserve,
     "write half": write_half,
+    "show only": show_only,
     "commit": commit,
     "hold": hold,
     "stream": stream,

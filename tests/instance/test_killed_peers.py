@@ -7,17 +7,20 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from memserve.config import LOOPBACK
 from memserve.core.clock import SystemClock
 from memserve.core.enums import DataPath
 from memserve.core.errors import InstanceUnavailable
 from memserve.core.ids import TransferId, block_index
 from memserve.instance.mempool import HandoffState, MemPool
 from memserve.storage.shared_memory import sweep
-from memserve.transport.tcp import Part, RemoteRoom, TcpTransport
+from memserve.transport.room_writers import RoomWriters
+from memserve.transport.rooms import Part, RemoteRoom
 from memserve.wire.messages import ReserveRequest
 from tests.instance.conftest import BLOCK_BYTES, CLUSTER, MakePool
 from tests.instance.contents import contents, prompt
 from tests.instance.peer_process import DATA, REQUEST
+from tests.transport.paths import NEEDS_NIXL, PATHS
 
 Peer = "subprocess.Popen[str]"
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -100,11 +103,11 @@ def test_what_was_committed_before_the_kill_is_handed_over(a: MemPool, start: St
     assert a.stats().num_leases == 0
 
 
-@pytest.mark.parametrize("path", list(DataPath))
+@pytest.mark.parametrize("path", PATHS)
 def test_a_sender_killed_among_transfers_leaves_only_whole_prompts(
     make_pool: MakePool, start: Start, path: DataPath
 ) -> None:
-    receiver = make_pool("receiver", dram_bytes=256 * BLOCK_BYTES)
+    receiver = make_pool("receiver", dram_bytes=256 * BLOCK_BYTES, paths=(path,))
     for num_prompts in (1, 2, 4):
         while receiver.take_received(deadline_s=0):
             pass  # of the round before
@@ -137,13 +140,20 @@ def test_a_killed_receiver_is_unavailable_in_bounded_time_and_the_sender_is_unha
     assert num_reserved(a) == 0
 
 
-def test_a_writer_killed_in_the_middle_of_a_frame_leaves_nothing(a: MemPool, start: Start) -> None:
-    peer = start("write half", DataPath.TCP)
+@pytest.mark.parametrize(
+    ("deed", "path"),
+    [("write half", DataPath.TCP), pytest.param("show only", DataPath.NIXL, marks=NEEDS_NIXL)],
+)
+def test_a_writer_killed_in_the_middle_of_a_frame_leaves_nothing(
+    make_pool: MakePool, start: Start, deed: str, path: DataPath
+) -> None:
+    a = make_pool("a", paths=(path,))
+    peer = start(deed, path, endpoint=a.info.endpoint)
     assert said(peer)
     assert num_reserved(a) == 2
     kill(peer)
-    assert said(start("connect", DataPath.TCP))
-    end = time.monotonic() + 10
+    assert said(start("connect", path, endpoint=a.info.endpoint))
+    end = time.monotonic() + 30
     while num_reserved(a):  # until the dead connection and the next expiry have come
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -151,8 +161,12 @@ def test_a_writer_killed_in_the_middle_of_a_frame_leaves_nothing(a: MemPool, sta
     a.local.check()
 
 
-def test_a_receiver_killed_between_frames_is_told_to_the_writer_at_once(a: MemPool, start: Start) -> None:
-    peer = start("connect", endpoint="", instance="victim")
+@pytest.mark.parametrize("path", [path for path in PATHS if DataPath.SHM not in path.values])
+def test_a_receiver_killed_between_frames_is_told_to_the_writer_at_once(
+    make_pool: MakePool, start: Start, path: DataPath
+) -> None:
+    a = make_pool("a", paths=(path,))
+    peer = start("connect", path, endpoint="", instance="victim")
     info = a.connect(said(peer))
     asked = ReserveRequest(
         transfer=TransferId("a/1"),
@@ -165,7 +179,7 @@ def test_a_receiver_killed_between_frames_is_told_to_the_writer_at_once(a: MemPo
         tail=False,
         handoff=True,
         ttl_s=60,
-        path=DataPath.TCP,
+        path=path,
     )
     reply = a.engine_path.reserve(info, asked).result()
 
@@ -175,10 +189,10 @@ def test_a_receiver_killed_between_frames_is_told_to_the_writer_at_once(a: MemPo
                 kill(peer)
             yield Part(blocks=(block_index(block),), offset=0, data=(memoryview(bytes(BLOCK_BYTES)),))
 
-    network = TcpTransport(clock=SystemClock())
+    network = RoomWriters((path,), name=f"a/{time.time_ns()}", network=LOOPBACK, clock=SystemClock())
     begin = time.monotonic()
     with pytest.raises(InstanceUnavailable):
-        network.write(RemoteRoom(endpoint=info.data, transfer=asked.transfer, ticket=reply.ticket), parts())
+        network.write(RemoteRoom(endpoint=info.data, transfer=asked.transfer, ticket=reply.ticket, path=path), parts())
     assert time.monotonic() - begin < 5
     network.close()
 

@@ -55,9 +55,8 @@ def is_idle(pool: MemPool) -> bool:
 
 
 def test_each_pair_takes_the_path_that_both_have(near: MemPool, far: MemPool, path: DataPath) -> None:
-    assert near.path_from(far.info) is path
-    assert far.path_from(near.info) is path
-    assert near.path_to(far.info) is (None if path is DataPath.NIXL else path)
+    assert near.path_to(far.info) is path
+    assert far.path_to(near.info) is path
 
 
 @pytest.mark.parametrize("tier", [Tier.DRAM, Tier.HBM])
@@ -195,10 +194,7 @@ async def test_a_gateway_is_told_the_ways_to_each_peer(near: MemPool, far: MemPo
     hidden = msgspec.structs.replace(far.info, arena=None, data="", nixl=False)
     found = await pools.paths(near.info, others=(far.info, hidden))
     await pools.close()
-    assert [(p.peer, p.reads, p.writes) for p in found] == [
-        ("far", path, None if path is DataPath.NIXL else path),
-        ("far", None, None),
-    ]
+    assert [(p.peer, p.path) for p in found] == [("far", path), ("far", None)]
 
 
 def test_pools_with_tls_share_and_are_reached_where_they_say(make_pool: MakePool, tls: TlsFiles) -> None:

@@ -20,7 +20,8 @@ from memserve.core.clock import SystemClock
 from memserve.core.ids import Incarnation, InstanceId, TransferId
 from memserve.instance.setup import default_identity
 from memserve.transport.base import Offer, RunCopy
-from memserve.transport.tcp import Part, RemoteRoom, TcpTransport
+from memserve.transport.rooms import Part, RemoteRoom
+from memserve.transport.tcp import TcpTransport
 from memserve.transport.tcp_server import DataServer
 from memserve.transport.verified_copy import checksum
 from memserve.wire.data_messages import ReadRequest, WriteRequest

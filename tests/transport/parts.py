@@ -19,7 +19,7 @@ from memserve.transfer.record import peer_owner
 from memserve.transport.base import RunCopy
 from memserve.transport.framed_socket import TcpLimits
 from memserve.transport.nixl_agent import NixlAgent
-from memserve.transport.tcp import Part, RemoteRoom
+from memserve.transport.rooms import Part, RemoteRoom
 from memserve.transport.tcp_server import DataServer
 from memserve.transport.verified_copy import checksum
 from memserve.wire.messages import AbortRequest, CommitRequest, PeerInfo, ReserveRequest
@@ -142,12 +142,14 @@ def tokens(num_blocks: int) -> bytes:
 
 
 def parts_for(blocks: tuple[BlockId, ...], data: list[bytes], *, at_once: int = 2) -> list[Part]:
-    """Frames that bring `data` into reserved blocks."""
+    """Frames that bring `data` into reserved blocks, cut from one piece of memory as an engine's are."""
+    whole = memoryview(bytearray(b"".join(data)))
+    views = [whole[first : first + BLOCK_BYTES] for first in range(0, len(whole), BLOCK_BYTES)]
     return [
         Part(
             blocks=tuple(block_index(block) for block in blocks[first : first + at_once]),
             offset=0,
-            data=tuple(memoryview(one) for one in data[first : first + at_once]),
+            data=tuple(views[first : first + at_once]),
         )
         for first in range(0, len(blocks), at_once)
     ]

@@ -12,7 +12,7 @@ from memserve.core.clock import SystemClock
 from memserve.core.errors import InstanceUnavailable, MemserveError, TransferFailed
 from memserve.core.ids import BlockId, TransferId, block_index
 from memserve.transport.framed_socket import FramedSocket
-from memserve.transport.tcp import RemoteRoom
+from memserve.transport.rooms import RemoteRoom
 from memserve.transport.tcp_server import MAX_WRITE_BYTES
 from memserve.transport.verified_copy import checksum
 from memserve.wire.data_messages import DataMessage, ReadReply, ReadRequest, WriteRequest

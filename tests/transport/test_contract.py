@@ -1,4 +1,4 @@
-"""What every path must do, whatever it is made of: shared memory, data connections, a network of crumbs."""
+"""What every path must do that brings blocks here: shared memory, data connections, a network of crumbs, NIXL."""
 
 import time
 from collections.abc import Iterator
@@ -9,21 +9,19 @@ import pytest
 
 from memserve.config import Network
 from memserve.core.clock import SystemClock
-from memserve.core.enums import PiecePlan
 from memserve.core.errors import InstanceUnavailable, MemserveError, TransferFailed
 from memserve.security.tls_files import TlsFiles
 from memserve.storage.shared_memory import attach
-from memserve.transfer.plan import pieces
 from memserve.transport.base import Offer, Transport
 from memserve.transport.nixl import NixlTransport
 from memserve.transport.nixl_agent import NixlAgent, load_nixl
 from memserve.transport.shm import SharedMemoryTransport
-from memserve.transport.tcp import TcpTransport, cut
+from memserve.transport.tcp import TcpTransport
 from memserve.transport.tcp_server import DataServer
 from memserve.transport.verified_copy import CopyThreads
 from memserve.wire.messages import PeerInfo
 from tests.transport.conftest import MakeProxy
-from tests.transport.parts import BLOCK_BYTES, LIMITS, NUM_BLOCKS, TRANSFER, Side, parts_for
+from tests.transport.parts import BLOCK_BYTES, LIMITS, NUM_BLOCKS, TRANSFER, Side
 from tests.transport.paths import NEEDS_NIXL
 from tests.transport.proxy import Direction, Fault, Kind
 
@@ -139,16 +137,3 @@ def test_a_path_reaches_only_whom_it_can(peer: PeerInfo, transport: Transport) -
 def test_closing_twice_is_closing_once(transport: Transport) -> None:
     transport.close()
     transport.close()
-
-
-@pytest.mark.parametrize("plan", PiecePlan)
-def test_parts_that_are_cut_into_pieces_arrive_whole_and_cost_a_frame_each(
-    sender: Side, receiver: Side, tcp: TcpTransport, plan: PiecePlan
-) -> None:
-    data = sender.read(sender.fill(N))
-    room, blocks = receiver.reserve(N)
-    ranges = pieces(plan, num_bytes=BLOCK_BYTES, num_layers=3)
-    num_frames = tcp.write(room, cut(parts_for(blocks, data, at_once=N), ranges))
-    receiver.commit(N)
-    assert receiver.read(blocks) == data
-    assert num_frames == (1 if plan is PiecePlan.AGGREGATED else 6 * N)

@@ -13,7 +13,7 @@ from memserve.cli.sizes import size_text
 from memserve.cluster.view import ClusterView, InstanceView
 from memserve.core.enums import AutoscaleMode
 from memserve.gateway.other_workers import WorkerState
-from memserve.gateway.pool_routes import InstancePaths
+from memserve.gateway.pool_routes import InstancePath
 from memserve.manager.autoscaling import AutoscalerReport
 from memserve.manager.operations import Operation, OperationState
 from memserve.security.gateway_access import ANY_GATEWAY, GatewayAccess
@@ -24,7 +24,7 @@ _SHOWN = 5
 
 
 class _Paths(msgspec.Struct, frozen=True, kw_only=True):
-    paths: tuple[InstancePaths, ...]
+    paths: tuple[InstancePath, ...]
 
 
 class _Operations(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,13 +116,13 @@ def render(view: ClusterView) -> Table:
     return table
 
 
-def render_paths(paths: Sequence[InstancePaths]) -> Table:
+def render_paths(paths: Sequence[InstancePath]) -> Table:
     """One row for each instance and each one that it exchanges KV with."""
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    for heading in ("instance", "KV with", "pulls by", "hands over by"):
+    for heading in ("instance", "KV with", "by"):
         table.add_column(heading, no_wrap=True)
     for path in paths:
-        table.add_row(path.instance, path.peer, path.reads or "no path", path.writes or "no path")
+        table.add_row(path.instance, path.peer, path.path or "no path")
     return table
 
 
@@ -145,7 +145,7 @@ def _cells(instance: InstanceView) -> tuple[str, ...]:
 
 async def _read(
     url: str, access: GatewayAccess
-) -> tuple[_Cluster, tuple[InstancePaths, ...], tuple[Operation, ...], AutoscalerReport]:
+) -> tuple[_Cluster, tuple[InstancePath, ...], tuple[Operation, ...], AutoscalerReport]:
     return (
         await ask(url, "/admin/cluster", _Cluster, access=access),
         (await ask(url, "/admin/paths", _Paths, access=access)).paths,

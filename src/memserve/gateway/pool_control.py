@@ -15,7 +15,7 @@ from memserve.wire.messages import (
     PathsRequest,
     PeerInfo,
     PeerMessage,
-    PeerPaths,
+    PeerPath,
     Pinned,
     PinReply,
     PinRequest,
@@ -57,7 +57,7 @@ class RpcPools:
     async def pins(self, peer: PeerInfo) -> tuple[Pinned, ...]:
         return (await self._ask(peer, PinsRequest(), PinsReply, deadline_s=_DEADLINE_S)).pins
 
-    async def paths(self, peer: PeerInfo, *, others: tuple[PeerInfo, ...]) -> tuple[PeerPaths, ...]:
+    async def paths(self, peer: PeerInfo, *, others: tuple[PeerInfo, ...]) -> tuple[PeerPath, ...]:
         return (await self._ask(peer, PathsRequest(peers=others), PathsReply, deadline_s=_PATHS_DEADLINE_S)).paths
 
     async def close(self) -> None:

@@ -30,15 +30,13 @@ class PoolSize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """E.g. "2GiB"."""
 
 
-class InstancePaths(msgspec.Struct, frozen=True, kw_only=True):
+class InstancePath(msgspec.Struct, frozen=True, kw_only=True):
     """Between two instances, as `instance` sees it."""
 
     instance: InstanceId
     peer: InstanceId
-    reads: DataPath | None
-    """How it takes blocks from the peer."""
-    writes: DataPath | None
-    """How it writes KV into the peer's memory."""
+    path: DataPath | None
+    """How it takes blocks from the peer and brings KV to it."""
 
 
 class PoolRoutes:
@@ -57,14 +55,14 @@ class PoolRoutes:
         rows = await asyncio.gather(*(self._paths_of(one, instances) for one in instances))
         return JsonAnswer({"paths": [path for row in rows for path in row]})
 
-    async def _paths_of(self, one: InstanceView, all_of_them: Sequence[InstanceView]) -> list[InstancePaths]:
+    async def _paths_of(self, one: InstanceView, all_of_them: Sequence[InstanceView]) -> list[InstancePath]:
         others = tuple(other.peer for other in all_of_them if other is not one)
         try:
             found = await self._context.pools.paths(one.peer, others=others) if others else ()
         except MemserveError as error:
             _log.info("%s does not say how KV comes to it: %s", one.instance, error)
             return []
-        return [InstancePaths(instance=one.instance, peer=p.peer, reads=p.reads, writes=p.writes) for p in found]
+        return [InstancePath(instance=one.instance, peer=p.peer, path=p.path) for p in found]
 
     async def resize(self, request: Request) -> Response:
         """Grow or shrink an instance's DRAM tier: {"dram": "2GiB"}. 409 with the numbers when that cannot be now."""

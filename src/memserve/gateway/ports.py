@@ -11,7 +11,7 @@ from memserve.core.enums import Role
 from memserve.core.ids import Incarnation, InstanceId, PinId, RequestId
 from memserve.manager.operations import Operation, Operations
 from memserve.wire.identity import Namespace
-from memserve.wire.messages import PathCheck, PeerInfo, PeerPaths, Pinned, ResizeReply
+from memserve.wire.messages import PathCheck, PeerInfo, PeerPath, Pinned, ResizeReply
 
 
 class Membership(Protocol):
@@ -91,6 +91,6 @@ class PoolControl(Protocol):
         """All that it has."""
         ...
 
-    async def paths(self, peer: PeerInfo, *, others: tuple[PeerInfo, ...]) -> tuple[PeerPaths, ...]:
+    async def paths(self, peer: PeerInfo, *, others: tuple[PeerInfo, ...]) -> tuple[PeerPath, ...]:
         """By which ways bytes go between it and each of the others."""
         ...

@@ -24,9 +24,7 @@ from memserve.transport.shm import SharedMemoryTransport
 from memserve.transport.tcp import TcpTransport
 from memserve.transport.tcp_server import DataServer
 from memserve.transport.verified_copy import CopyThreads
-from memserve.wire.messages import PeerInfo, PeerPaths
-
-_WRITABLE = frozenset({DataPath.SHM, DataPath.TCP})
+from memserve.wire.messages import PeerInfo, PeerPath
 
 
 class DataPaths:
@@ -43,18 +41,18 @@ class DataPaths:
         network.check()
         if DataPath.NIXL in paths:
             load_nixl()
-        self._nixl = NixlAgent(name, clock=clock)
+        agent = NixlAgent(name, clock=clock)
         self.threads = CopyThreads()
         """Shared by all who copy or hash blocks of this pool."""
         makers: dict[DataPath, Callable[[], Transport]] = {
             DataPath.SHM: lambda: SharedMemoryTransport(partial(attach, writable=False), threads=self.threads),
             DataPath.TCP: lambda: TcpTransport(clock=clock, threads=self.threads, network=network),
-            DataPath.NIXL: lambda: NixlTransport(self._nixl, clock=clock, network=network),
+            DataPath.NIXL: lambda: NixlTransport(agent, clock=clock, network=network),
         }
         self._transports = tuple(makers[path]() for path in paths)
         self._avoided: set[tuple[InstanceId, Incarnation, DataPath]] = set()
         self.door = DataDoor(core, block_bytes=core.memory.block_bytes)
-        nixl = self._nixl if DataPath.NIXL in paths else None
+        nixl = agent if DataPath.NIXL in paths else None
         needs_server = bool({DataPath.TCP, DataPath.NIXL} & {*paths})
         self._server = DataServer(network=network, door=self.door, clock=clock, nixl=nixl) if needs_server else None
 
@@ -90,18 +88,10 @@ class DataPaths:
         """The best path that leads to this peer and is not known to fail; None when there is none."""
         return next((t for t in self._transports if self._is_usable(t, peer)), None)
 
-    def choose_writable(self, peer: PeerInfo) -> Transport | None:
-        """The best path by which bytes can be brought into room at this peer; None when there is none."""
-        return next((one for one in self._transports if one.name in _WRITABLE and self._is_usable(one, peer)), None)
-
-    def describe(self, peer: PeerInfo) -> PeerPaths:
-        """What `choose` and `choose_writable` would take."""
-        reads, writes = self.choose(peer), self.choose_writable(peer)
-        return PeerPaths(
-            peer=peer.instance,
-            reads=None if reads is None else reads.name,
-            writes=None if writes is None else writes.name,
-        )
+    def describe(self, peer: PeerInfo) -> PeerPath:
+        """What `choose` would take."""
+        transport = self.choose(peer)
+        return PeerPath(peer=peer.instance, path=None if transport is None else transport.name)
 
     def leading_to(self, peer: PeerInfo) -> Transport:
         """As `choose`, but raises TransferFailed when there is none."""
@@ -129,7 +119,6 @@ class DataPaths:
             self._server.close()
         for transport in self._transports:
             transport.close()
-        self._nixl.close()
         self.threads.close()
 
     def _is_usable(self, transport: Transport, peer: PeerInfo) -> bool:

@@ -280,14 +280,8 @@ class MemPool:
         return self._puller.pull(peer, tokens, namespace=namespace, deadline_s=deadline_s)
 
     def path_to(self, peer: PeerInfo) -> DataPath | None:
-        """How bytes are written from here into that peer's memory; None when no path leads there."""
-        transport = self._paths.choose_writable(peer)
-        return transport.name if transport is not None else None
-
-    def path_from(self, peer: PeerInfo) -> DataPath | None:
-        """How this pool reads blocks that the peer sends; None when no path leads there."""
-        transport = self._paths.choose(peer)
-        return transport.name if transport is not None else None
+        """How this pool takes blocks from that peer and brings KV to it; None when no path leads there."""
+        return self._paths.describe(peer).path
 
     # ------------------------------------------------------------ membership
 

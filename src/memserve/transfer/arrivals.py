@@ -63,7 +63,7 @@ def is_busy(record: TransferRecord) -> bool:
 
 def check_whole(record: TransferRecord) -> None:
     """Raise TransferFailed when bytes come over the network and are not all there, or more are under way."""
-    if record.path is not DataPath.TCP and record.arrived is None:
+    if record.path is DataPath.SHM and record.arrived is None:
         return
     arrived = record.arrived or Arrived(block_bytes=0, blocks={})
     num_whole = sum(spans == ((0, arrived.block_bytes),) for spans in arrived.verified.values())

@@ -3,15 +3,16 @@
 Made at its first use, and without NIXL's progress thread, which polls without pause and takes a core of an idle
 process: whoever is in the middle of a transfer calls `progress`. UCX writes into the staging buffer and nowhere
 else, so bytes that come late, when nobody waits for them any more, reach no block. An agent that failed is
-dropped with its staging buffer; the next use makes another one. Thread-safe; one `read` at a time.
+dropped with its staging buffer; the next use makes another one. Thread-safe; copies take turns.
 
-    NixlAgent(...) -> show | progress | read -> close
+    NixlAgent(...) -> show | progress | copy -> close
 """
 
 import importlib
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from types import ModuleType
 from typing import Any, TypeVar
@@ -22,13 +23,17 @@ from numpy.typing import NDArray
 
 from memserve.core.clock import Clock
 from memserve.core.errors import ConfigError, DeadlineExceeded, InstanceUnavailable, ProtocolError
-from memserve.transport.verified_copy import checksum
+from memserve.transport.framed_socket import TcpLimits
+from memserve.transport.verified_copy import checksum, copy_hashed
 from memserve.wire.data_messages import ExposeReply
 
 T = TypeVar("T")
 
 STAGING_BYTES = 32 << 20
 """Or one block, when that is longer."""
+_PAUSE_S = 50e-6
+"""Between two looks at UCX. Who looks without a pause keeps the interpreter, and this agent, from all other threads:
+each of their turns then waits for 5 ms, and a peer that lives in the same process seems to hang."""
 _MEMORY = "DRAM"
 _MAX_PEERS = 64
 
@@ -53,6 +58,7 @@ class NixlAgent:
         self._clock = clock
         self._numbers = count(1)
         self._lock = threading.RLock()
+        self._staging_lock = threading.Lock()
         self._agent: Any = None
         self._region: NDArray[np.uint8] | None = None
         self._staging: NDArray[np.uint8] = np.empty(0, np.uint8)
@@ -69,16 +75,37 @@ class NixlAgent:
             return ExposeReply(agent=agent.name, metadata=metadata, addresses=addresses, digest=digest)
 
     def progress(self) -> None:
-        """Do what peers' reads of what is shown need from this side, which is nothing on RDMA and shared memory."""
+        """Do what peers' reads of what is shown need from this side, which is nothing on RDMA and shared memory.
+
+        Takes a short pause: call it in a loop.
+        """
         with self._lock:
             if self._agent is not None:
                 self._call(self._agent.get_new_notifs)
+        time.sleep(_PAUSE_S)
 
-    def read(self, shown: ExposeReply, pieces: Sequence[tuple[int, int]], *, deadline_s: float) -> list[memoryview]:
-        """Pieces (address, bytes) of a peer's memory, in the staging buffer until the next `read`.
+    def copy(self, shown: ExposeReply, targets: Sequence[memoryview], *, limits: TcpLimits) -> Iterator[int]:
+        """Fill each target from its address in a peer's memory; gives the xxh3-64 of what has come into it.
 
-        Raises DeadlineExceeded, ProtocolError.
+        Raises DeadlineExceeded, ProtocolError. Nothing is written into targets after that.
         """
+        if len(shown.addresses) != len(targets):
+            raise ProtocolError(f"{shown.agent} shows {len(shown.addresses)} pieces where {len(targets)} are wanted")
+        for batch in _batches(targets):
+            num_bytes = sum(targets[index].nbytes for index in batch)
+            deadline_s = limits.stall_s + num_bytes / limits.min_bytes_per_s
+            pieces = [(shown.addresses[index], targets[index].nbytes) for index in batch]
+            with self._staging_lock:
+                staged = self._read(shown, pieces, deadline_s=deadline_s)
+                found = [copy_hashed(targets[index], one) for index, one in zip(batch, staged, strict=True)]
+            yield from found
+
+    def close(self) -> None:
+        """Idempotent; what is under way fails."""
+        self._drop()
+
+    def _read(self, shown: ExposeReply, pieces: Sequence[tuple[int, int]], *, deadline_s: float) -> list[memoryview]:
+        """Pieces (address, bytes) of a peer's memory, in the staging buffer until the next `_read`."""
         end = self._clock.now() + deadline_s
         if shown.digest != expose_digest(shown.agent, shown.metadata, shown.addresses):
             raise ProtocolError(f"what {shown.agent} shows to NIXL changed on the way: UCX must not see that")
@@ -101,6 +128,7 @@ class NixlAgent:
             if self._clock.now() > end:
                 self._drop()
                 raise DeadlineExceeded(f"{shown.agent} gave no bytes to NIXL within {deadline_s:g} s: given up")
+            time.sleep(_PAUSE_S)
             with self._lock:
                 state = self._call(lambda: agent.check_xfer_state(transfer))
         with self._lock:
@@ -110,10 +138,6 @@ class NixlAgent:
             raise InstanceUnavailable(f"reading {sum(n for _, n in pieces)} bytes of {shown.agent} ended with {state}")
         memory = targets.data
         return [memory[start : start + length] for start, (_, length) in zip(starts, pieces, strict=False)]
-
-    def close(self) -> None:
-        """Idempotent; what is under way fails."""
-        self._drop()
 
     def _running(self) -> Any:
         if self._agent is None:
@@ -129,7 +153,7 @@ class NixlAgent:
     def _register_region(self, mapping: Any) -> None:
         """The mapping that views point into; one that was replaced by a longer one is no longer shown."""
         region = np.frombuffer(mapping, np.uint8)
-        if self._region is not None and self._region.ctypes.data == region.ctypes.data:
+        if self._region is not None and _as_region(self._region) == _as_region(region):
             return
         if self._region is not None:
             old, self._region = self._region, None
@@ -186,3 +210,14 @@ def _address(view: memoryview) -> int:
 
 def _as_region(memory: NDArray[np.uint8]) -> list[tuple[int, int, int, str]]:
     return [(memory.ctypes.data, memory.nbytes, 0, "")]
+
+
+def _batches(targets: Sequence[memoryview]) -> Iterator[range]:
+    """As many at once as the staging buffer holds, at least one."""
+    first = num_bytes = 0
+    for last, target in enumerate(targets):
+        if last > first and num_bytes + target.nbytes > STAGING_BYTES:
+            yield range(first, last)
+            first, num_bytes = last, 0
+        num_bytes += target.nbytes
+    yield range(first, len(targets))

@@ -8,52 +8,20 @@ Owns its connections. Thread-safe.
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-import msgspec
-
 from memserve.config import LOOPBACK, Network
 from memserve.core.clock import Clock
 from memserve.core.enums import DataPath
 from memserve.core.errors import ProtocolError
-from memserve.core.ids import TransferId
 from memserve.transport.base import BlockCopy, Offer, RunCopy, check_arrived, one_by_one
 from memserve.transport.connections import Connections
-from memserve.transport.framed_socket import FramedSocket, TcpLimits
-from memserve.transport.verified_copy import CopyThreads, checksum
-from memserve.wire.data_messages import ReadReply, ReadRequest, WriteRequest
-from memserve.wire.messages import AckReply, PeerInfo
+from memserve.transport.framed_socket import TcpLimits
+from memserve.transport.rooms import Part, RemoteRoom, take_acknowledgement, write_request
+from memserve.transport.verified_copy import CopyThreads
+from memserve.wire.data_messages import ReadReply, ReadRequest
+from memserve.wire.messages import PeerInfo
 
 _WINDOW = 4
 """Frames sent before the first of them must be acknowledged."""
-
-
-class RemoteRoom(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a receiver takes the bytes of one reservation."""
-
-    endpoint: str
-    transfer: TransferId
-    ticket: bytes
-
-
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """The same range of several blocks, one frame on the way."""
-
-    blocks: tuple[int, ...]
-    """Positions in the receiver's arena."""
-    offset: int
-    data: tuple[memoryview, ...]
-    """One for each block, all of one length."""
-
-
-def cut(parts: Iterable[Part], ranges: Sequence[range]) -> Iterable[Part]:
-    """Each of the byte ranges of each block as a frame of its own; a single range leaves the parts as they are."""
-    if len(ranges) < 2:
-        return parts
-    return (
-        Part(blocks=(block,), offset=part.offset + piece.start, data=(data[piece.start : piece.stop],))
-        for part in parts
-        for block, data in zip(part.blocks, part.data, strict=True)
-        for piece in ranges
-    )
 
 
 class TcpTransport:
@@ -111,13 +79,13 @@ class TcpTransport:
         num_frames = num_acknowledged = 0
         with self._connections.borrow(room.endpoint) as framed:
             for part in parts:
-                framed.send(_frame(room, part), part.data)
+                framed.send(write_request(room, part), part.data)
                 num_frames += 1
                 if num_frames - num_acknowledged >= _WINDOW:
-                    _take_acknowledgement(framed)
+                    take_acknowledgement(framed)
                     num_acknowledged += 1
             for _ in range(num_frames - num_acknowledged):
-                _take_acknowledgement(framed)
+                take_acknowledgement(framed)
         return num_frames
 
     def close(self) -> None:
@@ -125,20 +93,3 @@ class TcpTransport:
 
     def __repr__(self) -> str:
         return f"TcpTransport({self._connections})"
-
-
-def _frame(room: RemoteRoom, part: Part) -> WriteRequest:
-    return WriteRequest(
-        transfer=room.transfer,
-        ticket=room.ticket,
-        blocks=part.blocks,
-        offset=part.offset,
-        length=part.data[0].nbytes,
-        checksums=tuple(checksum(data) for data in part.data),
-    )
-
-
-def _take_acknowledgement(framed: FramedSocket) -> None:
-    reply, num_bytes = framed.receive()
-    if not isinstance(reply, AckReply) or num_bytes:
-        raise ProtocolError(f"{framed} answered {type(reply).__name__} and {num_bytes} bytes to a WriteRequest")

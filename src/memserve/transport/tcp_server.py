@@ -20,7 +20,15 @@ from memserve.core.clock import Clock
 from memserve.core.errors import ConfigError, InstanceUnavailable, MemserveError, ProtocolError, TransferFailed
 from memserve.transport.framed_socket import FramedSocket, HandshakeFailed, TcpLimits
 from memserve.transport.tls import server_context
-from memserve.wire.data_messages import DataMessage, ExposeReply, ExposeRequest, ReadReply, ReadRequest, WriteRequest
+from memserve.wire.data_messages import (
+    DataMessage,
+    ExposeReply,
+    ExposeRequest,
+    ReadReply,
+    ReadRequest,
+    ShownWriteRequest,
+    WriteRequest,
+)
 from memserve.wire.messages import AckReply, ErrorReply
 
 MAX_WRITE_BYTES = 1 << 30
@@ -52,13 +60,17 @@ class BlockDoor(Protocol):
         ...
 
 
-class BlockShow(Protocol):
-    """Lets peers read memory by another path than this server's; called from any thread."""
+class OneSided(Protocol):
+    """Lets peers read memory by another path than this server's, and reads theirs; called from any thread."""
 
     def show(self, views: Sequence[memoryview]) -> ExposeReply: ...
 
     def progress(self) -> None:
         """Call it again and again while something is shown."""
+        ...
+
+    def copy(self, shown: ExposeReply, targets: Sequence[memoryview], *, limits: TcpLimits) -> Iterator[int]:
+        """Fill all from a peer's memory, in order; gives the xxh3-64 of each. Raises a MemserveError."""
         ...
 
 
@@ -84,7 +96,7 @@ class DataServer:
         door: BlockDoor,
         clock: Clock,
         limits: TcpLimits | None = None,
-        nixl: BlockShow | None = None,
+        nixl: OneSided | None = None,
     ) -> None:
         self._nixl = nixl
         self._network = network
@@ -198,6 +210,8 @@ class DataServer:
                     f"expected are as many, and at most {MAX_WRITE_BYTES}"
                 )
             refusal = self._take(framed, message)
+        elif isinstance(message, ShownWriteRequest) and not num_bytes:
+            refusal = self._draw(framed, message)
         elif isinstance(message, ReadRequest) and not num_bytes:
             refusal = self._give(framed, message)
         elif isinstance(message, ExposeRequest) and not num_bytes:
@@ -215,9 +229,23 @@ class DataServer:
         except MemserveError as refusal:
             framed.drain(request.length * len(request.blocks))
             return refusal
+        return self._verify(framed, request, framed.fill(targets))
+
+    def _draw(self, framed: FramedSocket, message: ShownWriteRequest) -> MemserveError | None:
+        """The other path fails for reasons of its own: this connection goes on."""
+        if self._nixl is None:
+            return TransferFailed("nothing is read by NIXL here: allow the path on both sides")
+        try:
+            targets = self._door.begin_write(message.write)
+            return self._verify(framed, message.write, self._nixl.copy(message.shown, targets, limits=self._limits))
+        except MemserveError as refusal:
+            return refusal
+
+    def _verify(self, framed: FramedSocket, request: WriteRequest, arriving: Iterator[int]) -> MemserveError | None:
+        """Acknowledge a write that began, when all of it has arrived as it was announced."""
         num_verified = 0
         try:
-            for found, expected in zip(framed.fill(targets), request.checksums, strict=True):
+            for found, expected in zip(arriving, request.checksums, strict=True):
                 num_verified += found == expected
         finally:
             self._door.end_write(request, verified=num_verified == len(request.blocks))

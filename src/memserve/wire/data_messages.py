@@ -57,4 +57,14 @@ class ExposeReply(Message, frozen=True):
     """xxh3-64 of the three above."""
 
 
-DataMessage = WriteRequest | ReadRequest | ReadReply | ExposeRequest | ExposeReply | AckReply | ErrorReply
+class ShownWriteRequest(Message, frozen=True):
+    """A WriteRequest whose bytes do not follow: NIXL reads them where the sender shows them until it is answered."""
+
+    write: WriteRequest
+    shown: ExposeReply
+    """One address for each part."""
+
+
+DataMessage = (
+    WriteRequest | ShownWriteRequest | ReadRequest | ReadReply | ExposeRequest | ExposeReply | AckReply | ErrorReply
+)

@@ -15,7 +15,8 @@ from memserve.core.clock import SystemClock
 from memserve.core.enums import DataPath, PiecePlan
 from memserve.core.ids import RequestId, TransferId, block_index
 from memserve.transfer.plan import pieces
-from memserve.transport.tcp import Part, RemoteRoom, TcpTransport, cut
+from memserve.transport.rooms import Part, RemoteRoom, cut
+from memserve.transport.tcp import TcpTransport
 from memserve.wire.messages import CommitRequest, ReserveRequest
 
 _BLOCK_TOKENS = 16

@@ -10,6 +10,7 @@ the pool and its agent) or WorkerSide (in each worker process, with the bytes). 
 import logging
 import os
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import torch
@@ -49,7 +50,7 @@ from memserve.instance.mempool import MemPool
 from memserve.security.exposure import check_plain_paths
 from memserve.security.secret import read_secret
 from memserve.storage.shared_memory import attach
-from memserve.transport.tcp import TcpTransport
+from memserve.transport.room_writers import RoomWriters
 from memserve.wire.messages import RequestParams
 
 logger = logging.getLogger(__name__)
@@ -230,7 +231,12 @@ class MemServeConnector(KVConnectorBase_V1):  # type: ignore[misc]
             memory=EngineMemory(self._kv_cache_config, kv_caches, layout=layout, share=share),
             attach=attach,
             commit=self._committer.commit,
-            network=TcpTransport(clock=SystemClock(), network=self._network),
+            network=RoomWriters(
+                self._config.paths,
+                name=f"{self._config.instance}/worker {parallel.rank}/{uuid4().hex}",
+                network=self._network,
+                clock=SystemClock(),
+            ),
             rank=parallel.rank,
             clock=SystemClock(),
             plan=self._config.pieces,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from memserve.engines.vllm.jobs import Commit, CopyJob, JobKind, JobResult, Pace, merge_results
 from memserve.engines.vllm.outgoing import Outgoing
 from memserve.engines.vllm.request_state import Loading, RequestState, Saving
-from memserve.transport.tcp import RemoteRoom
+from memserve.transport.rooms import RemoteRoom
 from memserve.wire.messages import ArenaRef
 
 Part = Loading | Saving | Outgoing

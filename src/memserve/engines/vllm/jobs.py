@@ -10,7 +10,7 @@ from enum import StrEnum
 import msgspec
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata, KVConnectorWorkerMetadata
 
-from memserve.transport.tcp import RemoteRoom
+from memserve.transport.rooms import RemoteRoom
 from memserve.wire.messages import ArenaRef, CommitRequest, PeerInfo
 
 

@@ -1,8 +1,8 @@
 """Brings one rank's heads of engine blocks into another host's reserved room, over data connections.
 
-KV goes from the engine's memory to a staging buffer of a few blocks and from there to the socket. A receiver
-that could not be reached is not tried again for a while, so that its requests fail at once and delay no
-others. Blocks its caller; one thread at a time. Raises what TcpTransport.write raises.
+KV goes from the engine's memory to a staging buffer of a few blocks and from there to the socket, or is shown to
+NIXL there. A receiver that could not be reached is not tried again for a while, so that its requests fail at once
+and delay no others. Blocks its caller; one thread at a time. Raises what RoomWriter.write raises.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from memserve.engines.device.side_stream import Mark
 from memserve.engines.vllm.block_copies import BlockCopies
 from memserve.engines.vllm.layout import EngineMemory
 from memserve.transfer.plan import pieces
-from memserve.transport.tcp import Part, RemoteRoom, TcpTransport, cut
+from memserve.transport.rooms import Part, RemoteRoom, RoomWriter, cut
 
 STAGING_BYTES = 8 << 20
 """Or one block, when that is longer. What is staged together goes in one frame."""
@@ -33,7 +33,7 @@ class NetworkSender:
         *,
         memory: EngineMemory,
         copies: BlockCopies,
-        transport: TcpTransport,
+        transport: RoomWriter,
         clock: Clock,
         plan: PiecePlan = PiecePlan.AGGREGATED,
     ) -> None:
@@ -109,17 +109,18 @@ class NetworkSender:
         at_once = max(1, STAGING_BYTES // length)
         for first in range(0, len(engine_blocks), at_once):
             blocks = engine_blocks[first : first + at_once]
-            staged = self._room_for(len(blocks) * length).view(len(blocks), length)
-            copy(blocks, tuple(staged))
+            staged = self._room_for(len(blocks) * length)
+            copy(blocks, tuple(staged.view(len(blocks), length)))
+            whole = memoryview(self._staging.numpy())
             yield Part(
                 blocks=tuple(arena_blocks[first : first + at_once]),
                 offset=offset,
-                data=tuple(memoryview(row.numpy()) for row in staged),
+                data=tuple(whole[start : start + length] for start in range(0, len(staged), length)),
             )
 
     def _room_for(self, num_bytes: int) -> torch.Tensor:
         if len(self._staging) < num_bytes:
-            self._staging = torch.empty(num_bytes, dtype=torch.uint8)
+            self._staging = torch.empty(max(num_bytes, STAGING_BYTES), dtype=torch.uint8)
         return self._staging[:num_bytes]
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from memserve.core.enums import DataPath, TransferMode
 from memserve.core.ids import InstanceId, block_index
 from memserve.engines.vllm.jobs import Commit, JobResult
-from memserve.transport.tcp import RemoteRoom
+from memserve.transport.rooms import RemoteRoom
 from memserve.wire.messages import ArenaRef, CommitRequest, MovedBlocks, PeerInfo, ReserveReply, ReserveRequest
 
 
@@ -64,9 +64,11 @@ class Outgoing:
     @property
     def remote_room(self) -> RemoteRoom | None:
         """Where the bytes go over the network, when they do."""
-        if self.room is None or self._path is not DataPath.TCP:
+        if self.room is None or self._path is None or self._path is DataPath.SHM:
             return None
-        return RemoteRoom(endpoint=self.peer.data, transfer=self.request.transfer, ticket=self.room.ticket)
+        return RemoteRoom(
+            endpoint=self.peer.data, transfer=self.request.transfer, ticket=self.room.ticket, path=self._path
+        )
 
     @property
     def num_blocks(self) -> int:

@@ -86,7 +86,7 @@ class OwnCache:
             return None
         arrived = self._pool.pull(source, state.prompt, namespace=state.namespace, deadline_s=PULL_WAIT_S)
         arrived.add_done_callback(partial(_log_failure, source.instance, state.request))
-        path = self._pool.path_from(source)
+        path = self._pool.path_to(source)
         return Incoming(source=source, path=path, arrived=arrived, clock=self._clock, wait_s=PULL_WAIT_S)
 
     def save(self, state: RequestState, tokens: bytes, engine_blocks: Sequence[int]) -> None:

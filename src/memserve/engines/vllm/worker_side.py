@@ -23,7 +23,7 @@ from memserve.engines.vllm.jobs import Commit, CopyJob, JobKind, JobResult, Pace
 from memserve.engines.vllm.layout import EngineMemory
 from memserve.engines.vllm.network_sender import NetworkSender
 from memserve.storage.base import MappedStorage
-from memserve.transport.tcp import TcpTransport
+from memserve.transport.rooms import RoomWriter
 from memserve.wire.messages import ArenaRef
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class WorkerSide:
         memory: EngineMemory,
         attach: Attach,
         commit: Callable[[Commit], Future[None]],
-        network: TcpTransport,
+        network: RoomWriter,
         rank: int,
         clock: Clock,
         plan: PiecePlan = PiecePlan.AGGREGATED,

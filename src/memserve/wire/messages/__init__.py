@@ -6,7 +6,7 @@ from memserve.wire.messages.admin import (
     Heir,
     PathsReply,
     PathsRequest,
-    PeerPaths,
+    PeerPath,
     ResizeReply,
     ResizeRequest,
 )
@@ -116,7 +116,7 @@ __all__ = [
     "PathsRequest",
     "PeerInfo",
     "PeerMessage",
-    "PeerPaths",
+    "PeerPath",
     "PinReply",
     "PinRequest",
     "Pinned",

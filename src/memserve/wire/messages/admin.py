@@ -25,16 +25,14 @@ class PathsRequest(Message, frozen=True):
     peers: tuple[PeerInfo, ...]
 
 
-class PeerPaths(Record, frozen=True):
+class PeerPath(Record, frozen=True):
     peer: InstanceId
-    reads: DataPath | None
-    """How blocks come from it: transfers and pulls. None: no way leads there."""
-    writes: DataPath | None
-    """How KV is written into its memory: hand-overs."""
+    path: DataPath | None
+    """How blocks come from it (transfers, pulls) and KV is brought to it (hand-overs). None: no way leads there."""
 
 
 class PathsReply(Message, frozen=True):
-    paths: tuple[PeerPaths, ...]
+    paths: tuple[PeerPath, ...]
     """One for each peer that was named."""
 
 
