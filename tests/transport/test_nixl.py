@@ -9,6 +9,7 @@ import time
 import msgspec
 import pytest
 
+from memserve.config import LOOPBACK
 from memserve.core.clock import SystemClock
 from memserve.core.errors import ConfigError, InstanceUnavailable, ProtocolError, TransferFailed
 from memserve.core.ids import block_index
@@ -16,9 +17,11 @@ from memserve.transport.base import Offer
 from memserve.transport.connections import Connections
 from memserve.transport.nixl import NixlTransport
 from memserve.transport.nixl_agent import NixlAgent, load_nixl
+from memserve.transport.tcp import TcpTransport
+from memserve.transport.tcp_server import DataServer
 from memserve.wire.data_messages import ExposeReply, ExposeRequest
 from tests.transport.conftest import MakeProxy
-from tests.transport.parts import LIMITS, TRANSFER, Side
+from tests.transport.parts import LIMITS, TRANSFER, Side, parts_for
 from tests.transport.paths import NEEDS_NIXL
 from tests.transport.proxy import Direction, Fault, Kind
 
@@ -31,6 +34,11 @@ FAULTS = [
     *(Fault(kind, Direction.TO_CLIENT, after) for kind in (Kind.CUT, Kind.FLIP) for after in (0, 150)),
     Fault(Kind.STALL, Direction.TO_CLIENT, 150),
     Fault(Kind.CUT, Direction.TO_SERVER, 10),
+]
+WRITE_FAULTS = [
+    *(Fault(kind, Direction.TO_SERVER, after) for kind in (Kind.CUT, Kind.FLIP) for after in (10, 200)),
+    Fault(Kind.STALL, Direction.TO_SERVER, 200),
+    Fault(Kind.CUT, Direction.TO_CLIENT, 0),
 ]
 
 
@@ -82,6 +90,42 @@ def test_a_withdrawn_offer_ends_what_nixl_is_shown(sender: Side) -> None:
             assert isinstance(reply, ExposeReply)
         assert not framed.wait(seconds=10)  # cut off, nothing said
     connections.close()
+
+
+def test_a_receiver_that_does_not_read_by_nixl_says_so_and_its_room_takes_bytes_by_another_path(
+    sender: Side, receiver: Side, tcp: TcpTransport
+) -> None:
+    receiver.server.close()
+    receiver.server = DataServer(network=LOOPBACK, door=receiver.door, clock=SystemClock(), limits=LIMITS)
+    room, blocks = receiver.reserve(N, endpoint=receiver.server.start())
+    data = sender.read(sender.fill(N))
+    writer = NixlTransport(NixlAgent(f"sender/{time.time_ns()}", clock=SystemClock()), clock=SystemClock())
+    with pytest.raises(TransferFailed, match="allow the path on both sides"):
+        writer.write(room, parts_for(blocks, data))
+    tcp.write(room, parts_for(blocks, data))
+    receiver.commit(N)
+    assert receiver.read(blocks) == data
+    writer.close()
+
+
+@pytest.mark.parametrize("fault", WRITE_FAULTS, ids=str)
+def test_a_nixl_write_whose_arrangement_goes_wrong_is_told_in_time_and_can_be_repeated(
+    sender: Side, receiver: Side, make_proxy: MakeProxy, fault: Fault
+) -> None:
+    writer = NixlTransport(
+        NixlAgent(f"sender/{time.time_ns()}", clock=SystemClock()), clock=SystemClock(), limits=HASTY
+    )
+    data = sender.read(sender.fill(N))
+    proxy = make_proxy(receiver.info.data, fault)
+    room, blocks = receiver.reserve(N)
+    with pytest.raises(TROUBLE):
+        writer.write(msgspec.structs.replace(room, endpoint=proxy.endpoint), parts_for(blocks, data))
+    proxy.cut_all()
+    assert receiver.num_visible(N) == 0
+    writer.write(room, parts_for(blocks, data))
+    receiver.commit(N)
+    assert receiver.read(blocks) == data
+    writer.close()
 
 
 def test_without_nixl_a_pool_that_is_to_use_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

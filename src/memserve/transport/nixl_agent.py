@@ -32,8 +32,7 @@ T = TypeVar("T")
 STAGING_BYTES = 32 << 20
 """Or one block, when that is longer."""
 _PAUSE_S = 50e-6
-"""Between two looks at UCX. Who looks without a pause keeps the interpreter, and this agent, from all other threads:
-each of their turns then waits for 5 ms, and a peer that lives in the same process seems to hang."""
+"""Between two looks at UCX. Who looks without a pause keeps the interpreter, and this agent, from all other threads."""
 _MEMORY = "DRAM"
 _MAX_PEERS = 64
 
