@@ -13,7 +13,7 @@ from memserve.core.errors import ConfigError
 WORKLOADS = ("sharegpt", "loogle", "react")
 OPTIONS = (
     "--systems vllm,vllm-apc,vllm-nixl,colocated,auto,basic,prefill,both,return,basic-by-layer,return-by-layer "
-    "--rate 0.05,0.1,0.2"
+    "--rate 0.1,0.3,0.6"
 )
 """Of the full evaluation."""
 _NAMES = {
