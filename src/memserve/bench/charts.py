@@ -93,7 +93,8 @@ def draw_charts(charts: Sequence[Chart], path: Path, *, columns: int = 3) -> Non
 
 def _lines(axis: "Axes", chart: LineChart) -> None:
     for number, line in enumerate(chart.lines):
-        color, marker = _COLORS[number % len(_COLORS)], _MARKERS[number % len(_MARKERS)]
+        color = _COLORS[number % len(_COLORS)]
+        marker = _MARKERS[(number + number // len(_COLORS)) % len(_MARKERS)]
         style = "-" if number < len(_COLORS) else "--"
         axis.plot(line.x, line.y, style, color=color, marker=marker, markersize=5, linewidth=1.4, label=line.label)
         if line.low:
