@@ -16,10 +16,11 @@ from memserve.core.ids import block_index
 from memserve.transport.base import Offer
 from memserve.transport.connections import Connections
 from memserve.transport.nixl import NixlTransport
-from memserve.transport.nixl_agent import NixlAgent, load_nixl
+from memserve.transport.nixl_agent import NixlAgent, expose_digest, load_nixl
+from memserve.transport.rooms import write_request
 from memserve.transport.tcp import TcpTransport
 from memserve.transport.tcp_server import DataServer
-from memserve.wire.data_messages import ExposeReply, ExposeRequest
+from memserve.wire.data_messages import ExposeReply, ExposeRequest, ShownWriteRequest
 from tests.transport.conftest import MakeProxy
 from tests.transport.parts import LIMITS, TRANSFER, Side, parts_for
 from tests.transport.paths import NEEDS_NIXL
@@ -126,6 +127,26 @@ def test_a_nixl_write_whose_arrangement_goes_wrong_is_told_in_time_and_can_be_re
     receiver.commit(N)
     assert receiver.read(blocks) == data
     writer.close()
+
+
+@pytest.mark.parametrize("num_addresses", [0, N - 1, N + 1])
+def test_a_writer_that_shows_more_or_less_than_it_announces_is_refused_and_nothing_counts(
+    sender: Side, receiver: Side, num_addresses: int
+) -> None:
+    room, blocks = receiver.reserve(N)
+    (part,) = parts_for(blocks, sender.read(sender.fill(N)), at_once=N)
+    shown = sender.nixl.show([*part.data, part.data[0]])
+    addresses = shown.addresses[:num_addresses]
+    digest = expose_digest(shown.agent, shown.metadata, addresses)
+    lying = msgspec.structs.replace(shown, addresses=addresses, digest=digest)
+    connections = Connections(limits=LIMITS, clock=SystemClock())
+    with connections.borrow(room.endpoint) as framed:
+        framed.send(ShownWriteRequest(write=write_request(room, part), shown=lying))
+        with pytest.raises(TransferFailed, match=f"shows {num_addresses} pieces where {N} are wanted"):
+            framed.receive()
+    with pytest.raises(TransferFailed, match="blocks are verified"):
+        receiver.commit(N)
+    connections.close()
 
 
 def test_without_nixl_a_pool_that_is_to_use_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 import pytest
@@ -10,12 +11,12 @@ from memserve.config import LOOPBACK, Network
 from memserve.core.clock import SystemClock
 from memserve.core.enums import PiecePlan
 from memserve.core.errors import InstanceUnavailable, TransferFailed
-from memserve.core.ids import block_index
+from memserve.core.ids import BlockId, block_index
 from memserve.security.tls_files import TlsFiles
 from memserve.transfer.plan import pieces
 from memserve.transport.nixl import NixlTransport
 from memserve.transport.nixl_agent import NixlAgent, load_nixl
-from memserve.transport.rooms import Part, RoomWriter, cut
+from memserve.transport.rooms import Part, RemoteRoom, RoomWriter, cut
 from memserve.transport.tcp import TcpTransport
 from memserve.transport.tcp_server import DataServer
 from tests.transport.conftest import MakeProxy
@@ -57,12 +58,24 @@ def writer(way: str, tls: TlsFiles) -> Iterator[RoomWriter]:
     made.close()
 
 
+class Delivery(NamedTuple):
+    """What is to be brought, and where to."""
+
+    data: list[bytes]
+    room: RemoteRoom
+    blocks: tuple[BlockId, ...]
+
+
+@pytest.fixture
+def delivery(sender: Side, receiver: Side, endpoint: str) -> Delivery:
+    return Delivery(sender.read(sender.fill(N)), *receiver.reserve(N, endpoint=endpoint))
+
+
 @pytest.mark.parametrize("plan", PiecePlan)
 def test_parts_that_are_cut_into_pieces_arrive_whole_and_cost_a_frame_each(
-    sender: Side, receiver: Side, endpoint: str, writer: RoomWriter, plan: PiecePlan
+    receiver: Side, delivery: Delivery, writer: RoomWriter, plan: PiecePlan
 ) -> None:
-    data = sender.read(sender.fill(N))
-    room, blocks = receiver.reserve(N, endpoint=endpoint)
+    data, room, blocks = delivery
     ranges = pieces(plan, num_bytes=BLOCK_BYTES, num_layers=3)
     num_frames = writer.write(room, cut(parts_for(blocks, data, at_once=N), ranges))
     receiver.commit(N)
@@ -72,10 +85,9 @@ def test_parts_that_are_cut_into_pieces_arrive_whole_and_cost_a_frame_each(
 
 
 def test_a_parts_memory_may_be_used_again_for_the_next_one(
-    sender: Side, receiver: Side, endpoint: str, writer: RoomWriter
+    receiver: Side, delivery: Delivery, writer: RoomWriter
 ) -> None:
-    data = sender.read(sender.fill(N))
-    room, blocks = receiver.reserve(N, endpoint=endpoint)
+    data, room, blocks = delivery
     staging = bytearray(BLOCK_BYTES)
 
     def parts() -> Iterator[Part]:
@@ -89,10 +101,9 @@ def test_a_parts_memory_may_be_used_again_for_the_next_one(
 
 
 def test_a_stranger_writes_nothing_and_who_may_does_so_afterwards(
-    sender: Side, receiver: Side, endpoint: str, writer: RoomWriter
+    receiver: Side, delivery: Delivery, writer: RoomWriter
 ) -> None:
-    data = sender.read(sender.fill(N))
-    room, blocks = receiver.reserve(N, endpoint=endpoint)
+    data, room, blocks = delivery
     before = receiver.arena_bytes()
     with pytest.raises(TransferFailed):
         writer.write(msgspec.structs.replace(room, ticket=b"guessed"), parts_for(blocks, data))
@@ -102,11 +113,8 @@ def test_a_stranger_writes_nothing_and_who_may_does_so_afterwards(
     assert receiver.read(blocks) == data
 
 
-def test_room_that_was_given_up_takes_nothing_any_more(
-    sender: Side, receiver: Side, endpoint: str, writer: RoomWriter
-) -> None:
-    data = sender.read(sender.fill(N))
-    room, blocks = receiver.reserve(N, endpoint=endpoint)
+def test_room_that_was_given_up_takes_nothing_any_more(receiver: Side, delivery: Delivery, writer: RoomWriter) -> None:
+    data, room, blocks = delivery
     parts = parts_for(blocks, data)
     writer.write(room, parts[:1])
     receiver.abort()
@@ -117,22 +125,16 @@ def test_room_that_was_given_up_takes_nothing_any_more(
     assert receiver.is_free_of_transfers()
 
 
-def test_what_is_not_all_there_cannot_be_committed(
-    sender: Side, receiver: Side, endpoint: str, writer: RoomWriter
-) -> None:
-    data = sender.read(sender.fill(N))
-    room, blocks = receiver.reserve(N, endpoint=endpoint)
+def test_what_is_not_all_there_cannot_be_committed(receiver: Side, delivery: Delivery, writer: RoomWriter) -> None:
+    data, room, blocks = delivery
     writer.write(room, parts_for(blocks, data)[:2])
     with pytest.raises(TransferFailed, match="4 of 6 blocks are verified"):
         receiver.commit(N)
     assert receiver.num_visible(N) == 0
 
 
-def test_a_receiver_that_is_gone_is_unavailable(
-    sender: Side, receiver: Side, endpoint: str, writer: RoomWriter
-) -> None:
-    data = sender.read(sender.fill(N))
-    room, blocks = receiver.reserve(N, endpoint=endpoint)
+def test_a_receiver_that_is_gone_is_unavailable(receiver: Side, delivery: Delivery, writer: RoomWriter) -> None:
+    data, room, blocks = delivery
     receiver.server.close()
     with pytest.raises(InstanceUnavailable):
         writer.write(room, parts_for(blocks, data))

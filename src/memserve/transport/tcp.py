@@ -71,11 +71,7 @@ class TcpTransport:
                 check_arrived(copy.source_index, found, announced=copy.checksum)
 
     def write(self, room: RemoteRoom, parts: Iterable[Part]) -> int:
-        """Bring all parts over; returns how many frames it took. All of them are verified there on return.
-
-        A part's memory may be reused as soon as the next part is asked for. Raises TransferFailed when the
-        receiver refuses or finds other bytes than were sent, InstanceUnavailable when it is gone.
-        """
+        """As RoomWriter; a few frames are under way at once."""
         num_frames = num_acknowledged = 0
         with self._connections.borrow(room.endpoint) as framed:
             for part in parts:
