@@ -14,7 +14,6 @@ import sys
 import time
 
 import uvloop
-from multidict import CIMultiDict
 from starlette.types import Receive, Scope, Send
 
 from memserve.gateway.upstream import Upstream
@@ -49,7 +48,7 @@ async def spent(url: str, secret: ClusterSecret | None, target: str, *, keep: bo
 
 
 async def ask(upstream: Upstream, url: str, target: str, *, keep: bool) -> None:
-    headers: CIMultiDict[str] = CIMultiDict() if keep else CIMultiDict({"Connection": "close"})
+    headers = [] if keep else [(b"connection", b"close")]
     async with upstream.exchange(view_of(url), method="POST", target=target, headers=headers, body=PROMPT) as answer:
         async for _ in answer.chunks():
             pass

@@ -63,7 +63,9 @@ async def speaking_with(server: Scripted) -> AsyncIterator[Callable[..., Corouti
 
     async def ask(*, method: str = "POST", body: bytes = b"{}") -> EngineAnswer:
         base = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/at/"
-        return await connections.ask(base, method=method, target="/v1?x=1", headers=[("a", "é")], body=body)
+        return await connections.ask(
+            base, method=method, target="/v1?x=1", headers=[(b"a", "é".encode("latin-1"))], body=body
+        )
 
     async with listener:
         yield ask

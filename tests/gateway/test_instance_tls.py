@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from multidict import CIMultiDict
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -70,7 +69,7 @@ async def wire(port: int) -> AsyncIterator[tuple[Wire, int]]:
 async def ask(url: str, secret: ClusterSecret | None) -> bytes:
     """As the gateway asks."""
     upstream = Upstream(secret)
-    headers = CIMultiDict({"Authorization": TOKEN})
+    headers = [(b"authorization", TOKEN.encode())]
     try:
         async with upstream.exchange(
             view_of(url), method="POST", target="/v1/completions", headers=headers, body=PROMPT

@@ -9,10 +9,10 @@ that serves. Knows nothing of what a request is. Used in one event loop.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from http import HTTPStatus
 from math import ceil
+from types import TracebackType
 
 from memserve.core.clock import Clock
 from memserve.gateway.errors import ApiError
@@ -44,15 +44,9 @@ class Admission:
     def num_waiting(self, tenant: Tenant) -> int:
         return self._queue.waiting(tenant.name)
 
-    @asynccontextmanager
-    async def slot(self, tenant: Tenant, *, cost: float) -> AsyncIterator[float]:
+    def slot(self, tenant: Tenant, *, cost: float) -> "_Slot":
         """Run the block in a slot; gives the seconds that it had to wait. Raises ApiError 429 when too many wait."""
-        began = self._clock.now()
-        await self._enter(tenant, cost)
-        try:
-            yield self._clock.now() - began
-        finally:
-            self._leave()
+        return _Slot(self, tenant, cost)
 
     def refresh(self) -> None:
         """Let those in whom the present number of slots allows."""
@@ -60,7 +54,21 @@ class Admission:
             self._running += 1
             self._turns.pop(place).set_result(None)
 
-    async def _enter(self, tenant: Tenant, cost: float) -> None:
+    async def enter(self, tenant: Tenant, cost: float) -> float:
+        """Seconds until there was a slot, which is to be left again."""
+        began = self._clock.now()
+        await self._wait_for_one(tenant, cost)
+        return self._clock.now() - began
+
+    def leave(self) -> None:
+        """One slot less is in use."""
+        self._running -= 1
+        now = self._clock.now()
+        self._interval_s += _MEMORY * (now - self._last_end - self._interval_s)
+        self._last_end = now
+        self.refresh()
+
+    async def _wait_for_one(self, tenant: Tenant, cost: float) -> None:
         if not len(self._queue) and self._running < self._num_slots():
             self._queue.pass_by(tenant.name, weight=tenant.weight, cost=cost)
             self._running += 1
@@ -79,16 +87,9 @@ class Admission:
             await turn
         except asyncio.CancelledError:
             if not self._queue.leave(place):
-                self._leave()  # its turn had come at the same moment
+                self.leave()  # its turn had come at the same moment
             self._turns.pop(place, None)
             raise
-
-    def _leave(self) -> None:
-        self._running -= 1
-        now = self._clock.now()
-        self._interval_s += _MEMORY * (now - self._last_end - self._interval_s)
-        self._last_end = now
-        self.refresh()
 
     def _retry_after_s(self) -> int:
         """Until about half of those who wait have had their turn."""
@@ -96,3 +97,22 @@ class Admission:
 
     def __repr__(self) -> str:
         return f"Admission({self._running}/{self._num_slots()} running, {self._queue})"
+
+
+class _Slot:
+    """One block's."""
+
+    __slots__ = ("_admission", "_cost", "_tenant")
+
+    def __init__(self, admission: Admission, tenant: Tenant, cost: float) -> None:
+        self._admission = admission
+        self._tenant = tenant
+        self._cost = cost
+
+    async def __aenter__(self) -> float:
+        return await self._admission.enter(self._tenant, self._cost)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._admission.leave()

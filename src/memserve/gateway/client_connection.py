@@ -7,9 +7,10 @@ itself: `send` waits until its socket takes the bytes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from http import HTTPStatus
+from types import TracebackType
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import Receive, Send
@@ -82,16 +83,9 @@ class ClientConnection:
             yield message.get("body", b"")
             more = message.get("more_body", False)
 
-    @asynccontextmanager
-    async def ends(self, work: Scope) -> AsyncIterator[None]:
+    def ends(self, work: Scope) -> "_HangUpWatch":
         """For the length of the block, a hang-up ends `work` with ClientGone. Needs the body to be read."""
-        watcher = asyncio.create_task(self._end_when_gone(work), name="client hang-up")
-        try:
-            yield
-        finally:
-            if not watcher.done():  # it is when a complete answer was flushed, and then there is nothing to wait for
-                watcher.cancel()
-                await asyncio.wait({watcher})
+        return _HangUpWatch(self._end_when_gone(work))
 
     async def _end_when_gone(self, work: Scope) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -137,3 +131,22 @@ class ClientConnection:
                     await self.end(b"data: " + error.body() + b"\n\n" + DONE_EVENT)
         except DeadlineExceeded as late:
             raise ClientGone("the client does not read its error") from late
+
+
+class _HangUpWatch:
+    """Runs beside one block."""
+
+    __slots__ = ("_watcher", "_watching")
+
+    def __init__(self, watching: Coroutine[Any, Any, None]) -> None:
+        self._watching = watching
+
+    async def __aenter__(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._watching)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._watcher.done():  # it is when a complete answer was flushed: then there is nothing to wait for
+            self._watcher.cancel()
+            await asyncio.wait({self._watcher})

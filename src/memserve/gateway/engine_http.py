@@ -221,7 +221,7 @@ class EngineConnections:
         self._idle: defaultdict[str, list[_Connection]] = defaultdict(list)
 
     async def ask(
-        self, base: str, *, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes
+        self, base: str, *, method: str, target: str, headers: Iterable[tuple[bytes, bytes]], body: bytes
     ) -> EngineAnswer:
         """Ask the engine at URL `base`; `target` is path and query, already quoted.
 
@@ -270,11 +270,12 @@ async def _connected(url: SplitResult, *, tls: ssl.SSLContext | bool) -> _Connec
     return connection
 
 
-def _written(url: SplitResult, *, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
+def _written(
+    url: SplitResult, *, method: str, target: str, headers: Iterable[tuple[bytes, bytes]], body: bytes
+) -> bytes:
     """One write for head and body: each costs a system call."""
-    lines = [f"{method} {url.path.rstrip('/')}{target} HTTP/1.1\r\nhost: {url.netloc}\r\n"]
-    lines += [f"{name}: {value}\r\n" for name, value in headers]
+    parts = [f"{method} {url.path.rstrip('/')}{target} HTTP/1.1\r\nhost: {url.netloc}\r\n".encode("latin-1")]
+    parts += [b"%b: %b\r\n" % header for header in headers]
     if body or method not in {"GET", "HEAD", "OPTIONS", "DELETE"}:
-        lines.append(f"content-length: {len(body)}\r\n")
-    lines.append("\r\n")
-    return "".join(lines).encode("latin-1") + body
+        parts.append(b"content-length: %d\r\n" % len(body))
+    return b"".join((*parts, b"\r\n", body))

@@ -1,10 +1,10 @@
 """What one request asks for and who works for it. Owns data only."""
 
 import msgspec
-from multidict import CIMultiDict
 
 from memserve.cluster.view import InstanceView
 from memserve.core.ids import RequestId
+from memserve.gateway.client_connection import RawHeaders
 from memserve.gateway.continuable import Continuable
 from memserve.gateway.request_body import ClientRequest
 from memserve.wire.identity import Namespace
@@ -17,8 +17,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     id: RequestId
     path: str
     request: ClientRequest
-    headers: CIMultiDict[str]
+    headers: RawHeaders
     """For the engines; among them the request id, which vLLM makes part of its answer's id."""
+    session: str
+    """Which conversation it belongs to, where the client says so."""
     tokens: bytes
     """The prompt as int32, for routing; b"" when it is not known."""
     namespace: Namespace

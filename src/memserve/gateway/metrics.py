@@ -64,7 +64,7 @@ class GatewayMetrics:
             "memserve_gateway_ttft_seconds", "Until the first bytes of a stream", buckets=_LATENCY_S,
             registry=self.registry,
         )  # fmt: skip
-        self.queue_s = Histogram(
+        self._queue_s = Histogram(
             "memserve_gateway_queue_seconds", "Until a request had a slot", ("tenant",), buckets=_LATENCY_S,
             registry=self.registry,
         )  # fmt: skip
@@ -75,8 +75,10 @@ class GatewayMetrics:
             "memserve_scheduler_actual_over_predicted", "What a step took over what was predicted", ("step",),
             buckets=_RATIOS, registry=self.registry,
         )  # fmt: skip
+        # Looked up by labels once, which takes longer than counting.
         self._ended: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
-        """Looked up by labels once: it takes longer than counting."""
+        self._waited: dict[str, Histogram] = {}
+        self._judged: dict[str, Histogram] = {}
 
     def show_cluster(self, view: Callable[[], ClusterView]) -> None:
         """The instances, as they are at each scrape."""
@@ -137,11 +139,21 @@ class GatewayMetrics:
         requests.inc()
         request_s.observe(seconds)
 
+    def request_waited(self, tenant: str, *, seconds: float) -> None:
+        """Note how long a request waited for its slot."""
+        found = self._waited.get(tenant)
+        if found is None:
+            found = self._waited[tenant] = self._queue_s.labels(tenant)
+        found.observe(seconds)
+
     def judge(self, steps: Iterable[Step]) -> None:
         """Hold what was predicted for a request against what it took, where both are known."""
         for step in steps:
             if step.predicted_s and step.actual_s:
-                self._predictions.labels(step.what).observe(step.actual_s / step.predicted_s)
+                found = self._judged.get(step.what)
+                if found is None:
+                    found = self._judged[step.what] = self._predictions.labels(step.what)
+                found.observe(step.actual_s / step.predicted_s)
 
     def count_report(self, report: RequestReport) -> None:
         sources = {

@@ -7,7 +7,6 @@ most once in 5 s; until it is known, its prompts are routed as if nobody held an
 import logging
 
 import msgspec
-from multidict import CIMultiDict
 
 from memserve.cluster.view import InstanceView
 from memserve.core.clock import Clock
@@ -70,11 +69,10 @@ class ModelCards:
         return ""
 
     async def _ask(self, instance: InstanceView, upstream: Upstream) -> tuple[ModelCard, ...] | None:
-        headers: CIMultiDict[str] = CIMultiDict()
         try:
             async with (
                 scope(deadline_s=_DEADLINE_S),
-                upstream.exchange(instance, method="GET", target="/v1/models", headers=headers, body=b"") as answer,
+                upstream.exchange(instance, method="GET", target="/v1/models", headers=[], body=b"") as answer,
             ):
                 cards = msgspec.json.decode(await answer.read(), type=_Cards).data
         except (InstanceLost, DeadlineExceeded, msgspec.DecodeError) as error:

@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 REQUEST_ID_HEADER = "x-request-id"
+_REQUEST_ID_RAW = REQUEST_ID_HEADER.encode()
+_SESSION_HEADER = "x-session-id"
 _USUAL_ANSWER = 128
 
 
@@ -45,7 +47,7 @@ class CompletionRoute:
     async def __call__(self, asgi_scope: AsgiScope, receive: Receive, send: Send) -> None:
         client = ClientConnection(asgi_scope, receive, send)
         request_id = self._take_id(client.headers.get(REQUEST_ID_HEADER, ""))
-        client.extra_headers.append((REQUEST_ID_HEADER.encode(), request_id.encode()))
+        client.extra_headers.append((_REQUEST_ID_RAW, request_id.encode()))
         self._context.history.open(request_id, route=self._path)
         state, error = RequestState.FAILED, ""
         try:
@@ -91,20 +93,19 @@ class CompletionRoute:
         async with scope(deadline_s=self._context.settings.request_deadline_s) as work, client.ends(work):
             tokens = await self._context.tokenizer.tokens(path=self._path, body=request.values)
             self._note(request_id, request, tokens)
-            headers = forwarded_headers(client.headers)
-            headers[REQUEST_ID_HEADER] = request_id
             job = Job(
                 id=request_id,
                 path=self._path,
                 request=request,
-                headers=headers,
+                headers=forwarded_headers(client.headers, own=[(_REQUEST_ID_RAW, request_id.encode())]),
+                session=request.session or client.headers.get(_SESSION_HEADER, ""),
                 tokens=tokens,
                 namespace=await self._runtime.namespace(request),
                 alone=request_body.must_run_alone(request),
                 plan=self._context.model.plan(request, path=self._path),
             )
             async with self._runtime.admission.slot(tenant, cost=_cost(tokens)) as waited_s:
-                self._context.metrics.queue_s.labels(tenant.name).observe(waited_s)
+                self._context.metrics.request_waited(tenant.name, seconds=waited_s)
                 await RequestFlow(job, runtime=self._runtime, client=client).run()
 
     def _note(self, request_id: RequestId, request: ClientRequest, tokens: bytes) -> None:

@@ -129,7 +129,7 @@ class RequestFlow:
             namespace=self._job.namespace,
             view=view,
             alone=alone,
-            session=self._job.request.session or self._job.headers.get("x-session-id", ""),
+            session=self._job.session,
         )
         if not full:
             return decide(exclude=excluded)

@@ -8,11 +8,11 @@ to the request, not a fault, and come back as answers. Leaving the block early c
 which is how vLLM learns to abort.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from http import HTTPStatus
+from types import TracebackType
 
-from multidict import CIMultiDict
 from starlette.datastructures import Headers
 
 from memserve.cluster.view import InstanceView
@@ -27,11 +27,12 @@ _MAX_ANSWER_BYTES = 256 << 20
 
 _HOP_BY_HOP = frozenset(
     {
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"),
-        *("transfer-encoding", "upgrade", "host", "content-length", "expect", "accept-encoding", "date", "server"),
+        *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer"),
+        *(b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect", b"accept-encoding"),
+        *(b"date", b"server"),
     }
 )
-_HOP_BY_HOP_RAW = frozenset(name.encode() for name in _HOP_BY_HOP)
+_UNCOMPRESSED = (b"accept-encoding", b"identity")
 
 
 class UpstreamAnswer:
@@ -47,7 +48,7 @@ class UpstreamAnswer:
 
     def headers(self) -> RawHeaders:
         """Those that concern the client."""
-        return [(k, v) for k, v in self._answer.headers if k.lower() not in _HOP_BY_HOP_RAW]
+        return [(k, v) for k, v in self._answer.headers if k.lower() not in _HOP_BY_HOP]
 
     async def read(self) -> bytes:
         """The whole body. Raises InstanceLost, through the block, when it does not come whole."""
@@ -73,31 +74,56 @@ class Upstream:
     async def close(self) -> None:
         await self._connections.close()
 
-    @asynccontextmanager
-    async def exchange(
-        self, instance: InstanceView, *, method: str, target: str, headers: CIMultiDict[str], body: bytes
-    ) -> AsyncIterator[UpstreamAnswer]:
-        """Send the request, give its answer. `target` is path and query, already quoted; `headers` from
-        `forwarded_headers`."""
+    def exchange(
+        self, instance: InstanceView, *, method: str, target: str, headers: RawHeaders, body: bytes
+    ) -> "_Exchange":
+        """Send the request and give its answer to the block, which ends the exchange. `target` is path and query,
+        already quoted; `headers` from `forwarded_headers`."""
+        ask = partial(self._connections.ask, instance.url, method=method, target=target, headers=headers, body=body)
+        return _Exchange(ask, instance, target)
+
+
+class _Exchange:
+    """One request, sent when the block is entered."""
+
+    __slots__ = ("_answer", "_ask", "_instance", "_target")
+
+    def __init__(self, ask: Callable[[], Awaitable[EngineAnswer]], instance: InstanceView, target: str) -> None:
+        self._ask = ask
+        self._instance = instance
+        self._target = target
+
+    async def __aenter__(self) -> UpstreamAnswer:
         try:
-            answer = await self._connections.ask(
-                instance.url, method=method, target=target, headers=headers.items(), body=body
-            )
-            try:
-                if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR and answer.status != HTTPStatus.NOT_IMPLEMENTED:
-                    raise _lost(instance, f"answered {answer.status}: {await _excerpt(answer)}")
-                yield UpstreamAnswer(answer)
-            finally:
-                answer.leave()
+            answer = self._answer = await self._ask()
+            if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR and answer.status != HTTPStatus.NOT_IMPLEMENTED:
+                try:
+                    raise _lost(self._instance, f"answered {answer.status}: {await _excerpt(answer)}")
+                finally:
+                    answer.leave()
         except OSError as error:
-            raise _lost(instance, f"failed at {target}: {reason_of(error)}") from error
+            raise self._failed(error) from error
+        return UpstreamAnswer(answer)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._answer.leave()
+        if isinstance(error, OSError):
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> InstanceLost:
+        return _lost(self._instance, f"failed at {self._target}: {reason_of(error)}")
 
 
-def forwarded_headers(headers: Headers) -> CIMultiDict[str]:
-    """The client's headers as an engine gets them; answers must come uncompressed to be read here."""
-    forwarded: CIMultiDict[str] = CIMultiDict((k, v) for k, v in headers.items() if k not in _HOP_BY_HOP)
-    forwarded["Accept-Encoding"] = "identity"
-    return forwarded
+def forwarded_headers(headers: Headers, *, own: Sequence[tuple[bytes, bytes]] = ()) -> RawHeaders:
+    """The client's headers as an engine gets them, and our `own` in place of the client's of these names.
+
+    Answers must come uncompressed to be read here.
+    """
+    names = {name for name, _ in own}
+    kept = [(k, v) for k, v in headers.raw if k not in _HOP_BY_HOP and k not in names]
+    return [*kept, _UNCOMPRESSED, *own]
 
 
 async def _excerpt(answer: EngineAnswer) -> str:

@@ -10,7 +10,6 @@ from math import exp, inf
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from memserve.core.clock import Clock
 from memserve.core.enums import Phase
@@ -179,7 +178,7 @@ class LoadLedger:
         """
         if self._queued_s <= above:
             return 0.0
-        return float(np.add.reduce(loads.rows()[WAIT_S])) / loads.count
+        return loads.total_wait_s() / loads.count
 
     def most_context(self, *, above: float) -> float:
         """Tokens of the answers that one instance has to produce, no instance more; as exact as `above` asks for."""

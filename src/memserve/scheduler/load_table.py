@@ -18,6 +18,8 @@ Numbers = npt.NDArray[np.float64]
 RECENT_S = 10.0
 """Over which the share of time spent on prefills fades."""
 
+FEW = 8
+"""So many instances are looked at faster one after the other than all at once."""
 _MAX_SHARE = 0.9
 _MAX_GROUPS = 64
 ENDS_AT, LEAST_S, SPENT, TOKENS, WAIT_S, PACE, BESIDE, SHARE, DECODES, CONTEXT, ONE = range(11)
@@ -64,6 +66,12 @@ class GroupLoads:
             decodes,
             context,
         )
+
+    def total_wait_s(self) -> float:
+        """Seconds queued on all of them together."""
+        if self._rows is None and len(self._columns) <= FEW:
+            return sum(self.one(place)[1] for place in range(len(self._columns)))
+        return float(np.add.reduce(self.rows()[WAIT_S]))
 
     @property
     def count(self) -> int:

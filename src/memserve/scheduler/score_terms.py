@@ -18,11 +18,9 @@ import numpy as np
 
 from memserve.core.enums import Phase
 from memserve.scheduler.cost_model import DecodeTerms
-from memserve.scheduler.load_table import CONTEXT, FORM, WAIT_S, GroupLoads, Numbers
+from memserve.scheduler.load_table import CONTEXT, FEW, FORM, WAIT_S, GroupLoads, Numbers
 from memserve.scheduler.places import Places
 
-_FEW = 8
-"""So many instances are scored faster one after the other than all at once."""
 ROUNDED = 1.0 + 1e-9
 """Times a score: more than rounding makes of it."""
 
@@ -95,7 +93,7 @@ class FormScores:
             idle = compute_s * crowd * loads.least_pace + move_s + answer_s
             if idle > most:
                 continue
-            if not num_tokens or holders.bit_count() > _FEW:
+            if not num_tokens or holders.bit_count() > FEW:
                 at_rest = 0 if crowd or num_tokens else loads.at_rest()
                 if not at_rest:
                     return None
@@ -163,7 +161,7 @@ class FormScores:
         found, by_bit = np.empty(self._loads.count), self._places.by_bit
         found.fill(usual)
         for (_, holders, _, _), price in zip(self._alike[:-1], prices, strict=False):
-            if holders.bit_count() > _FEW:
+            if holders.bit_count() > FEW:
                 found[self._places.of(holders)] = price
                 continue
             rest = holders
