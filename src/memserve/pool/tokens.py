@@ -41,6 +41,8 @@ def copy_token_bytes(tokens: Tokens) -> bytes:
 
     For who compares them with tokens that are known to be none, and checks the rest by `require_token_ids`.
     """
+    if isinstance(tokens, bytes) and not len(tokens) % TOKEN_BYTES:
+        return tokens
     if isinstance(tokens, np.ndarray) and tokens.dtype == _INT32 and tokens.ndim == 1:
         return tokens.tobytes()
     return bytes(_perhaps_negative(tokens))

@@ -35,10 +35,14 @@ _KINDS = len(_IDLE)
 _LOAD = Struct(f"={_KINDS}d")
 
 
+OneLoad = tuple[float, float, float, float, float, float]
+"""Tokens queued and seconds queued, pace, share of recent time, decodes and their context."""
+
+
 class GroupLoads:
     """All rows of some instances, in order, as they were at one time."""
 
-    __slots__ = ("_at_rest", "_columns", "_faded", "_now", "_rows", "_table", "least_pace")
+    __slots__ = ("_at_rest", "_columns", "_faded", "_now", "_ones", "_rows", "_table", "least_pace")
 
     def __init__(
         self, table: bytes, columns: range | list[int], *, now: float, faded: float, least_pace: float, at_rest: int
@@ -50,11 +54,18 @@ class GroupLoads:
         self._now = now
         self._faded = faded
         self._rows: Numbers | None = None
+        self._ones: dict[int, OneLoad] = {}
         self.least_pace = least_pace
         """No instance has a smaller one."""
 
-    def one(self, place: int) -> tuple[float, float, float, float, float, float]:
-        """Tokens queued and seconds queued, pace, share, decodes and context of one instance."""
+    def one(self, place: int) -> OneLoad:
+        """Of one instance."""
+        found = self._ones.get(place)
+        if found is None:
+            found = self._ones[place] = self._one(place)
+        return found
+
+    def _one(self, place: int) -> OneLoad:
         numbers = _LOAD.unpack_from(self._table, self._columns[place] * _LOAD.size)
         ends_at, least_s, spent, tokens, _, pace, _, _, decodes, context, _ = numbers
         wait_s, share = ends_at - self._now, spent * self._faded
