@@ -54,12 +54,16 @@ def test_our_scheduler_is_measured_on_both_kinds_of_cluster_and_knows_every_prom
     with SystemChild(SystemSpec(name="memserve", module="memserve_scheduler"), peers=tmp_path) as scheduler:
         for place in PLACES:
             rows = measure_place([scheduler], place, plan=SchedulerPlan(scale=256, num_rounds=1))
-            assert [(row.operation, row.input) for row in rows] == [
+            assert sorted((row.operation, row.input) for row in rows) == [
+                ("choose", "int32"),
+                ("choose", "list"),
                 ("decide", "int32"),
                 ("decide", "list"),
-                ("stored", ""),
                 ("evicted", ""),
+                ("match", "int32"),
+                ("match", "list"),
                 ("memory", ""),
+                ("stored", ""),
             ]
             assert all(row.p50_us > 0 for row in rows if row.operation != "memory")
             assert all(row.blocks_per_s > 0 for row in rows if row.operation in {"stored", "evicted"})

@@ -14,8 +14,8 @@ _INK = "#808890"
 _OURS, _PEER, _LIMIT = "#2f8f5b", "#6f8fc9", "#b08a3e"
 _SHOWN = frozenset(
     {
-        *("match", "insert", "decide", "stored", "evicted", "alloc_free", "put", "get", "transfer", "copy"),
-        *("swap_out", "swap_in"),
+        *("match", "insert", "choose", "decide", "stored", "evicted", "alloc_free", "put", "get"),
+        *("transfer", "copy", "swap_out", "swap_in"),
     }
 )
 

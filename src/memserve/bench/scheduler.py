@@ -36,7 +36,7 @@ class SchedulerPlan(msgspec.Struct, frozen=True, kw_only=True):
     scale: int = 1
     """Divides the million blocks."""
     num_rounds: int = 40
-    """Of 25 decisions by each system in each form it takes, and two batches of events."""
+    """Of 25 questions to each system in each form it takes, and two batches of events."""
 
 
 def run_scheduler(*, peers: Path, plan: SchedulerPlan, say: Say) -> Report:

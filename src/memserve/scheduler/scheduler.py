@@ -14,15 +14,15 @@ A request served by one instance (no prefill instance, or a role has nobody left
 
 from collections.abc import Sequence
 from random import Random
+from typing import Final
 
 import msgspec
 
 from memserve.cluster.view import ClusterView
 from memserve.core.clock import Clock
 from memserve.core.enums import CachingMode, Phase, Role
-from memserve.core.errors import InstanceUnavailable
 from memserve.core.ids import Incarnation, InstanceId, RequestId
-from memserve.scheduler.candidates import Candidates, Group, candidates, nobody
+from memserve.scheduler.chooser import Chooser
 from memserve.scheduler.decision import Candidate, Decision, Forecast, Outcome, Placement, PullWeighing, placement
 from memserve.scheduler.event_feeds import EventStats
 from memserve.scheduler.flight import Asked, Flight, Place
@@ -31,7 +31,7 @@ from memserve.scheduler.holdings import Holdings
 from memserve.scheduler.lessons import Lessons
 from memserve.scheduler.load import LoadLedger
 from memserve.scheduler.path_queues import PathQueues
-from memserve.scheduler.planner import Plan, Policies, plan
+from memserve.scheduler.planner import Plan
 from memserve.scheduler.policies import PolicyKind, find_policy
 from memserve.scheduler.predictions import Predictions
 from memserve.scheduler.promises import Promises
@@ -79,11 +79,9 @@ class Scheduler:
         brought to no further one ahead of need.
         """
         self._decided: dict[str, dict[Placement, int]] = {}
-        self._random = random
         self._caching = caching
-        self.use(find_policy(policy))
         slots = Slots()
-        self._holdings = Holdings(
+        self.holdings: Final = Holdings(
             block_size=block_size,
             clock=clock,
             slots=slots,
@@ -91,13 +89,14 @@ class Scheduler:
             confirm_s=confirm_s,
             max_tree_blocks=max_tree_blocks,
         )
+        """What is known of the instances."""
         self._pulls = pulls
         self._clock = clock
         self._load = LoadLedger(clock)
         self._paths = PathQueues(clock)
         self._predictions = pulls.predictions if pulls is not None else Predictions()
-        self._weigher = Weigher(
-            holdings=self._holdings,
+        weigher = Weigher(
+            holdings=self.holdings,
             slots=slots,
             load=self._load,
             predictions=self._predictions,
@@ -106,22 +105,22 @@ class Scheduler:
             random=random,
             max_replicas=max_replicas,
         )
+        self.chooser: Final = Chooser(
+            weigher, policy=find_policy(policy), random=random, caching=caching, may_pull=pulls is not None
+        )
+        """Where a request would go, asked without sending it there."""
         self._flights: dict[RequestId, Flight] = {}
         self._promises = Promises(clock, confirm_s=confirm_s)
         self._lessons = Lessons(predictions=self._predictions, load=self._load, clock=clock)
-        self._view: ClusterView | None = None
-        self._everyone = candidates(ClusterView(), caching=caching)
 
     @property
     def policy(self) -> str:
         """By which requests are routed."""
-        return self._policy.name
+        return self.chooser.policy
 
     def use(self, policy: PolicyKind) -> None:
         """Route by this policy from the next request on."""
-        self._policy = policy
-        self._decisions = self._decided.setdefault(policy.name, dict.fromkeys(Placement, 0))
-        self._by = Policies(first=policy.make(self._random), decode=policy.make(self._random))
+        self.chooser.use(policy)
 
     def decide(
         self,
@@ -145,16 +144,9 @@ class Scheduler:
             self._forget_request(request)
         self._renew_promises()
         self._lessons.look_at_overruns(self._flights)
-        found = self._candidates(view, exclude)
-        if alone:
-            found = found.unsplit()
-        prospect = self._weigher.look(
-            asked,
-            found,
-            givers=found.givers if self._pulls is not None else Group(),
-            output_tokens=self._lessons.output_tokens,
+        prospect, made = self.chooser.choose(
+            asked, view, output_tokens=self._lessons.output_tokens, exclude=exclude, alone=alone
         )
-        made = plan(self._weigher, self._by, found, prospect, self._random)
         pull = self._weigh_pull(prospect, made.first)
         source = pull.source if pull is not None and pull.is_worth_it else None
         held_tokens = made.first.matched_tokens
@@ -163,18 +155,18 @@ class Scheduler:
         prefill_s = self._predictions.prefill.seconds(prospect.num_tokens, held_tokens / (prospect.num_tokens or 1))
         place = Place(instance=made.first.instance, role=made.first.role)
         self._enter(request, prospect, made, place, held_tokens=held_tokens, prefill_s=prefill_s)
-        self._decisions[placement(made.decode, source)] += 1
+        self._count(placement(made.decode, source))
         return Decision(
             request=request,
             epoch=view.epoch,
-            policy=self._policy.name,
+            policy=self.policy,
             prefill=made.first.instance if made.decode else None,
             decode=made.decode.instance if made.decode else made.first.instance,
             candidates=made.candidates,
             source=source,
             pull=pull,
             forecast=self._forecast(prospect, made, pull, prefill_s),
-            tiers=self._holdings.tiers(place, asked, prospect.held, matched=made.first.matched_tokens),
+            tiers=self.holdings.tiers(place, asked, prospect.held, matched=made.first.matched_tokens),
         )
 
     def sent(self, request: RequestId) -> None:
@@ -196,7 +188,7 @@ class Scheduler:
         if flight.first is None:
             return
         if self._caching is not CachingMode.BASIC:
-            self._holdings.believe(flight.first, flight.asked.data, flight.asked.namespace)
+            self.holdings.believe(flight.first, flight.asked.data, flight.asked.namespace)
         self._lessons.prefilled(flight)
 
     def finish(self, request: RequestId, *, outcome: Outcome, output_tokens: Sequence[int] = ()) -> None:
@@ -212,34 +204,31 @@ class Scheduler:
 
     def admit(self, instance: InstanceId, incarnation: Incarnation, role: Role) -> None:
         """This incarnation will announce what it holds. What an older one held is forgotten; an older one ignored."""
-        self._holdings.admit(instance, incarnation, role)
+        self.holdings.admit(instance, incarnation, role)
 
     def apply(self, batch: EventBatch) -> Applied:
         """Take announcements in. Never raises for what they say: what cannot be is counted, and left out."""
-        return self._holdings.apply(batch)
+        return self.holdings.apply(batch)
 
     def reset(self, part: SnapshotPart) -> Applied:
         """Take in a part of all that an instance holds; the first part replaces what was known of it."""
-        return self._holdings.reset(part)
+        return self.holdings.reset(part)
 
     def decision_counts(self) -> dict[tuple[str, Placement], int]:
         """Decisions so far, by policy and by what became of the request."""
         return {
-            (policy, placed): number
-            for policy, numbers in self._decided.items()
-            for placed, number in numbers.items()
-            if number
+            (policy, placed): number for policy, numbers in self._decided.items() for placed, number in numbers.items()
         }
 
     def event_stats(self) -> EventStats:
-        return self._holdings.event_stats()
+        return self.holdings.event_stats()
 
     def forget(self, instance: InstanceId, incarnation: Incarnation | None = None) -> None:
         """The instance left or came back as a new incarnation: its entries and its load vanish.
 
         Entries that a newer incarnation than `incarnation` has announced stay; None is newer than all.
         """
-        self._holdings.forget(instance, incarnation)
+        self.holdings.forget(instance, incarnation)
         self._load.forget(instance)
         self._paths.forget(instance)
         for request, flight in self._flights.items():
@@ -251,29 +240,25 @@ class Scheduler:
 
     def stats(self) -> SchedulerStats:
         return SchedulerStats(
-            policy=self._policy.name,
+            policy=self.policy,
             num_in_flight=len(self._flights),
-            trees=self._holdings.tree_stats(),
+            trees=self.holdings.tree_stats(),
             queued_tokens=self._load.snapshot(),
             expected_output_tokens=self._lessons.output_tokens,
         )
 
     def __repr__(self) -> str:
-        return f"Scheduler({self._policy.name}, {len(self._flights)} in flight, {self._load}, {self._holdings})"
+        return f"Scheduler({self.policy}, {len(self._flights)} in flight, {self._load}, {self.holdings})"
 
-    def _candidates(self, view: ClusterView, exclude: frozenset[InstanceId]) -> Candidates:
-        if view is not self._view:
-            self._view, self._everyone = view, candidates(view, caching=self._caching)
-        found = candidates(view, exclude, caching=self._caching) if exclude else self._everyone
-        if not found.first.instances:
-            raise InstanceUnavailable(nobody(view, exclude))
-        return found
+    def _count(self, placed: Placement) -> None:
+        numbers = self._decided.setdefault(self.policy, {})
+        numbers[placed] = numbers.get(placed, 0) + 1
 
     def _weigh_pull(self, prospect: Prospect, first: Candidate) -> PullWeighing | None:
         """Whether `first` should pull from who holds most; None when that is nobody else."""
         if self._pulls is None or prospect.source_tokens <= first.matched_tokens:
             return None
-        source = self._weigher.source(prospect)
+        source = self.chooser.source(prospect)
         pull = self._pulls.weigh(
             target=first.instance,
             source=source,
@@ -348,7 +333,7 @@ class Scheduler:
         if flight is None or flight.first is None or flight.prefilled or self._caching is CachingMode.BASIC:
             return
         keep_s = self._promises.make(request, since=since)
-        self._holdings.expect(flight.first, flight.asked.data, flight.asked.namespace, within_s=keep_s)
+        self.holdings.expect(flight.first, flight.asked.data, flight.asked.namespace, within_s=keep_s)
 
     def _renew_promises(self) -> None:
         for request, since in self._promises.due():
@@ -362,9 +347,9 @@ class Scheduler:
         if flight.first is not None:
             grew = flight.alone or self._caching is CachingMode.RETURN
             tokens = whole if grew else flight.asked.data
-            self._holdings.believe(flight.first, tokens, flight.asked.namespace)
+            self.holdings.believe(flight.first, tokens, flight.asked.namespace)
         if flight.decode is not None and self._caching is not CachingMode.PREFILL:
-            self._holdings.believe(flight.decode, whole, flight.asked.namespace)
+            self.holdings.believe(flight.decode, whole, flight.asked.namespace)
 
     def _forget_request(self, request: RequestId) -> None:
         self._flights.pop(request, None)

@@ -1,7 +1,7 @@
 """Dynamo's Rust RadixTree as the scheduler's memory, block hashing included, scored and chosen in Python.
 
-`match` is hashing and the look-up alone. Events are ready-made, and what they say of blocks is hashed before: in
-Dynamo the engine does both.
+`match` is hashing and the look-up, `choose` scores and the choice as well. Events are ready-made, and what they say of
+blocks is hashed before: in Dynamo the engine does both.
 """
 
 import json
@@ -54,7 +54,7 @@ class DynamoScheduler:
         costs = [queued + total - scores.get((worker, 0), 0) for worker, queued in enumerate(self._queued)]
         chosen = costs.index(min(costs))
         spent = perf_counter_ns() - start
-        return {"match": found - start, "decide": spent}, scores.get((chosen, 0), 0)
+        return {"match": found - start, "choose": spent}, scores.get((chosen, 0), 0)
 
     def _event(self, data: Mapping[str, object]) -> bytes:
         self._num_events += 1

@@ -1,7 +1,8 @@
 """memserve's global scheduler as a measured system: as the gateway runs it, with the policy `prompt-tree`.
 
-A decision includes the weighing of a pull and the forecast that is logged with it; it enters the load, which is
-taken out again outside the clock.
+`match` asks who holds how much; `choose` is match, scores and choice, what other systems are asked for; `decide` is
+all that the gateway waits for: a pull is weighed, a forecast made for the log, and the load entered, which is taken out
+again outside the clock. Of each prompt one of them is asked: the next would find it in the caches.
 """
 
 from random import Random
@@ -16,8 +17,10 @@ from memserve.core.clock import SystemClock
 from memserve.core.enums import Role, Tier
 from memserve.core.ids import Epoch, Incarnation, InstanceId, RequestId
 from memserve.scheduler.decision import Outcome
+from memserve.scheduler.flight import Asked
 from memserve.scheduler.pull_policy import PullPolicy
 from memserve.scheduler.scheduler import Scheduler
+from memserve.scheduler.tokens import token_bytes
 from memserve.wire.events import BlocksEvicted, BlocksStored, EventBatch, IndexEvent, SnapshotPart
 from memserve.wire.identity import KvIdentity
 from memserve.wire.messages import Load, PeerInfo
@@ -33,6 +36,8 @@ _IDENTITY = KvIdentity(
 )
 _INCARNATION = Incarnation(1)
 _REQUEST = RequestId("bench")
+_OPERATIONS = ("match", "choose", "decide")
+_OUTPUT_TOKENS = 128.0
 
 
 class MemserveScheduler:
@@ -55,6 +60,8 @@ class MemserveScheduler:
             pulls=PullPolicy(),
         )
         self._names = names
+        self._roles = tuple(dict.fromkeys(roles))
+        self._turn = 0
         self._seqs = [0] * NUM_INSTANCES
         for name, role in zip(names, roles, strict=True):
             empty = SnapshotPart(
@@ -95,11 +102,22 @@ class MemserveScheduler:
 
     def decide(self, tokens: Tokens, form: str) -> tuple[dict[str, int], int]:
         given = tokens.tolist() if form == "list" else tokens
+        self._turn = (self._turn + 1) % len(_OPERATIONS)
+        operation = _OPERATIONS[self._turn]
         start = perf_counter_ns()
-        decision = self._scheduler.decide(request=_REQUEST, tokens=given, view=self._view)
-        spent = perf_counter_ns() - start
-        self._scheduler.finish(_REQUEST, outcome=Outcome.FAILED)
-        return {"decide": spent}, decision.candidates[0].matched_tokens // BLOCK_SIZE
+        if operation == "match":
+            most = self._scheduler.holdings.match(self._roles, _asked(given)).levels[-1][0]
+            spent = perf_counter_ns() - start
+        elif operation == "choose":
+            chosen = self._scheduler.chooser.choose(_asked(given), self._view, output_tokens=_OUTPUT_TOKENS)
+            spent = perf_counter_ns() - start
+            most = chosen.plan.first.matched_tokens
+        else:
+            decision = self._scheduler.decide(request=_REQUEST, tokens=given, view=self._view)
+            spent = perf_counter_ns() - start
+            self._scheduler.finish(_REQUEST, outcome=Outcome.FAILED)
+            most = decision.candidates[0].matched_tokens
+        return {operation: spent}, most // BLOCK_SIZE
 
     def _next(self, instance: int) -> int:
         self._seqs[instance] += 1
@@ -113,6 +131,10 @@ class MemserveScheduler:
         if applied.position != self._seqs[instance] or applied.discarded:
             raise RuntimeError(f"events were not taken in: {applied}")
         return spent
+
+
+def _asked(tokens: Tokens | list[int]) -> Asked:
+    return Asked(data=token_bytes(tokens), namespace=b"", session="")
 
 
 def _instance(name: InstanceId, role: Role) -> InstanceView:

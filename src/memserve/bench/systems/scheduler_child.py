@@ -33,7 +33,7 @@ class MeasuredScheduler(Protocol):
         ...
 
     def decide(self, tokens: Tokens, form: str) -> tuple[dict[str, int], int]:
-        """Times by operation, `decide` among them: who holds how much, the scores of all instances, the choice.
+        """Times by operation: `match` is who holds how much, others go on to the scores of all instances and a choice.
 
         And how many blocks of the prompt somebody was found to hold.
         """
