@@ -28,7 +28,7 @@ _WARM_UP_TOKENS = 64
 _SPEED_BLOCKS = 8
 _DECODED_TOKENS = 12
 _ANSWER_ROOM = 64
-_PREFILL_SHARE, _DECODE_SHARE, _MOVE_SHARE = 0.45, 0.7, 0.75
+_PREFILL_SHARE, _DECODE_SHARE, _MOVE_SHARE = 0.4, 0.52, 0.55
 """Of the time, at which the last round of each kind begins."""
 
 

@@ -225,7 +225,7 @@ def calibrate(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings of `memserve serve` as TOML.")] = None,
     dram: Annotated[str | None, typer.Option(help='Shared memory of the instance, e.g. "2GiB".')] = None,
-    seconds: Annotated[float, typer.Option(min=1.0, help="Measure for about so long, once it has started.")] = 100.0,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Measure for about so long, once it has started.")] = 110.0,
     seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Write the profile here; none: where `serve` looks.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw fit and measurement (.png, .svg, .pdf).")] = None,
