@@ -24,6 +24,7 @@ def test_every_load_of_each_of_our_policies_is_measured(report: GatewayReport) -
         for streaming in (False, True)
     }
     assert all(row.requests > 0 and row.requests_per_s > 0 for row in report.results)
+    assert any(row.cpu_us > 0 for row in report.results)  # the kernel counts hundredths of a second
 
 
 def test_a_peer_that_is_not_installed_is_reported_with_what_would_change_that(report: GatewayReport) -> None:
@@ -34,6 +35,15 @@ def test_a_peer_that_is_not_installed_is_reported_with_what_would_change_that(re
 def test_the_file_has_every_field_of_a_row_and_the_table_a_line_for_each(report: GatewayReport, tmp_path: Path) -> None:
     report.write(tmp_path / "gateway.json")
     results = msgspec.json.decode((tmp_path / "gateway.json").read_bytes())["results"]
-    fields = {"system", "policy", "concurrency", "streaming", "requests_per_s", "added_p50_ms", "added_p99_ms"}
+    fields = {
+        "system",
+        "policy",
+        "concurrency",
+        "streaming",
+        "requests_per_s",
+        "added_p50_ms",
+        "added_p99_ms",
+        "cpu_us",
+    }
     assert all(fields <= set(row) for row in results)
     assert len(list(as_gateway_lines(report))) == 1 + len(report.results) + len(report.missing)

@@ -70,6 +70,10 @@ class SystemChild:
             raise ConfigError(hello["missing"])
         self.version = hello["version"]
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def ask(self, do: str, **request: Any) -> Any:
         """The child's answer. Raises InstanceUnavailable when it refuses or dies, DeadlineExceeded."""
         assert self._process.stdin is not None  # noqa: S101

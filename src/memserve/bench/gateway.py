@@ -2,7 +2,8 @@
 
 All routers stand before the same two engines that compute nothing, one router at a time and in turn, under the
 same load. "memserve x2" is our gateway as two processes (`memserve serve --workers 2`). What is added is the latency
-through the router over the latency without one, at the same concurrency.
+through the router over the latency without one, at the same concurrency. What depends least on the machine's other work
+is the CPU time that a router takes for a request.
 """
 
 from collections import defaultdict
@@ -14,6 +15,7 @@ import msgspec
 import numpy as np
 
 from memserve.bench.child import Say, SystemChild, SystemSpec, start_all
+from memserve.bench.processes import cpu_seconds
 from memserve.bench.records import Missing, Run, now, this_command, this_commit, this_machine
 from memserve.core.errors import InstanceUnavailable, MemserveError
 
@@ -55,6 +57,8 @@ class GatewayRow(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_s: float = 0.0
     added_p50_ms: float = 0.0
     added_p99_ms: float = 0.0
+    cpu_us: float = 0.0
+    """Of all processes of the router, for one request."""
 
 
 class GatewayReport(Run, frozen=True, kw_only=True):
@@ -73,6 +77,7 @@ class _Sample(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_s: float
     p50_ms: float
     p99_ms: float
+    cpu_us: float
 
 
 class _Router(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +143,7 @@ class _Run:
         versions = {router.system: router.child.version for router in routers}
         for number in range(self._plan.num_rounds):
             self._say(f"round {number + 1} of {self._plan.num_rounds}")
-            self._measure(self._urls, direct)
+            self._measure(self._urls, direct, processes=())
             for router in list(routers):
                 key = (router.system, router.policy)
                 if not self._through(router, through.setdefault(key, defaultdict(list))):
@@ -156,7 +161,7 @@ class _Run:
         try:
             url = router.child.ask("open", backends=self._urls, policy=router.policy, num_workers=router.num_workers)
             try:
-                self._measure([url], samples)
+                self._measure([url], samples, processes=(router.child.pid,))
             finally:
                 router.child.ask("close")
         except MemserveError as error:
@@ -165,21 +170,29 @@ class _Run:
             return False
         return True
 
-    def _measure(self, urls: list[str], samples: dict[Cell, list[_Sample]]) -> None:
-        self._ask(urls, Cell(concurrency=CONCURRENCIES[-1], streaming=False), _WARM_UP_S)
+    def _measure(self, urls: list[str], samples: dict[Cell, list[_Sample]], *, processes: tuple[int, ...]) -> None:
+        self._ask(urls, Cell(concurrency=CONCURRENCIES[-1], streaming=False), _WARM_UP_S, processes)
         for concurrency in CONCURRENCIES:
             for streaming in (False, True):
                 cell = Cell(concurrency=concurrency, streaming=streaming)
-                samples[cell].append(self._ask(urls, cell, self._plan.seconds))
+                samples[cell].append(self._ask(urls, cell, self._plan.seconds, processes))
 
-    def _ask(self, urls: list[str], cell: Cell, seconds: float) -> _Sample:
+    def _ask(self, urls: list[str], cell: Cell, seconds: float, processes: tuple[int, ...]) -> _Sample:
+        before_s = cpu_seconds(processes)
         found = self._load.ask(
             "run", urls=urls, concurrency=cell.concurrency, streaming=cell.streaming, seconds=seconds
         )
         if found["errors"]:
             raise InstanceUnavailable(f"{found['errors']} of {len(found['times_ns'])} requests were not answered 200")
         p50, p99 = (float(value) / 1e6 for value in np.percentile(found["times_ns"], (50, 99)))
-        return _Sample(requests=len(found["times_ns"]), requests_per_s=found["requests_per_s"], p50_ms=p50, p99_ms=p99)
+        requests = len(found["times_ns"])
+        return _Sample(
+            requests=requests,
+            requests_per_s=found["requests_per_s"],
+            p50_ms=p50,
+            p99_ms=p99,
+            cpu_us=(cpu_seconds(processes) - before_s) / requests * 1e6,
+        )
 
 
 def _filled(row: GatewayRow, found: list[_Sample], direct: list[_Sample]) -> GatewayRow:
@@ -192,12 +205,13 @@ def _filled(row: GatewayRow, found: list[_Sample], direct: list[_Sample]) -> Gat
         requests_per_s=round(median(found, "requests_per_s"), 1),
         added_p50_ms=round(median(found, "p50_ms") - median(direct, "p50_ms"), 3),
         added_p99_ms=round(median(found, "p99_ms") - median(direct, "p99_ms"), 3),
+        cpu_us=round(median(found, "cpu_us"), 1),
     )
 
 
 def as_gateway_lines(report: GatewayReport) -> Iterator[str]:
     """One line a row, aligned, in the order of load; then what was missing."""
-    header = ("system", "policy", "clients", "streams", "requests/s", "added p50 ms", "added p99 ms")
+    header = ("system", "policy", "clients", "streams", "requests/s", "added p50 ms", "added p99 ms", "CPU us")
     ordered = sorted(report.results, key=lambda row: (row.streaming, row.concurrency))
     cells = [header] + [
         (
@@ -208,6 +222,7 @@ def as_gateway_lines(report: GatewayReport) -> Iterator[str]:
             f"{row.requests_per_s:.0f}",
             f"{row.added_p50_ms:.2f}",
             f"{row.added_p99_ms:.2f}",
+            f"{row.cpu_us:.0f}",
         )
         for row in ordered
     ]

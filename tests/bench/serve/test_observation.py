@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
+from memserve.bench.processes import cpu_seconds, give_lowest_priority, helper_seconds
 from memserve.bench.serve.nixl_proxy import make_app
 from memserve.bench.serve.player import Played, Player
-from memserve.bench.serve.processes import cpu_seconds, give_lowest_priority, helper_seconds
 from memserve.bench.serve.stack import MemserveStack, SplitStack
 from memserve.core.clock import SystemClock
 from memserve.core.errors import InstanceUnavailable

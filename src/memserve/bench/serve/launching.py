@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from memserve.bench.serve.processes import give_lowest_priority, helper_seconds
+from memserve.bench.processes import give_lowest_priority, helper_seconds
 from memserve.bench.serve.stack import ColocatedStack, MemserveStack, SplitStack, Stack
 from memserve.bench.serve.systems import KV_GIB, NUM_INSTANCES, MemserveSystem, NixlSystem, System, VllmSystem
 from memserve.core.enums import Role

@@ -15,10 +15,10 @@ from contextlib import AbstractAsyncContextManager
 import aiohttp
 import msgspec
 
+from memserve.bench.processes import cpu_seconds
 from memserve.bench.records import Missing, now
 from memserve.bench.serve.journal import Journal
 from memserve.bench.serve.player import REQUEST_DEADLINE_S, Played, Player
-from memserve.bench.serve.processes import cpu_seconds
 from memserve.bench.serve.record import Cell
 from memserve.bench.serve.results import Origin, make_result, request_lines
 from memserve.bench.serve.sessions import THINK_S, Session, Words, make_sessions
