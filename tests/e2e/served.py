@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,11 @@ class Served:
         self.log = log
         self._output = log.open("wb")
         self.process = subprocess.Popen(
-            command, stdout=self._output, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
+            command,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
         )
         self.http = httpx.Client(base_url=url, timeout=120.0, headers=headers)
 
@@ -70,17 +75,29 @@ class Served:
     def close(self) -> float:
         """Seconds that stopping took."""
         begin = time.monotonic()
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-                raise
-        self.http.close()
-        self._output.close()
+        try:
+            self._stop()
+        finally:
+            self._end_family()
+            self.http.close()
+            self._output.close()
         return time.monotonic() - begin
+
+    def _stop(self) -> None:
+        if self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def _end_family(self) -> None:
+        """A server that fails to start may leave processes of its own behind, gigabytes each."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     # ------------------------------------------------------------ what a client sees
 
