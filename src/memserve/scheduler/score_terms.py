@@ -23,6 +23,9 @@ from memserve.scheduler.places import Places
 
 ROUNDED = 1.0 + 1e-9
 """Times a score: more than rounding makes of it."""
+_NOT_TOLD_APART = 0.01
+"""Of the seconds that the least computation costs: no prediction is as good as that, so a smaller difference would send
+everybody to the same few of many idle instances."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,10 +70,14 @@ HeldAlike = tuple[int, int, float, float]
 seconds to compute at a pace of 1, and to move."""
 
 
+ScoredAlike = tuple[float, int]
+"""A score, and a bit for the place of each that has it."""
+
+
 class FormScores:
     """One group's scores by one form, for as many instances as somebody asks for."""
 
-    __slots__ = ("_alike", "_all", "_loads", "_places", "_terms")
+    __slots__ = ("_alike", "_all", "_loads", "_places", "_slack_s", "_terms")
 
     def __init__(self, terms: ScoreTerms, loads: GroupLoads, places: Places, alike: Sequence[HeldAlike]) -> None:
         """All of the group are among those `alike`, most tokens first; bits of the last ones are not looked at."""
@@ -79,49 +86,62 @@ class FormScores:
         self._places = places
         self._alike = alike
         self._all: Numbers | None = None
+        least_s = min([compute_s for _, _, compute_s, _ in alike])
+        self._slack_s = _NOT_TOLD_APART * terms.crowd * least_s * loads.least_pace
 
-    def few_best(self) -> tuple[float, int] | None:
-        """The lowest score and a bit for the place of each that has it, where a look at a few is enough to tell.
+    def few_best(self) -> list[ScoredAlike] | None:
+        """Whose scores are the lowest, or as good as that, where a look at a few is enough to tell.
 
         Whoever holds as much cannot have a lower score than an idle instance of the fastest pace would have. None
         where one of the many might be best, unless it is known who of them is idle and nothing is to be computed.
         """
         terms, loads = self._terms, self._loads
-        crowd, answer_s, by_bit = terms.crowd, terms.answer * terms.step, self._places.by_bit
-        least, most, equals = inf, inf, 0
+        crowd, answer_s = terms.crowd, terms.answer * terms.step
+        found: list[ScoredAlike] = []
+        least = inf
         for num_tokens, holders, compute_s, move_s in self._alike:
             idle = compute_s * crowd * loads.least_pace + move_s + answer_s
-            if idle > most:
+            if idle > self.as_good_as(least):
                 continue
             if not num_tokens or holders.bit_count() > FEW:
                 at_rest = 0 if crowd or num_tokens else loads.at_rest()
                 if not at_rest:
                     return None
                 # Whoever is at rest and holds something has less to be moved: it was looked at, and this is passed by.
-                least, equals = (idle, at_rest) if idle * ROUNDED < least else (least, equals | at_rest)
+                found.append((idle, at_rest))
+                least = min(least, idle)
                 continue
-            rest = holders
-            while rest:
-                place = by_bit[rest & -rest]
-                rest &= rest - 1
-                _, wait_s, pace, share, decodes, context = loads.one(place)
-                steps_s = (terms.sequence * decodes + terms.context * context + terms.step) / (1.0 - share)
-                lacking = context + terms.too_much
-                if lacking > 0.0:
-                    wait_s = max(wait_s, lacking / max(context, 1.0) * steps_s)
-                score = (
-                    terms.wait * wait_s
-                    + compute_s * pace * (decodes + crowd)
-                    + terms.share * share
-                    + move_s
-                    + terms.each * decodes
-                    + terms.answer * steps_s
-                )
-                if score * ROUNDED < least:
-                    least, most, equals = score, score * ROUNDED, 1 << place
-                elif score <= most:
-                    equals |= 1 << place
-        return least, equals
+            scored = self._scored(holders, compute_s, move_s)
+            found += scored
+            least = min(least, min(scored)[0])
+        most = self.as_good_as(least)
+        return [each for each in found if each[0] <= most]
+
+    def _scored(self, holders: int, compute_s: float, move_s: float) -> list[ScoredAlike]:
+        """Each of these, one after the other; there must be some."""
+        terms, loads, by_bit = self._terms, self._loads, self._places.by_bit
+        scored: list[ScoredAlike] = []
+        while holders:
+            place = by_bit[holders & -holders]
+            holders &= holders - 1
+            _, wait_s, pace, share, decodes, context = loads.one(place)
+            steps_s = (terms.sequence * decodes + terms.context * context + terms.step) / (1.0 - share)
+            lacking = context + terms.too_much
+            if lacking > 0.0:
+                wait_s = max(wait_s, lacking / max(context, 1.0) * steps_s)
+            score = (
+                terms.wait * wait_s
+                + compute_s * pace * (decodes + terms.crowd)
+                + terms.share * share
+                + move_s
+                + terms.each * decodes
+                + terms.answer * steps_s
+            )
+            scored.append((score, 1 << place))
+        return scored
+
+    def as_good_as(self, score: float) -> float:
+        return score * ROUNDED + self._slack_s
 
     def all(self) -> Numbers:
         """In order."""

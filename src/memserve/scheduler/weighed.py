@@ -17,7 +17,7 @@ from memserve.scheduler.holdings import tokens_of
 from memserve.scheduler.load_table import GroupLoads, Numbers
 from memserve.scheduler.places import Places
 from memserve.scheduler.prompt_tree import Level
-from memserve.scheduler.score_terms import ROUNDED
+from memserve.scheduler.score_terms import ROUNDED, ScoredAlike
 
 Best = tuple[float, int]
 """A score, and the place of who has it."""
@@ -28,8 +28,12 @@ class Scores(Protocol):
         """Of everybody, in order."""
         ...
 
-    def few_best(self) -> tuple[float, int] | None:
-        """The lowest score and a bit for the place of each that has it; None where everybody has to be looked at."""
+    def few_best(self) -> list[ScoredAlike] | None:
+        """Whose scores are as good as the lowest; None where everybody has to be looked at."""
+        ...
+
+    def as_good_as(self, score: float) -> float:
+        """The highest score that is taken to be equal to this one."""
         ...
 
 
@@ -45,6 +49,9 @@ class GivenScores:
     def few_best(self) -> None:
         return None
 
+    def as_good_as(self, score: float) -> float:
+        return max(score * ROUNDED, score)
+
 
 class Weighed(msgspec.Struct, frozen=True, kw_only=True):
     places: Places
@@ -58,7 +65,7 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True):
         few = self.scores.few_best() if besides is None else None
         if few is None:
             return self._best_of_all(random, besides)
-        score, places = few
+        score, places = few[0] if len(few) == 1 else random.choices(few, [each[1].bit_count() for each in few])[0]
         count = places.bit_count()
         for _ in range(int(random.random() * count) if count > 1 else 0):
             places &= places - 1
@@ -70,7 +77,7 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True):
             scores = scores.copy()
             scores[index[besides]] = np.inf
         least = scores.item(scores.argmin())
-        equals = (scores <= max(least * ROUNDED, least)).nonzero()[0].tolist()
+        equals = (scores <= self.scores.as_good_as(least)).nonzero()[0].tolist()
         place = equals[0] if len(equals) == 1 else equals[int(random.random() * len(equals))]
         return scores.item(place), place
 
