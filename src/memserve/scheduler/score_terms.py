@@ -86,8 +86,8 @@ class FormScores:
         self._places = places
         self._alike = alike
         self._all: Numbers | None = None
-        least_s = min([compute_s for _, _, compute_s, _ in alike])
-        self._slack_s = _NOT_TOLD_APART * terms.crowd * least_s * loads.least_pace
+        # Whoever holds most has the least to compute.
+        self._slack_s = _NOT_TOLD_APART * terms.crowd * alike[0][2] * loads.least_pace
 
     def few_best(self) -> list[ScoredAlike] | None:
         """Whose scores are the lowest, or as good as that, where a look at a few is enough to tell.
@@ -98,23 +98,22 @@ class FormScores:
         terms, loads = self._terms, self._loads
         crowd, answer_s = terms.crowd, terms.answer * terms.step
         found: list[ScoredAlike] = []
-        least = inf
+        least, most = inf, inf
         for num_tokens, holders, compute_s, move_s in self._alike:
             idle = compute_s * crowd * loads.least_pace + move_s + answer_s
-            if idle > self.as_good_as(least):
+            if idle > most:
                 continue
             if not num_tokens or holders.bit_count() > FEW:
                 at_rest = 0 if crowd or num_tokens else loads.at_rest()
                 if not at_rest:
                     return None
                 # Whoever is at rest and holds something has less to be moved: it was looked at, and this is passed by.
-                found.append((idle, at_rest))
-                least = min(least, idle)
-                continue
-            scored = self._scored(holders, compute_s, move_s)
+                scored = [(idle, at_rest)]
+            else:
+                scored = self._scored(holders, compute_s, move_s)
             found += scored
             least = min(least, min(scored)[0])
-        most = self.as_good_as(least)
+            most = self.as_good_as(least)
         return [each for each in found if each[0] <= most]
 
     def _scored(self, holders: int, compute_s: float, move_s: float) -> list[ScoredAlike]:

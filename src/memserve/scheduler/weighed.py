@@ -65,7 +65,7 @@ class Weighed(msgspec.Struct, frozen=True, kw_only=True):
         few = self.scores.few_best() if besides is None else None
         if few is None:
             return self._best_of_all(random, besides)
-        score, places = few[0] if len(few) == 1 else random.choices(few, [each[1].bit_count() for each in few])[0]
+        score, places = few[0] if len(few) == 1 else few[int(random.random() * len(few))]
         count = places.bit_count()
         for _ in range(int(random.random() * count) if count > 1 else 0):
             places &= places - 1
