@@ -85,7 +85,7 @@ LOADED = st.builds(
 
 class Cluster:
     def __init__(self, shape: ClusterView, loaded: dict[InstanceId, Loaded], now: float) -> None:
-        self.shape, self.found, self.loaded, self.now = shape, candidates(shape), loaded, now
+        self.found, self.loaded, self.now = candidates(shape), loaded, now
         clock, slots = ManualClock(), Slots()
         self.predictions = Predictions(
             prefill=PrefillTerms(fixed_s=0.01, per_token_s=0.02, per_pair_s=1e-4, per_cached_token_s=1e-3),
@@ -185,9 +185,9 @@ def clusters(draw: st.DrawFn) -> Cluster:
     return Cluster(shape, loaded, draw(st.sampled_from([0.0, 0.7, 30.0])))
 
 
-def idle(count: int) -> Cluster:
-    shape = view(*[instance(f"c{i}", Role.COLOCATED) for i in range(count)])
-    return Cluster(shape, {each.instance: Loaded() for each in shape.instances}, 0.0)
+def idle(*loaded: Loaded) -> Cluster:
+    shape = view(*[instance(f"c{i}", Role.COLOCATED) for i in range(len(loaded))])
+    return Cluster(shape, dict(zip([each.instance for each in shape.instances], loaded, strict=True)), 0.0)
 
 
 @given(clusters())
@@ -238,13 +238,9 @@ def test_a_look_at_a_few_finds_whom_a_look_at_all_finds(cluster: Cluster, seed: 
 @pytest.mark.parametrize(("pace", "chosen"), [(0.995, {0, 1, 2}), (0.95, {0})])
 def test_what_no_prediction_can_tell_apart_is_the_same(pace: float, chosen: set[int]) -> None:
     """Of idle instances one always looks a little faster: it does not get every request."""
-    cluster = idle(3)
-    cluster.loaded[InstanceId("c0")].pace = pace
-    assert Cluster(cluster.shape, cluster.loaded, 0.0).chosen() == chosen
+    assert idle(Loaded(pace=pace), Loaded(), Loaded()).chosen() == chosen
 
 
 @pytest.mark.parametrize(("held", "chosen"), [(9 * BLOCK, {1}), (1 * BLOCK, {1}), (0, {0, 1, 2})])
 def test_whoever_holds_a_part_of_the_prompt_is_told_apart(held: int, chosen: set[int]) -> None:
-    cluster = idle(3)
-    cluster.loaded[InstanceId("c1")].pool = held
-    assert Cluster(cluster.shape, cluster.loaded, 0.0).chosen() == chosen
+    assert idle(Loaded(), Loaded(pool=held), Loaded()).chosen() == chosen

@@ -89,7 +89,7 @@ def _choice(policy: str, chosen: InstanceId, task: str, group: list[Candidate]) 
     yield f"{chosen} {task}, by {policy}: {_weight(own)}."
     others = [f"{c.instance} ({_weight(c)})" for c in group if c.instance != chosen]
     if others:
-        yield f"Weighed against {', '.join(others)}; the lowest score wins, of those as good as that one is drawn."
+        yield f"Weighed against {', '.join(others)}; the lowest score wins; of several as good, one is drawn."
 
 
 def _weight(candidate: Candidate) -> str:
